@@ -1,0 +1,60 @@
+"""How a job names one of several things: `"adam"`, or `{"adam": {"lr": 0.001}}`, with the nearest name where it is misspelt.
+
+Every seam (rule, strategy, codec, optimizer, engine, attack) is named in this one form, so that their messages read alike.
+"""
+
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from typing import TypeVar
+
+from mottle.core.errors import ConfigError
+
+Spec = str | Mapping[str, Mapping[str, object] | None]
+"""A name, or one name with its options; `None` (an empty value in a job file) is no options."""
+
+T = TypeVar("T")
+
+
+def parse(spec: object, what: str) -> tuple[str, dict[str, object]]:
+    """Split a `Spec` into its name and its options.
+
+    Args:
+        spec: see `Spec`; job files put anything here, so it is checked.
+        what: the seam, for the message: "optimizer".
+    Raises:
+        ConfigError: not of that form.
+    """
+    if isinstance(spec, str):
+        return spec, {}
+    if isinstance(spec, Mapping) and len(spec) == 1:
+        ((name, options),) = spec.items()
+        if isinstance(name, str) and (options is None or isinstance(options, Mapping)):
+            return name, dict(options or {})
+    raise ConfigError(f"{what} is named as {{name: {{option: value}}}} or by the name alone, got {spec!r}")
+
+
+def folded(name: str) -> str:
+    """The form in which names are compared: `AdamW`, `adam_w` and `ADAM-W` are one name."""
+    return name.lower().replace("_", "").replace("-", "").replace(" ", "")
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """End of an error message: the nearest known name where there is one, then all of them in order."""
+    known = sorted(known)
+    by_folded = {folded(each): each for each in known}
+    close = get_close_matches(folded(name), by_folded, n=1, cutoff=0.6)
+    hint = f"did you mean {by_folded[close[0]]!r}? " if close else ""
+    return f"{hint}known: {', '.join(known)}"
+
+
+def lookup(name: str, catalogue: Mapping[str, T], what: str) -> T:
+    """The entry of that name, whatever its case, underscores and hyphens.
+
+    Raises:
+        ConfigError: there is none; names the nearest.
+    """
+    by_folded = {folded(key): value for key, value in catalogue.items()}
+    try:
+        return by_folded[folded(name)]
+    except KeyError:
+        raise ConfigError(f"unknown {what} {name!r}; {suggestion(name, catalogue)}") from None
