@@ -1,1 +1,61 @@
+"""What a user sees: the live display, the notebook view, the run's folder and its report."""
 
+from mottle.observe.display import Display
+from mottle.observe.events import EventLog, LoggedEvent, read_events
+from mottle.observe.folder import Folder
+from mottle.observe.html import snapshot_html
+from mottle.observe.loggers import MetricLogger, MlflowLogger, TensorBoardLogger, WandbLogger
+from mottle.observe.optional import MissingDependencyError
+from mottle.observe.record import RunData, RunRecord, read_run
+from mottle.observe.result import (
+    EpochResult,
+    PeakRss,
+    ResultFormatError,
+    RunResult,
+    WorkerAccounting,
+    WorkerResult,
+    read_result,
+    result_from_json,
+    result_schema,
+    result_to_json,
+    write_result,
+)
+from mottle.observe.segments import RecordDamagedError
+from mottle.observe.snapshot import EVENT_KINDS, VERDICTS, EventKind, RunEvent, Snapshot, UpdateCounts, Verdict, WorkerRow
+
+__all__ = [
+    "EVENT_KINDS",
+    "VERDICTS",
+    "Display",
+    "EpochResult",
+    "EventKind",
+    "EventLog",
+    "Folder",
+    "LoggedEvent",
+    "MetricLogger",
+    "MissingDependencyError",
+    "MlflowLogger",
+    "PeakRss",
+    "RecordDamagedError",
+    "ResultFormatError",
+    "RunData",
+    "RunEvent",
+    "RunRecord",
+    "RunResult",
+    "Snapshot",
+    "TensorBoardLogger",
+    "UpdateCounts",
+    "Verdict",
+    "WandbLogger",
+    "WorkerAccounting",
+    "WorkerResult",
+    "WorkerRow",
+    "read_events",
+    "read_result",
+    "read_run",
+    "result_from_json",
+    "result_schema",
+    "result_to_json",
+    "snapshot_html",
+    "write_result",
+]

@@ -1,0 +1,106 @@
+"""What a user sees of a run at one moment, as plain frozen data.
+
+The display, the notebook view and the plain log lines are functions of these classes and of nothing else: whoever
+watches a run (the live shell, an attached notebook, the simulator, a test) builds a `Snapshot` and hands it over.
+All times are seconds since the run began; all sample counts are exact.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+EventKind = Literal[
+    "joined",
+    "left",
+    "killed",
+    "rejected_streak",
+    "quarantined",
+    "checkpoint",
+    "configured",
+    "warning",
+    "finished",
+]
+EVENT_KINDS: tuple[str, ...] = get_args(EventKind)
+
+Verdict = Literal["accepted", "unselected", "rejected", "discarded"]
+VERDICTS: tuple[str, ...] = get_args(Verdict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdateCounts:
+    """Acknowledged updates by what became of them; invariant 1 of the design made visible."""
+
+    accepted: int = 0
+    unselected: int = 0
+    """Reached a rule that averaged others."""
+    rejected: int = 0
+    """Refused for their content, with a reason."""
+    discarded: int = 0
+    """Late, stale, abandoned or surplus; their samples went back."""
+    in_flight: int = 0
+    """Acknowledged and not yet decided."""
+    lost: int = 0
+    """Acknowledged and gone without a verdict; anything but 0 is a bug and is shown."""
+    duplicated: int = 0
+    """Applied more than once; anything but 0 is a bug and is shown."""
+
+    @property
+    def acknowledged(self) -> int:
+        """Every update the run took responsibility for."""
+        return self.accepted + self.unselected + self.rejected + self.discarded + self.in_flight + self.lost
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerRow:
+    """One worker: its present state and its totals so far."""
+
+    id: str
+    device: str
+    state: str
+    """One word: joining, computing, waiting, paused, quarantined, leaving, left, killed; other words are shown as they are."""
+    samples: int
+    samples_per_s: float
+    """Recent speed, not the mean of the run."""
+    staleness: float | None
+    """Versions between the base of its latest update and the version it met; None before the first."""
+    accepted: int = 0
+    unselected: int = 0
+    rejected: int = 0
+    discarded: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunEvent:
+    """One thing that happened, told in one line."""
+
+    t_s: float
+    kind: EventKind
+    text: str
+    worker: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """A run at one moment."""
+
+    run: str
+    strategy: str
+    codec: str
+    samples: int
+    """Samples spent for good: applied, unselected or rejected."""
+    total_samples: int | None
+    """Where the run will stop; None when it stops by time or by a metric."""
+    epoch: int
+    """Pass over the data, from 0."""
+    version: int
+    wall_s: float
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Latest values; names ending in `accuracy` are shares of one."""
+    workers: tuple[WorkerRow, ...] = ()
+    events: tuple[RunEvent, ...] = ()
+    """In order. A long run may carry only the latest ones: see `events_before`."""
+    events_before: int = 0
+    """Events that happened before the first of `events` and are no longer carried."""
+    updates: UpdateCounts = field(default_factory=UpdateCounts)
+    notes: tuple[str, ...] = ()
+    """Standing remarks the user must see, such as a rule without a gate."""
