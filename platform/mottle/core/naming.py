@@ -3,7 +3,8 @@
 Every seam (rule, strategy, codec, optimizer, engine, attack) is named in this one form, so that their messages read alike.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, fields
 from difflib import get_close_matches
 from typing import TypeVar
 
@@ -58,3 +59,20 @@ def lookup(name: str, catalogue: Mapping[str, T], what: str) -> T:
         return by_folded[folded(name)]
     except KeyError:
         raise ConfigError(f"unknown {what} {name!r}; {suggestion(name, catalogue)}") from None
+
+
+def configured(config: Callable[..., T], options: Mapping[str, object], what: str) -> T:
+    """Build the config dataclass from its options.
+
+    Raises:
+        ConfigError: an option it does not have (names the nearest), or one missing that has no default.
+    """
+    known = {each.name: each for each in fields(config)}  # type: ignore[arg-type]  # a dataclass, which Callable does not say
+    for option in options:
+        if option not in known:
+            raise ConfigError(f"{what} has no option {option!r}; {suggestion(str(option), known)}")
+    required = [name for name, each in known.items() if each.default is MISSING and each.default_factory is MISSING]
+    missing = [name for name in required if name not in options]
+    if missing:
+        raise ConfigError(f"{what} needs {', '.join(missing)}; there is no default")
+    return config(**options)

@@ -1,1 +1,8 @@
+"""When the model changes and who computes what: pure state machines behind `mottle.core.strategy.Strategy`."""
 
+from mottle.strategies.asynchronous import AsyncConfig as AsyncConfig
+from mottle.strategies.catalogue import build as build
+from mottle.strategies.catalogue import catalogue as catalogue
+from mottle.strategies.fedbuff import FedBuffConfig as FedBuffConfig
+from mottle.strategies.synchronous import SyncConfig as SyncConfig
+from mottle.strategies.zenopp import ZenoPPConfig as ZenoPPConfig

@@ -1,0 +1,667 @@
+"""The coordinator's pure machine: membership, leases, ledger and one strategy behind one log of events.
+
+`handle(event, now_ns=...)` takes a fact and returns orders. It knows no Ray, tensor, clock or thread: the same object runs in the live
+coordinator, in the simulator and in replay, and the same events give the same orders.
+
+What it acts on is its own record: base version, leases and so the sample count come from the order that it gave, norms and inner products
+from the shards. What a worker says of itself is for display.
+"""
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mottle.core import exactsum
+from mottle.core import protocol as p
+from mottle.core import strategy as s
+from mottle.core.leases import LeaseBook
+from mottle.core.ledger import Ledger, Order
+from mottle.core.members import Members
+from mottle.core.pipeline import Application, Pipeline, RuleBook, exact_totals
+from mottle.core.references import References
+from mottle.core.shards import ShardMap
+
+REJECTED_STREAK = 5  # rejections in a row after which people are told
+VALIDATOR = -1  # sender of reference vectors; workers have slots from 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class BrainConfig:
+    """What the brain must know of a job; all counts in samples, times in nanoseconds."""
+
+    num_positions: int
+    """Samples in a data epoch."""
+    max_samples: int | None = None
+    """Lend no more than this many positions in all."""
+    max_ns: int | None = None
+    """Stop lending after this time."""
+    target: tuple[str, float] | None = None
+    """Stop when this metric reaches at least that value."""
+    evaluate_every: int | None = None
+    """Samples between evaluations of the published model; the first and the last model are always evaluated when this is set."""
+    checkpoint_every: int | None = None
+    num_shards: int = 1
+    replicas: int = 0
+    max_grad_norm: float | None = None
+    retry_rejected: bool = True
+    coordination_epoch: int = 0
+    seed: int = 0
+
+
+class Brain:
+    """Membership, leases, ledger and a strategy.
+
+    Args:
+        config: the job's numbers.
+        strategy: who computes what and when the model changes.
+        rules: decision side of the robust rules, for strategies that use one.
+    """
+
+    def __init__(self, config: BrainConfig, strategy: s.Strategy, *, rules: RuleBook | None = None) -> None:
+        self.config = config
+        self.strategy = strategy
+        self.book = LeaseBook(
+            config.num_positions,
+            max_samples=config.max_samples,
+            overlap_epochs=not strategy.barriered,
+            retry_rejected=config.retry_rejected,
+        )
+        self.ledger = Ledger()
+        self.members = Members()
+        self.shards = ShardMap(config.num_shards, config.replicas, epoch=config.coordination_epoch)
+        self.pipeline = Pipeline(self.shards, p.Version(0, 0), max_grad_norm=config.max_grad_norm, rules=rules, context=self._step_context)
+        self.samples = 0
+        """Positions spent: applied, unselected or rejected. Progress, triggers and schedules count these."""
+        self.finished: str | None = None
+        self.settings: dict[str, Any] = {}
+        self._started = False
+        self._now_ns = 0
+        self._next_work_id = 0
+        self._out: list[p.Command] = []
+        self._heard: deque[s.StrategyEvent] = deque()
+        self._starving: set[int] = set()
+        self._offered_at: tuple[int, tuple[int, ...]] | None = None
+        self._references = References(self.shards)
+        self._evaluating: p.Version | None = None
+        self._evaluated_at: int | None = None
+        self._stopping: str | None = None
+        self._told_nothing_left = False
+        self._checkpoints = _Checkpoints()
+        self._handlers: dict[type, Callable[[Any], None]] = {
+            p.Started: self._on_started,
+            p.Joined: self._on_joined,
+            p.Left: self._on_left,
+            p.RemoveAsked: self._on_remove_asked,
+            p.Receipt: self._on_receipt,
+            p.Measured: lambda e: self.pipeline.answered(e.replica, e.request, e.values),
+            p.Stepped: lambda e: self.pipeline.stepped(e.replica, e.version),
+            p.SnapshotDone: self._on_snapshot_done,
+            p.CheckpointWritten: self._on_checkpoint_written,
+            p.CheckpointAsked: self._on_checkpoint_asked,
+            p.WorkReturned: self._on_work_returned,
+            p.RefreshFailed: self._on_refresh_failed,
+            p.Evaluated: self._on_evaluated,
+            p.TimerFired: self._on_timer,
+            p.Configured: self._on_configured,
+            p.ReplicaLost: self._on_replica_lost,
+            p.StopAsked: lambda e: self._stop(e.reason),
+        }
+        self._decisions: dict[type, Callable[[Any], None]] = {
+            s.Assign: self._assign,
+            s.Apply: self._apply,
+            s.ApplyRule: self._apply_rule,
+            s.Reject: lambda d: self._judge(d.work_id, "rejected", d.reason, score=d.score, drop=True),
+            s.Discard: lambda d: self._judge(d.work_id, "discarded", d.reason, drop=True),
+            s.CutOrder: self._cut,
+            s.AbandonOrder: self._abandon,
+            s.RequestReference: self._request_reference,
+            s.MeasureDots: self._measure_dots,
+            s.Forget: self._forget,
+            s.Halt: lambda d: self._fail(d.reason),
+            s.SetAlarm: lambda d: self._tell(p.SetTimer(f"strategy/{d.name}", self._now_ns + d.after_ns)),
+        }
+
+    def handle(self, event: p.Event, *, now_ns: int) -> list[p.Command]:
+        """Take one fact; return what must be done because of it, in order.
+
+        Args:
+            event: a fact of the protocol.
+            now_ns: the run's clock when it was taken from the mailbox; never decreasing.
+        """
+        if self.finished is not None:
+            return []
+        self._now_ns = max(now_ns, self._now_ns)
+        self._out = []
+        self._handlers[type(event)](event)
+        self._settle()
+        out, self._out = self._out, []
+        return out
+
+    # --- the view that a strategy has -------------------------------------------------------------------------------------------------
+
+    @property
+    def crew(self) -> tuple[int, ...]:
+        return self.members.crew
+
+    @property
+    def version(self) -> p.Version:
+        return self.pipeline.published
+
+    @property
+    def head(self) -> p.Version:
+        """Version after every step decided so far."""
+        published = self.pipeline.published
+        return p.Version(published.lineage, published.number + self.pipeline.depth)
+
+    @property
+    def free_samples(self) -> int:
+        return self.book.free
+
+    def busy(self, worker: int) -> bool:
+        member = self.members.present(worker)
+        return member is not None and bool(member.orders)
+
+    # --- running until nothing moves --------------------------------------------------------------------------------------------------
+
+    def _settle(self) -> None:
+        """Let published versions and the strategy's decisions play out until nothing changes, then send the shards their batch."""
+        while True:
+            for application in self.pipeline.take_skipped():
+                self._skip(application)
+            for application in self.pipeline.take_published():
+                self._publish(application)
+            for reference in self._references.take_ready():
+                if isinstance(reference, p.RefreshFailed):
+                    self._on_refresh_failed(reference)
+                else:
+                    self._heard.append(reference)
+            if self._heard:
+                self._hear(self._heard.popleft())
+            elif not (self._checkpoint_if_due() or self._offer_again() or self._wind_down()):
+                break
+        batch = self.shards.flush()
+        if batch is not None:
+            self._out.append(batch)
+
+    def _hear(self, event: s.StrategyEvent) -> None:
+        for decision in self.strategy.handle(event, self):
+            self._decisions[type(decision)](decision)
+
+    def _tell(self, command: p.Command) -> None:
+        self._out.append(command)
+
+    def _offer_again(self) -> bool:
+        """Wake workers that found nothing to do, now that samples are free again."""
+        state_of_supply = (self.book.revision, self.crew)
+        if not self._starving or self._paused or not self.book.free or state_of_supply == self._offered_at:
+            return False
+        self._offered_at = state_of_supply
+        waiting, self._starving = sorted(self._starving), set()
+        self._heard.extend(s.WorkerIdle(worker) for worker in waiting if self._has_room(worker))
+        return bool(self._heard)
+
+    def _wind_down(self) -> bool:
+        """When all is spent: let the strategy close its books, evaluate the last model, finish. Whether anything was set going."""
+        if not self._started or self._paused or self.book.free or not self.pipeline.idle:
+            return False
+        if any(order.state == "issued" for order in self.ledger.undecided):
+            return False
+        if not self._told_nothing_left:
+            self._told_nothing_left = True
+            self._heard.append(s.NothingLeft())
+            return True
+        if self._evaluating is not None or self._checkpoints.busy or self._checkpoints.due:
+            return False
+        if self.config.evaluate_every is not None and self._evaluated_at != self.version.number:
+            return self._evaluate()
+        if self.finished is None:
+            self.finished = self._stopping or "samples"
+            for member in self.members.all:
+                if member.state != "left":
+                    self._tell(p.Dismiss(member.slot))
+            self._tell(p.Finished(self.finished))
+        return False
+
+    # --- members ----------------------------------------------------------------------------------------------------------------------
+
+    def _on_started(self, event: p.Started) -> None:
+        self._started = True
+        self.pipeline.published = self.pipeline.head = event.version
+        if self.config.max_ns is not None:
+            self._tell(p.SetTimer("brain/max_time", self._now_ns + self.config.max_ns))
+        if self.config.evaluate_every is not None:
+            self._evaluate()
+        self._heard.append(s.VersionPublished(event.version))
+        self._heard.extend(s.WorkerIdle(worker) for worker in self.crew)
+
+    def _on_joined(self, event: p.Joined) -> None:
+        self.members.join(event.worker, event.device, event.group, now_ns=self._now_ns)
+        self._tell(p.Notice("joined", f"worker {event.worker} joined on {event.device}", event.worker))
+        if self._started:
+            self._heard.append(s.WorkerIdle(event.worker))
+
+    def _on_left(self, event: p.Left) -> None:
+        member = self.members.leave(event.worker, event.reason, now_ns=self._now_ns)
+        if member is None:
+            return
+        self._tell(p.Notice("left", f"worker {event.worker} left: {event.reason}", event.worker))
+        self._starving.discard(event.worker)
+        for order in self.ledger.of_worker(event.worker):
+            self._end(order, drop=bool(order.receipts))
+        self._heard.append(s.WorkerGone(event.worker))
+
+    def _on_remove_asked(self, event: p.RemoveAsked) -> None:
+        member = self.members.present(event.worker)
+        if member is not None:
+            member.state = "leaving"
+            self._dismiss_if_done(event.worker)
+
+    def _dismiss_if_done(self, worker: int) -> None:
+        member = self.members.present(worker)
+        if member is not None and member.state == "leaving" and not member.orders:
+            self._tell(p.Dismiss(worker))
+            self._on_left(p.Left(worker, "removed"))
+
+    def _has_room(self, worker: int) -> bool:
+        member = self.members.present(worker)
+        return member is not None and member.state == "active" and len(member.orders) < self.strategy.max_in_flight
+
+    def _offer(self, worker: int) -> None:
+        """Tell the strategy that the worker could take an order, if it could."""
+        self._dismiss_if_done(worker)
+        if self._has_room(worker):
+            self._heard.append(s.WorkerIdle(worker))
+
+    # --- orders -----------------------------------------------------------------------------------------------------------------------
+
+    @property
+    def _paused(self) -> bool:
+        return bool(self.settings.get("paused", False))
+
+    def _assign(self, decision: s.Assign) -> None:
+        worker = decision.worker
+        if not self._has_room(worker):
+            return
+        others = any(slot != worker for slot in self.crew)
+        leases = () if self._paused or self._stopping else self.book.lend(worker, decision.samples, others=others)
+        if not leases:
+            self._starving.add(worker)
+            self._heard.append(s.NoWork(worker))
+            return
+        samples = sum(len(lease) for lease in leases)
+        parts = tuple(p.Part(lease) for lease in leases)
+        order = p.Compute(self._next_work_id, worker, self.version, parts, p.Samples(samples))
+        self._next_work_id += 1
+        self.ledger.issue(order, now_ns=self._now_ns)
+        member = self.members.present(worker)
+        assert member is not None
+        member.orders.append(order.work_id)
+        self._told_nothing_left = False
+        self._tell(order)
+        self._heard.append(s.OrderIssued(order.work_id, worker, samples))
+
+    def _release(self, order: Order) -> None:
+        """The worker no longer has the order in hand."""
+        member = self.members.known(order.compute.worker)
+        if member is not None and order.compute.work_id in member.orders:
+            member.orders.remove(order.compute.work_id)
+
+    def _end(self, order: Order, *, drop: bool) -> None:
+        """No update will come of the order: its leases are free again."""
+        work_id = order.compute.work_id
+        self.ledger.end(work_id)
+        self._release(order)
+        for part in order.compute.parts:
+            self.book.give_back(part.lease)
+        if drop:
+            self.pipeline.drop((p.update_name(work_id),))
+        self._heard.append(s.OrderEnded(work_id, order.compute.worker, "no update"))
+
+    def _on_work_returned(self, event: p.WorkReturned) -> None:
+        order = self.ledger.get(event.work_id)
+        if order is None or order.state != "issued" or order.compute.worker != event.worker:
+            return
+        self._tell(p.Notice("warning", f"worker {event.worker} returned its order: {event.reason}", event.worker))
+        self._end(order, drop=bool(order.receipts))
+        self._offer(event.worker)
+
+    def _cut(self, decision: s.CutOrder) -> None:
+        order = self.ledger.get(decision.work_id)
+        if order is not None and order.state == "issued":
+            order.cut = True
+            self._tell(p.Cut(order.compute.worker, decision.work_id))
+
+    def _abandon(self, decision: s.AbandonOrder) -> None:
+        order = self.ledger.get(decision.work_id)
+        if order is not None and order.state == "issued":
+            self._tell(p.Abandon(order.compute.worker, decision.work_id))
+            self._end(order, drop=bool(order.receipts))
+            self._offer(order.compute.worker)
+
+    # --- updates ----------------------------------------------------------------------------------------------------------------------
+
+    def _on_receipt(self, receipt: p.Receipt) -> None:
+        if receipt.sender == VALIDATOR:
+            self._on_reference_receipt(receipt)
+            return
+        kind, _, digits = receipt.name.partition("/")
+        work_id = int(digits) if kind == "update" and digits.isdigit() else -1
+        order = self.ledger.add_receipt(work_id, receipt)
+        if order is None:
+            known = self.ledger.get(work_id)
+            if known is None or known.compute.worker != receipt.sender:
+                self._tell(p.Notice("warning", f"refused {receipt.name} of worker {receipt.sender}: no such order is open", receipt.sender))
+                self.pipeline.drop((receipt.name,) if known is None else ())
+            return
+        if order.state == "ended":
+            self.pipeline.drop((receipt.name,))
+        if self.shards.covered_by(set(order.receipts)):
+            self._acknowledge(order)
+
+    def _acknowledge(self, order: Order) -> None:
+        """Every shard holds the update: from here on it must get a verdict."""
+        late = order.state == "ended"
+        work_id, worker = order.compute.work_id, order.compute.worker
+        self.ledger.acknowledge(work_id)
+        receipts = list(order.receipts.values())
+        order.used = min(order.samples, max(0, receipts[0].samples))
+        member = self.members.known(worker)
+        assert member is not None
+        member.compute_ns += max(receipt.compute_ns for receipt in receipts)
+        self._release(order)
+        if late:
+            self._judge(work_id, "discarded", "late: its samples had been given back", leases=False, drop=True)
+        elif fault := self._fault_of(order, receipts):
+            order.used = order.samples
+            self._judge(work_id, "rejected", fault, drop=True)
+            self._heard.append(s.OrderEnded(work_id, worker, fault))
+        else:
+            self._heard.append(s.UpdateArrived(self._update(order)))
+        self._offer(worker)
+
+    def _fault_of(self, order: Order, receipts: list[p.Receipt]) -> str:
+        """Why the update may not even be looked at by the strategy; empty if it may."""
+        for receipt in receipts:
+            if receipt.fault:
+                return receipt.fault
+            if not 0 < receipt.samples <= order.samples or (receipt.samples < order.samples and not order.cut):
+                return f"claims {receipt.samples} samples, was ordered {order.samples}"
+            if receipt.samples != receipts[0].samples:
+                return "claims different sample counts to different shards"
+        return "" if all(receipt.finite for receipt in receipts) else "not finite"
+
+    def _update(self, order: Order) -> s.Update:
+        answers = {replica: receipt.dots for replica, receipt in order.receipts.items()}
+        shared = set.intersection(*({name for name, _ in dots} for dots in answers.values()))
+        names = sorted(shared)
+        columns = {replica: tuple(dict(dots)[name] for name in names) for replica, dots in answers.items()}
+        dots = dict(zip(names, map(exactsum.to_float, exact_totals(columns)), strict=True)) if names else {}
+        (norm2,) = exact_totals({replica: (receipt.norm2,) for replica, receipt in order.receipts.items()})
+        compute = order.compute
+        return s.Update(compute.work_id, compute.worker, compute.base, order.used, exactsum.to_float(norm2), dots)
+
+    def _staleness(self, work_id: int) -> int:
+        """Steps decided since the version that the update was computed on."""
+        order = self.ledger.get(work_id)
+        assert order is not None
+        return self.head.number - order.compute.base.number
+
+    def _judge(
+        self,
+        work_id: int,
+        verdict: str,
+        reason: str,
+        *,
+        score: float | None = None,
+        staleness: int | None = None,
+        leases: bool = True,
+        drop: bool = False,
+    ) -> None:
+        """Give an acknowledged update its one verdict, and its leases their end."""
+        staleness = self._staleness(work_id) if staleness is None else staleness
+        order = self.ledger.decide(work_id, verdict)
+        worker = order.compute.worker
+        left = order.used
+        for part in order.compute.parts if leases else ():
+            if verdict == "discarded":
+                self.book.give_back(part.lease)
+            else:
+                used = min(left, len(part.lease))
+                self.book.spend(part.lease, used, "applied" if verdict == "accepted" else verdict, worker=worker)
+                left -= used
+        if leases and verdict != "discarded":
+            self.samples = sum(epoch.applied + epoch.unselected + epoch.rejected for epoch in self.book.epochs)
+        self._note_verdict(worker, verdict, order.used, staleness)
+        if drop:
+            self.pipeline.drop((p.update_name(work_id),))
+        self._tell(p.Verdict(work_id, worker, verdict, reason, order.used, staleness, score))
+
+    def _note_verdict(self, worker: int, verdict: str, samples: int, staleness: int) -> None:
+        member = self.members.known(worker)
+        assert member is not None
+        member.verdicts[verdict] += 1
+        member.staleness = staleness
+        if verdict == "accepted":
+            member.samples += samples
+            member.rejected_in_a_row = 0
+        elif verdict == "rejected":
+            member.rejected_in_a_row += 1
+            if member.rejected_in_a_row == REJECTED_STREAK:
+                self._tell(p.Notice("rejected_streak", f"worker {worker}: {REJECTED_STREAK} updates rejected in a row", worker))
+
+    # --- steps ------------------------------------------------------------------------------------------------------------------------
+
+    def _apply(self, decision: s.Apply) -> None:
+        stale = {work_id: self._staleness(work_id) for work_id in (*dict(decision.terms), *decision.unselected)}
+        self.pipeline.submit(Application(decision.terms, decision.unselected, scores=dict(decision.scores), staleness=stale))
+
+    def _apply_rule(self, decision: s.ApplyRule) -> None:
+        terms = tuple((work_id, 0.0) for work_id, _ in decision.rows)
+        counts = tuple(count for _, count in decision.rows)
+        stale = {work_id: self._staleness(work_id) for work_id, _ in decision.rows}
+        self.pipeline.submit(Application(terms, rule=decision.rule, counts=counts, num_expected=decision.num_expected, staleness=stale))
+
+    def _step_context(self) -> tuple[int, tuple[tuple[int, tuple[str, ...]], ...]]:
+        """Samples so far, and who may still read which version older than the one about to be made."""
+        holders: dict[int, list[str]] = {}
+        for order in self.ledger.undecided:
+            if order.state == "issued":
+                holders.setdefault(order.compute.base.number, []).append(p.work_holder(order.compute.work_id))
+        for name, version in self._references.pending:
+            holders.setdefault(version.number, []).append(name)
+        if self._evaluating is not None:
+            holders.setdefault(self._evaluating.number, []).append("evaluate")
+        return self.samples, tuple((number, tuple(sorted(names))) for number, names in sorted(holders.items()))
+
+    def _publish(self, application: Application) -> None:
+        """A version exists: only now are its updates applied."""
+        assert application.version is not None
+        for work_id in application.accepted:
+            score, staleness = application.scores.get(work_id), application.staleness[work_id]
+            self._judge(work_id, "accepted", "applied", score=score, staleness=staleness)
+        for work_id in application.unselected:
+            self._judge(work_id, "unselected", "left out of the average", staleness=application.staleness[work_id])
+        self._tell(p.Published(application.version, self.samples))
+        self._heard.append(s.VersionPublished(application.version))
+        due = self.config.evaluate_every
+        if due is not None and self._evaluating is None and self.samples // due > self._evaluations_seen // due:
+            self._evaluate()
+        every = self.config.checkpoint_every
+        if every is not None and self.samples - self._checkpoints.samples >= every:
+            self._checkpoints.due = True
+
+    def _skip(self, application: Application) -> None:
+        self._tell(p.Notice("warning", f"no step: {application.skip}"))
+        for work_id in application.accepted:
+            self._judge(work_id, "discarded", application.skip, drop=True)
+        self._heard.append(s.VersionPublished(self.version))
+
+    # --- references and evaluation ----------------------------------------------------------------------------------------------------
+
+    def _request_reference(self, decision: s.RequestReference) -> None:
+        self._references.ask(decision.name, self.version)
+        self._tell(p.Refresh(decision.name, self.version, self.config.seed, decision.num_samples))
+
+    def _on_reference_receipt(self, receipt: p.Receipt) -> None:
+        if not self._references.add_receipt(receipt):
+            self.pipeline.drop((receipt.name,))
+
+    def _on_refresh_failed(self, event: p.RefreshFailed) -> None:
+        if self._references.forget(event.name):
+            self.pipeline.drop((event.name,))
+            self._tell(p.Notice("warning", f"no reference gradient: {event.reason}"))
+            self._heard.append(s.ReferenceFailed(event.name, event.reason))
+
+    def _measure_dots(self, decision: s.MeasureDots) -> None:
+        def measured(sums: tuple[int, ...]) -> None:
+            self._heard.append(s.DotsMeasured(decision.tag, tuple(map(exactsum.to_float, sums))))
+
+        self.pipeline.ask(tuple((p.update_name(work_id), decision.reference) for work_id in decision.work_ids), measured)
+
+    def _forget(self, decision: s.Forget) -> None:
+        if self._references.forget(decision.name):
+            self.pipeline.drop((decision.name,))
+
+    @property
+    def _evaluations_seen(self) -> int:
+        return self._checkpoints.evaluated_samples
+
+    def _evaluate(self) -> bool:
+        self._evaluating = self.version
+        self._evaluated_at = self.version.number
+        self._checkpoints.evaluated_samples = self.samples
+        self._tell(p.Evaluate(self.version))
+        return True
+
+    def _on_evaluated(self, event: p.Evaluated) -> None:
+        if event.version != self._evaluating:
+            return
+        self._evaluating = None
+        target = self.config.target
+        if target is not None and event.metrics.get(target[0], float("-inf")) >= target[1]:
+            self._stop(f"target {target[0]} >= {target[1]}")
+
+    # --- the rest ---------------------------------------------------------------------------------------------------------------------
+
+    def _on_timer(self, event: p.TimerFired) -> None:
+        owner, _, name = event.name.partition("/")
+        if owner == "strategy":
+            self._heard.append(s.AlarmRang(name))
+        elif event.name == "brain/max_time":
+            self._stop("time")
+
+    def _on_configured(self, event: p.Configured) -> None:
+        self.settings.update(event.settings)
+        shard_settings = {key: value for key, value in event.settings.items() if key != "paused"}
+        if shard_settings:
+            self.shards.tell(p.Configure(shard_settings))
+        self._tell(p.Notice("configured", ", ".join(f"{key} = {value}" for key, value in event.settings.items())))
+
+    def _on_replica_lost(self, event: p.ReplicaLost) -> None:
+        if not self.shards.lose(event.replica):
+            return
+        if not self.shards.complete:
+            self._fail(f"shard {event.replica.shard} is lost: {event.reason}")
+            return
+        self._tell(p.Notice("warning", f"a replica of shard {event.replica.shard} is lost ({event.reason}); the other one goes on"))
+        self.pipeline.replica_lost()
+        for order in self.ledger.undecided:
+            if order.state == "issued" and order.receipts and self.shards.covered_by(set(order.receipts)):
+                self._acknowledge(order)
+
+    def _fail(self, reason: str) -> None:
+        """The run cannot go on."""
+        self.finished = reason
+        self._tell(p.Notice("failed", reason))
+        self._tell(p.Finished(reason, failed=True))
+
+    def _stop(self, reason: str) -> None:
+        """Lend nothing more; finish with what is out."""
+        if self._stopping is None:
+            self._stopping = reason
+            self.book.stop()
+
+    # --- checkpoints ------------------------------------------------------------------------------------------------------------------
+
+    def _on_checkpoint_asked(self, event: p.CheckpointAsked) -> None:
+        self._checkpoints.due = True
+
+    def _checkpoint_if_due(self) -> bool:
+        """Snapshot shards and brain at one place of the command order: after a step that is published, before the next is told."""
+        if not self._checkpoints.due or self._checkpoints.busy or not self._started:
+            return False
+        if not self.pipeline.hold():
+            return False
+        number = self._checkpoints.begin(self.samples)
+        self.shards.tell(p.Snapshot(number))
+        self._tell(p.SaveCheckpoint(number, self.state()))
+        self.pipeline.go_on()
+        return True
+
+    def _on_snapshot_done(self, event: p.SnapshotDone) -> None:
+        if event.error:
+            self._tell(p.Notice("warning", f"checkpoint {event.checkpoint}: shard {event.replica.shard} could not save: {event.error}"))
+
+    def _on_checkpoint_written(self, event: p.CheckpointWritten) -> None:
+        self._checkpoints.end(event.checkpoint)
+        if event.error:
+            self._tell(
+                p.Notice("warning", f"checkpoint {event.checkpoint} failed, training goes on and the next one retries: {event.error}")
+            )
+        else:
+            self._tell(p.Notice("checkpoint", f"checkpoint {event.checkpoint} is complete at {self._checkpoints.samples} samples"))
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the brain, as JSON types; orders and undecided updates are not kept, their samples are free."""
+        return {
+            "version": list(self.version),
+            "samples": self.samples,
+            "leases": self.book.state(),
+            "counts": self.ledger.counts.as_dict(),
+            "strategy": self.strategy.state(),
+            "settings": dict(self.settings),
+            "next_work_id": self._next_work_id,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take up the state of a checkpoint, before `Started`."""
+        self.samples = state["samples"]
+        self.book.restore(state["leases"])
+        self.ledger.restore(state["counts"])
+        self.strategy.restore(state["strategy"])
+        self.settings = dict(state["settings"])
+        self._next_work_id = state["next_work_id"]
+        self._checkpoints.samples = self._checkpoints.evaluated_samples = self.samples
+
+    # --- invariants -------------------------------------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Raise AssertionError if an invariant of the design's section 6 is broken; cheap enough for every event of a test."""
+        self.book.check()
+        self.ledger.check()
+        self.strategy.check()
+        lent = {part.lease.id for order in self.ledger.undecided for part in order.compute.parts}
+        assert len(lent) == self.book.out, f"{self.book.out} leases are out, {len(lent)} belong to an open order"
+        for member in self.members.all:
+            assert len(member.orders) <= self.strategy.max_in_flight, f"worker {member.slot} holds {len(member.orders)} orders"
+
+
+@dataclass(slots=True)
+class _Checkpoints:
+    """Which checkpoint is being written, and where progress stood at the last ones."""
+
+    last: int = 0
+    due: bool = False
+    busy: bool = False
+    samples: int = 0
+    evaluated_samples: int = 0
+
+    def begin(self, samples: int) -> int:
+        self.last += 1
+        self.due, self.busy, self.samples = False, True, samples
+        return self.last
+
+    def end(self, checkpoint: int) -> None:
+        if checkpoint == self.last:
+            self.busy = False

@@ -1,0 +1,279 @@
+"""Who may compute which samples: leases on the positions of a data order.
+
+Positions [0, num_positions) of an epoch are lent in ranges. A lease ends applied, unselected or rejected (its positions are spent) or it
+comes back and is lent again, lowest position first. An epoch is closed when its spent positions are exactly [0, num_positions): every
+sample is used once, or is listed as rejected (design, invariant 2; `elasticity.md` 4.3).
+
+Knows no worker's state, no update and no clock.
+"""
+
+import heapq
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+from mottle.core.errors import ProtocolError
+from mottle.core.protocol import Lease
+
+SPENT = ("applied", "unselected", "rejected")
+
+
+@dataclass(frozen=True, slots=True)
+class EpochCount:
+    """How the positions of a data epoch ended. `missed` and `repeated` are zero unless Mottle has a bug."""
+
+    index: int
+    applied: int
+    unselected: int
+    rejected: int
+    missed: int = 0
+    repeated: int = 0
+
+
+@dataclass(slots=True)
+class _Epoch:
+    index: int
+    cursor: int = 0
+    spent: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPENT, 0))
+    returned: list[tuple[int, int]] = field(default_factory=list)
+    """Heap of free ranges (start, stop) below the cursor."""
+    barred: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """Rejected once: start -> (stop, the worker that may not have it again)."""
+    covered: list[tuple[int, int]] = field(default_factory=list)
+    """Spent ranges, merged and sorted; two of them never overlap."""
+
+
+class LeaseBook:
+    """Lends, takes back and spends positions.
+
+    Args:
+        num_positions: samples in an epoch.
+        max_samples: stop lending after that many positions over all epochs (counted from the first); None for no limit.
+        overlap_epochs: lend from the next epoch while the tail of the last one is still out.
+        retry_rejected: lend a rejected range once more, to another worker, before it counts as rejected.
+    """
+
+    def __init__(self, num_positions: int, *, max_samples: int | None, overlap_epochs: bool, retry_rejected: bool) -> None:
+        if num_positions < 1:
+            raise ValueError(f"needs at least one sample to train on, got {num_positions}; check the training data")
+        self._size = num_positions
+        self._limit = max_samples
+        self._overlap = overlap_epochs
+        self._retry = retry_rejected
+        self._open: dict[int, _Epoch] = {0: _Epoch(0)}
+        self._newest = 0
+        self._closed: list[EpochCount] = []
+        self._out: dict[int, tuple[Lease, bool]] = {}  # lease id -> (lease, it was rejected once before)
+        self._next_id = 0
+        self.revision = 0
+        """Grows whenever positions may have become free."""
+
+    # --- lending ----------------------------------------------------------------------------------------------------------------------
+
+    def lend(self, worker: int, count: int, *, others: bool) -> tuple[Lease, ...]:
+        """Lend up to `count` positions of one epoch, free ranges first; empty when nothing is free.
+
+        `others`: whether anybody else could take a range that this worker's update was rejected for. If nobody can, such a range is
+        counted as rejected now, for it would block the epoch.
+        """
+        for epoch in list(self._open.values()):
+            if not others:
+                self._retire_barred(epoch, worker)
+            leases = self._lend_from(epoch, worker, count)
+            if leases:
+                return leases
+        if self._may_open_next():
+            self._newest += 1
+            following = self._open[self._newest] = _Epoch(self._newest)
+            return self._lend_from(following, worker, count)
+        return ()
+
+    def _may_open_next(self) -> bool:
+        if self._room(self._newest + 1) <= 0:
+            return False
+        newest = self._open.get(self._newest)  # None: closed already, though an older one may still be open
+        return not self._open or (self._overlap and (newest is None or newest.cursor == self._size) and len(self._open) < 2)
+
+    def _room(self, epoch: int) -> int:
+        """Positions of that epoch which the sample limit allows."""
+        return self._size if self._limit is None else min(self._size, self._limit - epoch * self._size)
+
+    def _lend_from(self, epoch: _Epoch, worker: int, count: int) -> tuple[Lease, ...]:
+        leases: list[Lease] = []
+        while count > 0 and (found := self._take(epoch, worker, count)) is not None:
+            start, stop, retried = found
+            lease = Lease(self._next_id, epoch.index, start, stop)
+            self._next_id += 1
+            self._out[lease.id] = (lease, retried)
+            leases.append(lease)
+            count -= len(lease)
+        return tuple(leases)
+
+    def _take(self, epoch: _Epoch, worker: int, count: int) -> tuple[int, int, bool] | None:
+        for start in sorted(epoch.barred):
+            stop, barred_worker = epoch.barred[start]
+            if barred_worker != worker:
+                del epoch.barred[start]
+                if stop - start > count:
+                    epoch.barred[start + count] = (stop, barred_worker)
+                return start, min(stop, start + count), True
+        if epoch.returned:
+            start, stop = heapq.heappop(epoch.returned)
+            if stop - start > count:
+                heapq.heappush(epoch.returned, (start + count, stop))
+            return start, min(stop, start + count), False
+        start = epoch.cursor
+        stop = min(start + count, self._room(epoch.index))
+        if stop <= start:
+            return None
+        epoch.cursor = stop
+        return start, stop, False
+
+    # --- ending a lease ---------------------------------------------------------------------------------------------------------------
+
+    def give_back(self, lease: Lease) -> None:
+        """The positions are free again: nothing was made of them."""
+        self._give_back(lease, lease.start)
+
+    def spend(self, lease: Lease, used: int, how: str, *, worker: int) -> None:
+        """The first `used` positions of the lease ended as `how` (one of SPENT); the rest is free again."""
+        if how not in SPENT or not 0 <= used <= len(lease):
+            raise ProtocolError(f"cannot spend {used} positions of {lease} as {how!r}")
+        kept = lease.start + used
+        epoch = self._open[lease.epoch]
+        retried = self._out[lease.id][1]
+        if used:
+            if how == "rejected" and self._retry and not retried:
+                epoch.barred[lease.start] = (kept, worker)
+            else:
+                self._cover(epoch, lease.start, kept, how)
+        self._give_back(lease, kept)
+        self._close_if_done(epoch)
+
+    def _give_back(self, lease: Lease, start: int) -> None:
+        self.revision += 1
+        known = self._out.pop(lease.id, None)
+        if known is None:
+            raise ProtocolError(f"{lease} was ended before, or never lent")
+        if start < lease.stop:
+            epoch = self._open[lease.epoch]
+            if known[1]:  # its one retry is not used up by a worker that left
+                epoch.barred[start] = (lease.stop, -1)
+            else:
+                heapq.heappush(epoch.returned, (start, lease.stop))
+
+    def _retire_barred(self, epoch: _Epoch, worker: int) -> None:
+        for start, (stop, barred_worker) in sorted(epoch.barred.items()):
+            if barred_worker == worker:
+                del epoch.barred[start]
+                self._cover(epoch, start, stop, "rejected")
+        self._close_if_done(epoch)
+
+    def _cover(self, epoch: _Epoch, start: int, stop: int, how: str) -> None:
+        epoch.spent[how] += stop - start
+        ranges = sorted([*epoch.covered, (start, stop)])
+        merged = [ranges[0]]
+        for low, high in ranges[1:]:
+            if low < merged[-1][1]:
+                raise ProtocolError(f"positions [{low}, {high}) of epoch {epoch.index} were spent twice")
+            if low == merged[-1][1]:
+                merged[-1] = (merged[-1][0], high)
+            else:
+                merged.append((low, high))
+        epoch.covered = merged
+
+    def _close_if_done(self, epoch: _Epoch) -> None:
+        if epoch.covered == [(0, self._size)] and epoch.index in self._open:
+            del self._open[epoch.index]
+            self._closed.append(self._count(epoch))
+
+    # --- looking ----------------------------------------------------------------------------------------------------------------------
+
+    def _count(self, epoch: _Epoch) -> EpochCount:
+        return EpochCount(epoch.index, **epoch.spent)
+
+    @property
+    def free(self) -> int:
+        """Positions that could be lent now from the oldest open epoch."""
+        for epoch in self._open.values():
+            ranges = [*epoch.returned, *((start, stop) for start, (stop, _) in epoch.barred.items())]
+            free = sum(stop - start for start, stop in ranges) + max(0, self._room(epoch.index) - epoch.cursor)
+            if free or not self._overlap:
+                return free
+        return self._room(self._newest + 1) if self._may_open_next() else 0
+
+    @property
+    def out(self) -> int:
+        """Leases that are with workers, or under an undecided update."""
+        return len(self._out)
+
+    @property
+    def exhausted(self) -> bool:
+        """Nothing is out and nothing is left to lend."""
+        return not self._out and self.free == 0
+
+    @property
+    def epochs(self) -> tuple[EpochCount, ...]:
+        """How every epoch ended, or how far it came; ascending."""
+        counts = [*self._closed, *(self._count(epoch) for epoch in self._open.values())]
+        return tuple(sorted(counts, key=lambda count: count.index))
+
+    def stop(self) -> None:
+        """Lend nothing new from now on: the run ends with what is out."""
+        self._limit = 0
+        for epoch in self._open.values():
+            epoch.returned.clear()
+            epoch.barred.clear()
+
+    # --- checkpoints ------------------------------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """As JSON types. What is out is saved as free: its updates are not part of a checkpoint."""
+        out: dict[int, list[tuple[int, int]]] = {}
+        barred: dict[int, dict[int, tuple[int, int]]] = {}
+        for lease, retried in self._out.values():
+            if retried:
+                barred.setdefault(lease.epoch, {})[lease.start] = (lease.stop, -1)
+            else:
+                out.setdefault(lease.epoch, []).append((lease.start, lease.stop))
+        return {
+            "closed": [[c.index, c.applied, c.unselected, c.rejected] for c in self._closed],
+            "open": [
+                {
+                    "index": epoch.index,
+                    "cursor": epoch.cursor,
+                    "spent": dict(epoch.spent),
+                    "returned": sorted([*epoch.returned, *out.get(epoch.index, [])]),
+                    "barred": sorted([start, *rest] for start, rest in {**epoch.barred, **barred.get(epoch.index, {})}.items()),
+                    "covered": epoch.covered,
+                }
+                for epoch in self._open.values()
+            ],
+            "newest": self._newest,
+            "next_id": self._next_id,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self._closed = [EpochCount(*counts) for counts in state["closed"]]
+        self._open = {}
+        for saved in state["open"]:
+            epoch = _Epoch(saved["index"], saved["cursor"], dict(saved["spent"]))
+            epoch.returned = [(start, stop) for start, stop in saved["returned"]]
+            epoch.barred = {start: (stop, worker) for start, stop, worker in saved["barred"]}
+            epoch.covered = [(start, stop) for start, stop in saved["covered"]]
+            self._open[epoch.index] = epoch
+        self._out = {}
+        self._newest = state["newest"]
+        self._next_id = state["next_id"]
+
+    def check(self) -> None:
+        """Invariants: lent, free and spent positions of an open epoch are disjoint and fill [0, cursor)."""
+        for epoch in self._open.values():
+            lent = [(lease.start, lease.stop) for lease, _ in self._out.values() if lease.epoch == epoch.index]
+            barred = [(start, stop) for start, (stop, _) in epoch.barred.items()]
+            ranges = sorted([*lent, *epoch.returned, *barred, *epoch.covered])
+            assert all(a[1] <= b[0] for a, b in pairwise(ranges)), f"overlap in epoch {epoch.index}: {ranges}"
+            if self._limit != 0:
+                assert sum(stop - start for start, stop in ranges) == epoch.cursor, f"hole in epoch {epoch.index}: {ranges}"
+            assert sum(epoch.spent.values()) == sum(stop - start for start, stop in epoch.covered)

@@ -1,0 +1,133 @@
+"""What became of every work order and of every acknowledged update.
+
+An order is *issued*; when receipts of all shards cover the layout its update is *stored*, which acknowledges it; then it is decided once:
+accepted (applied), unselected, rejected or discarded, with a reason. An order may also end without an update (returned, abandoned, lost
+with its worker). Then a late update can still arrive: it is acknowledged and discarded.
+
+    accepted + unselected + rejected + discarded + in flight = acknowledged          (design, invariant 1)
+
+Knows no lease, member or strategy.
+"""
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+
+from mottle.core.errors import ProtocolError
+from mottle.core.protocol import Compute, Receipt, ReplicaId
+
+VERDICTS = ("accepted", "unselected", "rejected", "discarded")
+_REMEMBERED_ENDED = 10_000  # orders that ended without an update and may still see one; older ones are told apart by nothing but their id
+
+
+@dataclass(slots=True)
+class UpdateCounts:
+    """Totals of the run. `lost` and `duplicated` are zero unless Mottle has a bug."""
+
+    accepted: int = 0
+    unselected: int = 0
+    rejected: int = 0
+    discarded: int = 0
+    in_flight: int = 0
+    lost: int = 0
+    duplicated: int = 0
+
+    @property
+    def acknowledged(self) -> int:
+        return self.accepted + self.unselected + self.rejected + self.discarded + self.in_flight
+
+    def as_dict(self) -> dict[str, int]:
+        return asdict(self)
+
+
+@dataclass(slots=True)
+class Order:
+    """A work order and what is known of its update."""
+
+    compute: Compute
+    issued_ns: int
+    receipts: dict[ReplicaId, Receipt] = field(default_factory=dict)
+    state: str = "issued"  # issued, stored, or ended (no update came in time)
+    cut: bool = False
+    """It was told to push what it had; fewer samples than ordered are then in order."""
+    used: int = 0
+    """Samples of the update, once it is stored: the first ones of its parts."""
+
+    @property
+    def samples(self) -> int:
+        return sum(len(part.lease) for part in self.compute.parts)
+
+
+class Ledger:
+    """Orders by id, and the counts. Every method is one transition."""
+
+    def __init__(self) -> None:
+        self.counts = UpdateCounts()
+        self._orders: dict[int, Order] = {}
+        self._ended: OrderedDict[int, Order] = OrderedDict()
+
+    def issue(self, compute: Compute, *, now_ns: int) -> None:
+        if compute.work_id in self._orders:
+            raise ProtocolError(f"order {compute.work_id} was issued before")
+        self._orders[compute.work_id] = Order(compute, now_ns)
+
+    def add_receipt(self, work_id: int, receipt: Receipt) -> Order | None:
+        """Note a receipt. The order it belongs to; None for an order never issued, decided already, or not this sender's."""
+        order = self._orders.get(work_id) or self._ended.get(work_id)
+        if order is None or order.compute.worker != receipt.sender or order.state == "stored":
+            return None
+        order.receipts[receipt.replica] = receipt
+        return order
+
+    def acknowledge(self, work_id: int) -> None:
+        """All shards hold the update."""
+        late = self._ended.pop(work_id, None)
+        if late is not None:
+            self._orders[work_id] = late
+        order = self._orders[work_id]
+        if order.state == "stored":
+            raise ProtocolError(f"update {work_id} was acknowledged twice")
+        order.state = "stored"
+        self.counts.in_flight += 1
+
+    def decide(self, work_id: int, verdict: str) -> Order:
+        """Give an acknowledged update its one verdict and forget it."""
+        order = self._orders.pop(work_id, None)
+        if order is None or order.state != "stored":
+            raise ProtocolError(f"update {work_id} cannot be {verdict}: it is {'unknown' if order is None else order.state}")
+        self.counts.in_flight -= 1
+        setattr(self.counts, verdict, getattr(self.counts, verdict) + 1)
+        return order
+
+    def end(self, work_id: int) -> Order:
+        """The order ends without an update; a late one will be discarded."""
+        order = self._orders.pop(work_id)
+        if order.state != "issued":
+            raise ProtocolError(f"order {work_id} cannot end without an update: it is {order.state}")
+        order.state = "ended"
+        self._ended[work_id] = order
+        while len(self._ended) > _REMEMBERED_ENDED:
+            self._ended.popitem(last=False)
+        return order
+
+    def get(self, work_id: int) -> Order | None:
+        return self._orders.get(work_id)
+
+    def of_worker(self, worker: int) -> tuple[Order, ...]:
+        """Issued orders of the worker that have no complete update yet, oldest first."""
+        return tuple(o for o in self._orders.values() if o.compute.worker == worker and o.state == "issued")
+
+    @property
+    def undecided(self) -> tuple[Order, ...]:
+        """Every order that is not decided or ended, oldest first."""
+        return tuple(self._orders.values())
+
+    def restore(self, counts: Mapping[str, int]) -> None:
+        """Take up the counts of a checkpoint; what was in flight then is not part of it."""
+        self.counts = UpdateCounts(**{**counts, "in_flight": 0})
+
+    def check(self) -> None:
+        stored = sum(order.state == "stored" for order in self._orders.values())
+        assert stored == self.counts.in_flight, f"{stored} updates are stored, {self.counts.in_flight} counted in flight"
+        assert not self.counts.lost, "an acknowledged update is lost"
+        assert not self.counts.duplicated, "an update was applied twice"

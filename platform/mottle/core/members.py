@@ -1,0 +1,67 @@
+"""The crew: who is here, what they have in hand, how their last updates fared.
+
+A member is `active`, `leaving` (finishes what it has, gets nothing new) or gone. Slots grow and are never used again, so "ascending slot"
+is an order that all sums can rely on. Knows no lease, shard or strategy.
+"""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class Member:
+    """A worker of the crew. Times in nanoseconds of the run's clock."""
+
+    slot: int
+    device: str
+    group: str
+    joined_ns: int
+    state: str = "active"
+    left_ns: int | None = None
+    left_reason: str = ""
+    orders: list[int] = field(default_factory=list)
+    """Work ids in hand, oldest first."""
+    samples: int = 0
+    """Positions computed by this worker that were applied."""
+    verdicts: dict[str, int] = field(default_factory=lambda: {"accepted": 0, "unselected": 0, "rejected": 0, "discarded": 0})
+    rejected_in_a_row: int = 0
+    staleness: int = 0
+    """Of its last update."""
+    compute_ns: int = 0
+    """Reported compute time of its acknowledged updates; for display."""
+
+
+class Members:
+    """Everybody who ever joined, by slot."""
+
+    def __init__(self) -> None:
+        self._all: dict[int, Member] = {}
+
+    def join(self, slot: int, device: str, group: str, *, now_ns: int) -> Member:
+        if slot in self._all:
+            raise ValueError(f"slot {slot} joined before; a returning machine takes a new slot")
+        self._all[slot] = Member(slot, device, group, now_ns)
+        return self._all[slot]
+
+    def leave(self, slot: int, reason: str, *, now_ns: int) -> Member | None:
+        """The member that left, or None if it was not here."""
+        member = self.present(slot)
+        if member is not None:
+            member.state, member.left_ns, member.left_reason = "left", now_ns, reason
+        return member
+
+    def present(self, slot: int) -> Member | None:
+        member = self._all.get(slot)
+        return member if member is not None and member.state != "left" else None
+
+    def known(self, slot: int) -> Member | None:
+        return self._all.get(slot)
+
+    @property
+    def crew(self) -> tuple[int, ...]:
+        """Slots that may get work, ascending."""
+        return tuple(sorted(slot for slot, member in self._all.items() if member.state == "active"))
+
+    @property
+    def all(self) -> tuple[Member, ...]:
+        """Present and past members by ascending slot."""
+        return tuple(self._all[slot] for slot in sorted(self._all))

@@ -1,0 +1,261 @@
+"""Steps under way: from a strategy's "apply these updates" to a version that every shard has made.
+
+A step may need a small exchange first: statistics of a robust rule, or the norm of the direction for clipping. Steps are taken strictly in
+the order in which they were decided; the numbers of versions are given here and nowhere else. Knows no lease, member or strategy.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from mottle.core import exactsum
+from mottle.core.protocol import (
+    ApplyRule,
+    Combine,
+    Drop,
+    Measure,
+    ReplicaId,
+    RuleStatistics,
+    Settings,
+    Step,
+    Version,
+    update_name,
+)
+from mottle.core.shards import ShardMap
+
+DIRECTION = "direction"
+
+
+@dataclass(frozen=True, slots=True)
+class RuleDecision:
+    """What a rule makes of a round: which rows go in (indices into the rows given) and what the shards are told."""
+
+    selected: tuple[int, ...]
+    instructions: Settings
+    skip: str = ""
+    """Why the rule cannot be run on this round; then no step is taken."""
+
+
+class RuleBook(Protocol):
+    """Decision side of the robust rules, on small statistics; handed in because the core knows no rule."""
+
+    def wants_statistics(self, rule: Settings) -> bool: ...
+
+    def decide(self, rule: Settings, statistics: tuple[int, ...], counts: tuple[int, ...], num_expected: int) -> RuleDecision: ...
+
+
+@dataclass(slots=True)
+class Application:
+    """One step on its way. `terms` are (work id, weight); with a rule the weights are not used, `counts` are."""
+
+    terms: tuple[tuple[int, float], ...]
+    unselected: tuple[int, ...] = ()
+    rule: Settings | None = None
+    counts: tuple[int, ...] = ()
+    num_expected: int = 0
+    scores: dict[int, float] = field(default_factory=dict)
+    staleness: dict[int, int] = field(default_factory=dict)
+    skip: str = ""
+    version: Version | None = None
+
+    @property
+    def accepted(self) -> tuple[int, ...]:
+        return tuple(work_id for work_id, _ in self.terms)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(update_name(work_id) for work_id in (*self.accepted, *self.unselected))
+
+
+@dataclass(slots=True)
+class _Question:
+    ask: Callable[[tuple[int, ...]], None]
+    answers: dict[ReplicaId, tuple[int, ...]] = field(default_factory=dict)
+
+
+Context = Callable[[], tuple[int, tuple[tuple[int, tuple[str, ...]], ...]]]
+
+
+class Pipeline:
+    """Takes applications in order, talks to the shards, reports versions in order.
+
+    Args:
+        shards: where batches are collected and which replicas must answer.
+        version: the version that the shards hold now.
+        max_grad_norm: bound on the norm of the direction (over all shards), or None.
+        rules: the decision side of the robust rules.
+        context: gives (samples applied so far, versions still held and by whom) when a step is told.
+    """
+
+    def __init__(
+        self, shards: ShardMap, version: Version, *, max_grad_norm: float | None, rules: RuleBook | None, context: Context
+    ) -> None:
+        self.published = version
+        self.head = version
+        self._shards = shards
+        self._max_grad_norm = max_grad_norm
+        self._rules = rules
+        self._context = context
+        self._waiting: deque[Application] = deque()
+        self._asking: Application | None = None
+        self._told: deque[Application] = deque()
+        self._skipped: list[Application] = []
+        self._stepped: dict[Version, set[ReplicaId]] = {}
+        self._questions: dict[int, _Question] = {}
+        self._next_request = 0
+        self._held = False
+
+    @property
+    def idle(self) -> bool:
+        return not (self._waiting or self._asking or self._told)
+
+    @property
+    def depth(self) -> int:
+        """Steps decided and not yet published."""
+        return len(self._waiting) + len(self._told) + (self._asking is not None)
+
+    # --- in ---------------------------------------------------------------------------------------------------------------------------
+
+    def submit(self, application: Application) -> None:
+        self._waiting.append(application)
+        self._advance()
+
+    def ask(self, pairs: tuple[tuple[str, str], ...], then: Callable[[tuple[int, ...]], None]) -> None:
+        """Have the shards measure inner products; `then` gets the exact sums."""
+        self._shards.tell(Measure(self._question(then), pairs))
+
+    def answered(self, replica: ReplicaId, request: int, values: tuple[int, ...]) -> None:
+        if request in self._questions:
+            self._questions[request].answers[replica] = values
+            self._settle_questions()
+
+    def stepped(self, replica: ReplicaId, version: Version) -> None:
+        if version in self._stepped:
+            self._stepped[version].add(replica)
+
+    def replica_lost(self) -> None:
+        """Fewer replicas to wait for."""
+        self._settle_questions()
+
+    def hold(self) -> bool:
+        """Tell no further step until `go_on`. Whether every step told so far is published, so that a snapshot may be taken."""
+        self._held = True
+        return self._asking is None and not self._told
+
+    def go_on(self) -> None:
+        self._held = False
+        self._advance()
+
+    # --- out --------------------------------------------------------------------------------------------------------------------------
+
+    def take_published(self) -> list[Application]:
+        """Steps that every live replica has made since the last call, in order."""
+        done = []
+        while self._told:
+            version = self._told[0].version
+            assert version is not None
+            if not self._shards.covered_by(self._stepped[version]):
+                break
+            del self._stepped[version]
+            self.published = version
+            done.append(self._told.popleft())
+        return done
+
+    def take_skipped(self) -> list[Application]:
+        """Applications whose rule could not run; no step was taken for them."""
+        skipped, self._skipped = self._skipped, []
+        return skipped
+
+    # --- one application at a time ----------------------------------------------------------------------------------------------------
+
+    def _advance(self) -> None:
+        while self._asking is None and self._waiting and not self._held:
+            application = self._asking = self._waiting.popleft()
+            if application.rule is None:
+                self._combine(application)
+            elif self._rule_book.wants_statistics(application.rule):
+                request = self._question(lambda sums, a=application: self._run_rule(a, sums))  # type: ignore[misc]
+                self._shards.tell(RuleStatistics(request, application.rule, self._rows(application)))
+            else:
+                self._run_rule(application, ())
+
+    @property
+    def _rule_book(self) -> RuleBook:
+        assert self._rules is not None, "a strategy applied a rule in a run without a rule book"
+        return self._rules
+
+    @staticmethod
+    def _rows(application: Application) -> tuple[tuple[str, float], ...]:
+        pairs = zip(application.accepted, application.counts, strict=True)
+        return tuple((update_name(work_id), float(count)) for work_id, count in pairs)
+
+    def _run_rule(self, application: Application, statistics: tuple[int, ...]) -> None:
+        assert application.rule is not None
+        decision = self._rule_book.decide(application.rule, statistics, application.counts, application.num_expected)
+        if decision.skip:
+            application.skip = decision.skip
+            self._skipped.append(application)
+            self._asking = None
+            self._advance()
+            return
+        rows = self._rows(application)
+        self._shards.tell(ApplyRule(DIRECTION, application.rule, rows, decision.instructions))
+        chosen = set(decision.selected)
+        left_out = tuple(work_id for i, work_id in enumerate(application.accepted) if i not in chosen)
+        application.terms = tuple(term for i, term in enumerate(application.terms) if i in chosen)
+        application.unselected = (*application.unselected, *left_out)
+        self._clip(application, DIRECTION, 1.0)
+
+    def _combine(self, application: Application) -> None:
+        terms = tuple((update_name(work_id), weight) for work_id, weight in application.terms)
+        if len(terms) == 1:
+            self._clip(application, terms[0][0], terms[0][1])
+            return
+        self._shards.tell(Combine(DIRECTION, terms))
+        self._clip(application, DIRECTION, 1.0)
+
+    def _clip(self, application: Application, source: str, scale: float) -> None:
+        if self._max_grad_norm is None:
+            self._tell_step(application, source, scale)
+            return
+        limit = self._max_grad_norm
+
+        def bounded(sums: tuple[int, ...]) -> None:
+            norm = abs(scale) * exactsum.to_float(sums[0]) ** 0.5
+            self._tell_step(application, source, scale * min(1.0, limit / (norm + 1e-6)))  # torch's clip_grad_norm_ adds 1e-6 as well
+
+        self.ask(((source, source),), bounded)
+
+    def _tell_step(self, application: Application, source: str, scale: float) -> None:
+        self.head = self.head.next()
+        application.version = self.head
+        samples, holds = self._context()
+        drop = application.names if source != DIRECTION else (*application.names, DIRECTION)
+        self._shards.tell(Step(self.head, source, scale, samples, self.published.number, holds, drop))
+        self._told.append(application)
+        self._stepped[self.head] = set()
+        self._asking = None
+        self._advance()
+
+    # --- questions to the shards ------------------------------------------------------------------------------------------------------
+
+    def _question(self, then: Callable[[tuple[int, ...]], None]) -> int:
+        self._next_request += 1
+        self._questions[self._next_request] = _Question(then)
+        return self._next_request
+
+    def _settle_questions(self) -> None:
+        for request in [r for r, q in self._questions.items() if self._shards.covered_by(set(q.answers))]:
+            question = self._questions.pop(request)
+            question.ask(exact_totals(question.answers))
+
+    def drop(self, names: tuple[str, ...]) -> None:
+        if names:
+            self._shards.tell(Drop(names))
+
+
+def exact_totals(answers: dict[ReplicaId, tuple[int, ...]]) -> tuple[int, ...]:
+    """Add the partial sums of one replica per shard; all replicas of a shard hold the same range."""
+    per_shard = {replica.shard: values for replica, values in sorted(answers.items(), reverse=True)}
+    return tuple(sum(column) for column in zip(*per_shard.values(), strict=True))

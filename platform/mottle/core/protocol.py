@@ -1,0 +1,439 @@
+"""Everything that crosses between coordinator, shards, workers and validator.
+
+Closed lists of small frozen dataclasses: facts (events) go up to the coordinator's brain, orders (commands) go down. A strategy that
+needs more changes this file first. Nothing here holds a tensor: updates and vectors travel on the data plane under the names used here.
+
+Numbers that decide (`norm2`, `dots`) are exact integers as made by `mottle.core.exactsum`: partial sums of shards add without rounding,
+so a decision does not depend on how the parameters are cut.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+Settings = Mapping[str, Any]
+PARAMS = "params"
+
+
+class Version(NamedTuple):
+    """Name of one published model. `number` exists only when every shard has stepped; `lineage` grows when the model is replaced."""
+
+    lineage: int
+    number: int
+
+    def next(self) -> "Version":
+        return Version(self.lineage, self.number + 1)
+
+
+class ReplicaId(NamedTuple):
+    """One shard actor: `shard` is the range it holds, `replica` 0 is the primary until it is lost."""
+
+    shard: int
+    replica: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Positions [start, stop) of the data order of one epoch, lent to a worker."""
+
+    id: int
+    epoch: int
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A lease inside a work order; `coefficient` multiplies its gradient sum (gradient coding)."""
+
+    lease: Lease
+    coefficient: float = 1.0
+
+
+# --- until when a worker computes -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """All samples of the order's parts."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class VersionAfter:
+    """Until that version exists (the worker is then told by `Cut`); unused leases go back."""
+
+    version: Version
+
+
+Until = Samples | VersionAfter
+
+
+# --- commands to workers ----------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Compute:
+    """Compute the gradient sum of `parts` at version `base` and push it to every shard."""
+
+    work_id: int
+    worker: int
+    base: Version
+    parts: tuple[Part, ...]
+    until: Until
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Stop at the next micro-batch boundary and push what is there."""
+
+    worker: int
+    work_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Abandon:
+    """Stop at the next micro-batch boundary and push nothing; the leases are already back with the coordinator."""
+
+    worker: int
+    work_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Dismiss:
+    """The worker has left the crew: finish nothing, stop."""
+
+    worker: int
+
+
+# --- commands to shards: the same batch, in the same order, to every replica ------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Combine:
+    """vector[into] = sum over terms of weight * vector[name], added in the given order."""
+
+    into: str
+    terms: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyRule:
+    """Run a robust rule on rows vector[name] / count; `decision` is None for a coordinate-wise rule, else what the brain decided."""
+
+    into: str
+    rule: Settings
+    rows: tuple[tuple[str, float], ...]
+    decision: Settings | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """Answer with the exact partial inner products of the named pairs over the parameters of the range."""
+
+    request: int
+    pairs: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RuleStatistics:
+    """Answer with the exact partial statistics that the rule asks of its rows."""
+
+    request: int
+    rule: Settings
+    rows: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Make `version` out of its predecessor with direction scale * vector[source]; then free `drop`.
+
+    `samples`: samples spent before this step, the argument of the learning-rate schedule.
+    `floor`: the published version when this was told; orders given from now on name it or a newer one, so those are kept.
+    `holds`: versions that somebody may still have to read, with the holders (orders, the validator).
+    """
+
+    version: Version
+    source: str
+    scale: float
+    samples: int
+    floor: int
+    holds: tuple[tuple[int, tuple[str, ...]], ...] = ()
+    drop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Forget these vectors (updates that were decided, references that were replaced)."""
+
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Configure:
+    """Change optimizer settings from here on (`lr`, ...)."""
+
+    settings: Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Save the range and everything held, as it is at this place of the command order."""
+
+    checkpoint: int
+
+
+ShardCommand = Combine | ApplyRule | Measure | RuleStatistics | Step | Drop | Configure | Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Commands number `seq` of coordination epoch `epoch`; every replica runs all batches in order, each once."""
+
+    epoch: int
+    seq: int
+    commands: tuple[ShardCommand, ...]
+
+
+# --- commands to the validator ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Refresh:
+    """Compute the gradient of the mean loss on trusted data at `version` and push it to the shards as `name`."""
+
+    name: str
+    version: Version
+    seed: int
+    num_samples: int
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluate:
+    """Compute the metrics of `version`."""
+
+    version: Version
+
+
+# --- commands to the shell --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SetTimer:
+    name: str
+    at_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of an acknowledged update: accepted, unselected, rejected or discarded, and why."""
+
+    work_id: int
+    worker: int
+    verdict: str
+    reason: str
+    samples: int
+    staleness: int
+    score: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something a person wants to know: joined, left, rejected_streak, configured, warning ..."""
+
+    kind: str
+    text: str
+    worker: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A version exists: every shard has stepped."""
+
+    version: Version
+    samples: int
+
+
+@dataclass(frozen=True, slots=True)
+class SaveCheckpoint:
+    """Write the brain's own state beside the shards' snapshots of the same number."""
+
+    checkpoint: int
+    state: Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The run has nothing left to do, or cannot go on."""
+
+    reason: str
+    failed: bool = False
+
+
+Command = (
+    Compute | Cut | Abandon | Dismiss | Batch | Refresh | Evaluate | SetTimer | Verdict | Notice | Published | SaveCheckpoint | Finished
+)
+
+
+# --- events: facts that reach the brain -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The shards hold version `version`; training may begin."""
+
+    version: Version
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    worker: int
+    device: str = "cpu"
+    group: str = "workers"
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """A worker is gone (died, was removed, its node drained)."""
+
+    worker: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveAsked:
+    """Let this worker go gracefully: it finishes what it has and gets nothing new."""
+
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """A replica holds its whole range of an update, or of a reference vector.
+
+    `samples`: what the sender says it used, checked against the work order. `dots`: exact partial inner products with the references
+    that the replica held when the last range arrived.
+    """
+
+    replica: ReplicaId
+    name: str
+    sender: int
+    samples: int
+    finite: bool
+    norm2: int
+    dots: tuple[tuple[str, int], ...] = ()
+    compute_ns: int = 0
+    fault: str = ""
+    """Why the payload was refused (wrong length, dtype, undecodable); empty when it was stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    replica: ReplicaId
+    request: int
+    values: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Stepped:
+    replica: ReplicaId
+    version: Version
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotDone:
+    replica: ReplicaId
+    checkpoint: int
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointWritten:
+    """The manifest is on storage (or the error that kept it away)."""
+
+    checkpoint: int
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointAsked:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class WorkReturned:
+    """A worker gives an order back without an update."""
+
+    worker: int
+    work_id: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshFailed:
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    version: Version
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class TimerFired:
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Configured:
+    """The user changed something while the run goes on (`lr`, `paused`, ...)."""
+
+    settings: Settings
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaLost:
+    replica: ReplicaId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class StopAsked:
+    reason: str
+
+
+Event = (
+    Started
+    | Joined
+    | Left
+    | RemoveAsked
+    | Receipt
+    | Measured
+    | Stepped
+    | SnapshotDone
+    | CheckpointWritten
+    | CheckpointAsked
+    | WorkReturned
+    | RefreshFailed
+    | Evaluated
+    | TimerFired
+    | Configured
+    | ReplicaLost
+    | StopAsked
+)
+
+
+def update_name(work_id: int) -> str:
+    """Name on the shards of the update that answers order `work_id`."""
+    return f"update/{work_id}"
+
+
+def work_holder(work_id: int) -> str:
+    """Name under which an order holds the version it reads."""
+    return f"work/{work_id}"

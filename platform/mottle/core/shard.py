@@ -1,0 +1,305 @@
+"""One replica of a shard, as a pure machine: receives, deduplicates, orders, steps, publishes, forgets. On opaque payload handles.
+
+The driver (a Ray actor, the simulator) owns the numbers. It feeds facts in, executes the orders that come back *in order*, and feeds the
+result of each order back in before it executes the next one. Every replica runs the same batches in the same order, so all replicas of a
+shard hold the same bits.
+
+Knows no worker's state, no lease and no strategy.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from mottle.core import protocol as p
+from mottle.core.layout import BLOCK, Range
+
+# --- facts that the driver brings -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Pushed:
+    """Coordinates [start, stop) of vector `name` have arrived from `sender`; `payload` is the driver's handle of the encoded range."""
+
+    name: str
+    sender: int
+    start: int
+    stop: int
+    samples: int
+    compute_ns: int
+    payload: Any
+
+
+@dataclass(frozen=True, slots=True)
+class RangeStored:
+    """Answer to `StoreRange`. `dots` are with the references that the order listed."""
+
+    name: str
+    start: int
+    stop: int
+    finite: bool
+    norm2: int
+    dots: tuple[tuple[str, int], ...] = ()
+    fault: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchArrived:
+    batch: p.Batch
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """Answer to `Run`: `values` of a measurement, `error` of a snapshot."""
+
+    command: p.ShardCommand
+    values: tuple[int, ...] = ()
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadAsked:
+    """`reader` wants version `number`."""
+
+    reader: str
+    number: int
+
+
+ShardEvent = Pushed | RangeStored | BatchArrived | Ran | ReadAsked
+
+# --- orders to the driver ---------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class StoreRange:
+    """Decode, check and copy the payload into own memory; answer `RangeStored` with norm and inner products over the parameters."""
+
+    name: str
+    start: int
+    stop: int
+    payload: Any
+    references: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Execute one command of a batch and answer `Ran`. Before a step, save version `number - 1`: somebody may still read it."""
+
+    command: p.ShardCommand
+
+
+@dataclass(frozen=True, slots=True)
+class Serve:
+    reader: str
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    reader: str
+    number: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class FreeVersions:
+    numbers: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SendUp:
+    """Tell the coordinator."""
+
+    event: p.Receipt | p.Measured | p.Stepped | p.SnapshotDone
+
+
+ShardOrder = StoreRange | Run | Serve | Refuse | FreeVersions | SendUp
+
+
+@dataclass(slots=True)
+class _Vector:
+    """A vector on its way in, or held."""
+
+    sender: int
+    samples: int
+    compute_ns: int
+    ranges: dict[tuple[int, int], RangeStored | None] = field(default_factory=dict)
+    receipt: p.Receipt | None = None
+
+
+class Shard:
+    """One replica.
+
+    Args:
+        replica: which one.
+        owned: the coordinates that this shard holds; may be empty.
+        version: number of the version it starts with.
+        max_vectors: vectors it will hold at once; a further one is refused, so that nobody can exhaust its memory.
+    """
+
+    def __init__(self, replica: p.ReplicaId, owned: Range, *, version: p.Version, max_vectors: int = 4096) -> None:
+        self.replica = replica
+        self.owned = owned
+        self.version = version
+        self._max_vectors = max_vectors
+        self._epoch = 0
+        self._next_seq = 0
+        self._early: dict[int, p.Batch] = {}
+        self._vectors: dict[str, _Vector] = {}
+        self._kept: set[int] = {version.number}
+        self._holders: dict[int, set[str]] = {}
+        self._has_read: dict[int, set[str]] = {}
+        self._floor = version.number
+        self._waiting: list[ReadAsked] = []
+        self._handlers: dict[type, Callable[[Any], list[ShardOrder]]] = {
+            Pushed: self._on_pushed,
+            RangeStored: self._on_range_stored,
+            BatchArrived: self._on_batch,
+            Ran: self._on_ran,
+            ReadAsked: self._on_read,
+        }
+
+    def handle(self, event: ShardEvent) -> list[ShardOrder]:
+        """Take one fact; return what the driver must do, in order."""
+        return self._handlers[type(event)](event)
+
+    # --- vectors in -------------------------------------------------------------------------------------------------------------------
+
+    def _on_pushed(self, event: Pushed) -> list[ShardOrder]:
+        vector = self._vectors.get(event.name)
+        if vector is None:
+            if len(self._vectors) >= self._max_vectors:
+                return [self._fault(event, f"the shard holds {self._max_vectors} vectors already")]
+            vector = _Vector(event.sender, event.samples, event.compute_ns)
+        if (event.start, event.stop) in vector.ranges:
+            return []  # said twice
+        fault = self._misfit(event, vector)
+        if fault:
+            return [self._fault(event, fault)]
+        self._vectors[event.name] = vector
+        vector.ranges[event.start, event.stop] = None
+        references = () if event.name.startswith("reference/") else self.references
+        return [StoreRange(event.name, event.start, event.stop, event.payload, references)]
+
+    def _misfit(self, event: Pushed, vector: _Vector) -> str:
+        owned = self.owned
+        if not owned.start <= event.start <= event.stop <= owned.stop or (event.start == event.stop and owned.start < owned.stop):
+            return f"range [{event.start}, {event.stop}) is not inside [{owned.start}, {owned.stop})"
+        if (event.start - owned.start) % BLOCK:
+            return f"range starts at {event.start}, not at a multiple of {BLOCK}"
+        if any(event.start < stop and start < event.stop for start, stop in vector.ranges):
+            return f"range [{event.start}, {event.stop}) overlaps one that has arrived"
+        if (event.sender, event.samples) != (vector.sender, vector.samples):
+            return "its ranges disagree on sender or samples"
+        return ""
+
+    def _fault(self, event: Pushed, reason: str) -> SendUp:
+        return SendUp(p.Receipt(self.replica, event.name, event.sender, event.samples, False, 0, fault=reason))
+
+    def _on_range_stored(self, event: RangeStored) -> list[ShardOrder]:
+        vector = self._vectors.get(event.name)
+        if vector is None:
+            return []  # dropped meanwhile
+        vector.ranges[event.start, event.stop] = event
+        stored = [part for part in vector.ranges.values() if part is not None]
+        whole = sum(part.stop - part.start for part in stored) == self.owned.stop - self.owned.start
+        if not whole or len(stored) < len(vector.ranges):
+            return []
+        shared = set.intersection(*({name for name, _ in part.dots} for part in stored))
+        dots = tuple((name, sum(dict(part.dots)[name] for part in stored)) for name in sorted(shared))
+        vector.receipt = p.Receipt(
+            self.replica,
+            event.name,
+            vector.sender,
+            vector.samples,
+            all(part.finite for part in stored),
+            sum(part.norm2 for part in stored),
+            dots,
+            vector.compute_ns,
+            next((part.fault for part in stored if part.fault), ""),
+        )
+        return [SendUp(vector.receipt)]
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """Reference vectors that are held whole; arriving updates are measured against them."""
+        return tuple(name for name, vector in self._vectors.items() if name.startswith("reference/") and vector.receipt is not None)
+
+    @property
+    def held(self) -> tuple[str, ...]:
+        """Names of all vectors that are held, whole or in part."""
+        return tuple(self._vectors)
+
+    # --- batches ----------------------------------------------------------------------------------------------------------------------
+
+    def _on_batch(self, event: BatchArrived) -> list[ShardOrder]:
+        batch = event.batch
+        if batch.epoch < self._epoch:
+            return []  # a coordinator that was replaced
+        if batch.epoch > self._epoch:
+            self._epoch, self._next_seq, self._early = batch.epoch, 0, {}
+        if batch.seq < self._next_seq:
+            return []  # said twice
+        self._early[batch.seq] = batch
+        orders: list[ShardOrder] = []
+        while self._next_seq in self._early:
+            orders += [Run(command) for command in self._early.pop(self._next_seq).commands]
+            self._next_seq += 1
+        return orders
+
+    def _on_ran(self, event: Ran) -> list[ShardOrder]:
+        match event.command:
+            case p.Step() as step:
+                return self._stepped(step)
+            case p.Drop(names):
+                for name in names:
+                    self._vectors.pop(name, None)
+            case p.Measure(request) | p.RuleStatistics(request):
+                return [SendUp(p.Measured(self.replica, request, event.values))]
+            case p.Snapshot(checkpoint):
+                return [SendUp(p.SnapshotDone(self.replica, checkpoint, event.error))]
+        return []
+
+    def _stepped(self, step: p.Step) -> list[ShardOrder]:
+        self.version = step.version
+        self._floor = step.floor
+        self._kept.add(step.version.number)
+        self._holders = {number: set(names) for number, names in step.holds}
+        for name in step.drop:
+            self._vectors.pop(name, None)
+        waiting, self._waiting = self._waiting, []
+        served = [order for read in waiting for order in self._on_read(read)]
+        return [SendUp(p.Stepped(self.replica, step.version)), *served, *self._free()]
+
+    # --- versions out -----------------------------------------------------------------------------------------------------------------
+
+    def _on_read(self, event: ReadAsked) -> list[ShardOrder]:
+        if event.number > self.version.number:
+            self._waiting.append(event)
+            return []
+        if event.number not in self._kept:
+            return [Refuse(event.reader, event.number, f"version {event.number} is gone, the newest is {self.version.number}")]
+        self._has_read.setdefault(event.number, set()).add(event.reader)
+        return [Serve(event.reader, event.number), *self._free()]
+
+    def _free(self) -> list[ShardOrder]:
+        """Forget versions below the floor that nobody has still to read."""
+        gone = tuple(
+            sorted(
+                number
+                for number in self._kept
+                if number < self._floor and not self._holders.get(number, set()) - self._has_read.get(number, set())
+            )
+        )
+        for number in gone:
+            self._kept.discard(number)
+            self._has_read.pop(number, None)
+        return [FreeVersions(gone)] if gone else []
+
+    # --- invariants -------------------------------------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Raise AssertionError if an invariant is broken."""
+        assert self.version.number in self._kept
+        assert all(number >= self._floor or self._holders.get(number) for number in self._kept), f"useless versions {self._kept}"
+        assert all(seq > self._next_seq for seq in self._early)

@@ -1,0 +1,277 @@
+"""The seam between the brain and a strategy: what a strategy hears, sees and decides.
+
+A strategy is a pure state machine. It never talks to shards or workers: it returns decisions, and the brain turns them into leases, work
+orders, shard batches and verdicts. So a strategy holds only what is its own (a round, a buffer, a reference) and every rule about loss,
+duplication and order stays in one place.
+
+Update vectors on the shards are gradient *sums* over the samples of their order.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from mottle.core.protocol import Settings, Version
+
+# --- what a strategy hears --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """An acknowledged update that waits for its verdict.
+
+    `norm2` and `dots` are of the gradient sum, over the parameters (not the buffers), rounded once from exact sums.
+    """
+
+    work_id: int
+    worker: int
+    base: Version
+    samples: int
+    norm2: float
+    dots: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerIdle:
+    """The worker could take an order now."""
+
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerGone:
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateArrived:
+    update: Update
+
+
+@dataclass(frozen=True, slots=True)
+class OrderIssued:
+    """An `Assign` became an order."""
+
+    work_id: int
+    worker: int
+    samples: int
+
+
+@dataclass(frozen=True, slots=True)
+class NoWork:
+    """An `Assign` found no free samples for this worker; it is offered again when that changes."""
+
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
+class OrderEnded:
+    """No update will come of an order: its worker died or gave it back, or its update failed the gate."""
+
+    work_id: int
+    worker: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class VersionPublished:
+    version: Version
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceReady:
+    """The shards hold the reference vector `name`: the gradient of the mean trusted loss at `version`."""
+
+    name: str
+    version: Version
+    norm2: float
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceFailed:
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class DotsMeasured:
+    tag: str
+    dots: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AlarmRang:
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class NothingLeft:
+    """No samples are left to lend, no order is out and no step is under way; undecided updates may still be held."""
+
+
+StrategyEvent = (
+    WorkerIdle
+    | WorkerGone
+    | UpdateArrived
+    | OrderIssued
+    | NoWork
+    | OrderEnded
+    | VersionPublished
+    | ReferenceReady
+    | ReferenceFailed
+    | DotsMeasured
+    | AlarmRang
+    | NothingLeft
+)
+
+
+# --- what it decides --------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Assign:
+    """Order up to `samples` samples from the worker, at the newest published version. If none are free the worker is idle again later."""
+
+    worker: int
+    samples: int
+
+
+@dataclass(frozen=True, slots=True)
+class Apply:
+    """Step with direction sum of weight * update over `terms`, added in that order; `unselected` updates are spent without a part in it."""
+
+    terms: tuple[tuple[int, float], ...]
+    unselected: tuple[int, ...] = ()
+    scores: Mapping[int, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyRule:
+    """Step with the direction that a robust rule makes of the updates' means; `counts` are their samples."""
+
+    rows: tuple[tuple[int, int], ...]
+    rule: Settings
+    num_expected: int
+    """Rows that the strategy set out to wait for; those missing use up fault budget."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """A verdict on content; the samples are tried once more elsewhere, or counted as rejected."""
+
+    work_id: int
+    reason: str
+    score: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Discard:
+    """Late, stale or surplus: the samples are free again."""
+
+    work_id: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CutOrder:
+    work_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class AbandonOrder:
+    work_id: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RequestReference:
+    """Ask the validator for a reference at the newest published version; the shards then measure arriving updates against it."""
+
+    name: str
+    num_samples: int
+
+
+@dataclass(frozen=True, slots=True)
+class MeasureDots:
+    """Inner products of held vectors: update ids with a reference name."""
+
+    tag: str
+    work_ids: tuple[int, ...]
+    reference: str
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """Drop a reference that is no longer used."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetAlarm:
+    name: str
+    after_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Halt:
+    """The run cannot go on."""
+
+    reason: str
+
+
+Decision = (
+    Assign | Apply | ApplyRule | Reject | Discard | CutOrder | AbandonOrder | RequestReference | MeasureDots | Forget | SetAlarm | Halt
+)
+
+
+# --- what it sees -----------------------------------------------------------------------------------------------------------------------
+
+
+class View(Protocol):
+    """Read-only facts that the brain keeps."""
+
+    @property
+    def crew(self) -> tuple[int, ...]:
+        """Active workers, ascending slot."""
+
+    @property
+    def version(self) -> Version:
+        """Newest published version."""
+
+    @property
+    def head(self) -> Version:
+        """Version after every step decided so far; staleness counts from here."""
+
+    @property
+    def free_samples(self) -> int:
+        """Samples that could be lent now."""
+
+    def busy(self, worker: int) -> bool:
+        """Whether the worker has an order in hand."""
+
+
+class Strategy(Protocol):
+    """Who computes what and when the model changes."""
+
+    @property
+    def max_in_flight(self) -> int:
+        """Orders that one worker may have in hand."""
+
+    @property
+    def barriered(self) -> bool:
+        """Whether the next data epoch waits for the last one to end."""
+
+    @property
+    def needs_validation(self) -> bool:
+        """Whether it works with references from trusted data."""
+
+    def handle(self, event: StrategyEvent, view: View) -> list[Decision]: ...
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint must keep, as JSON types; updates still undecided are not part of it."""
+
+    def restore(self, state: Mapping[str, Any]) -> None: ...
+
+    def check(self) -> None:
+        """Raise AssertionError if an invariant of its own is broken."""

@@ -1,0 +1,267 @@
+"""A worker as a pure machine: orders in hand, what to compute next, when to stop, push or give back.
+
+The driver runs the engine in a thread of its own. It executes the one order that it is given at a time, and at every micro-batch boundary
+asks `interrupted`. Knows no tensor, no clock and no Ray.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from mottle.core import protocol as p
+from mottle.core.protocol import Compute, Version, WorkReturned
+
+# --- facts ------------------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Ordered:
+    compute: Compute
+
+
+@dataclass(frozen=True, slots=True)
+class CutAsked:
+    work_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class AbandonAsked:
+    work_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class DismissAsked:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The parameters of the order's base version are in place."""
+
+    work_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """Positions of part `part` up to `stop` are in the accumulator."""
+
+    work_id: int
+    part: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class PushConfirmed:
+    """Every shard has its range; the accumulator is free."""
+
+    work_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkFailed:
+    """Loading, computing or pushing failed."""
+
+    work_id: int
+    reason: str
+
+
+WorkerEvent = Ordered | CutAsked | AbandonAsked | DismissAsked | Loaded | Computed | PushConfirmed | WorkFailed
+
+# --- orders to the driver ---------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class LoadBase:
+    """Read `version` from all shards into the worker's own memory and clear the accumulator."""
+
+    work_id: int
+    version: Version
+
+
+@dataclass(frozen=True, slots=True)
+class ClearAccumulator:
+    """The wanted version is already in place; answer `Loaded`."""
+
+    work_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunPart:
+    """Add the gradient sums of positions [start, stop) of a part's epoch, one micro-batch at a time, until `interrupted`."""
+
+    work_id: int
+    part: int
+    epoch: int
+    start: int
+    stop: int
+    coefficient: float
+
+
+@dataclass(frozen=True, slots=True)
+class Push:
+    """Send the update, `samples` strong, to every shard."""
+
+    work_id: int
+    samples: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """These positions come next: read them while computing."""
+
+    epoch: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Tell the coordinator."""
+
+    event: WorkReturned
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    pass
+
+
+WorkerOrder = LoadBase | ClearAccumulator | RunPart | Push | Fetch | Answer | Exit
+
+
+@dataclass(slots=True)
+class _Job:
+    compute: Compute
+    part: int = 0
+    done: int = 0
+    """Samples in the accumulator."""
+    phase: str = "queued"  # queued, loading, computing, pushing
+    stop: str = ""  # "", "cut" or "abandon"
+
+
+class Worker:
+    """One worker of the crew."""
+
+    def __init__(self, slot: int) -> None:
+        self.slot = slot
+        self._jobs: deque[_Job] = deque()
+        self._loaded: Version | None = None
+        self._leaving = False
+        self._handlers: dict[type, Callable[[Any], list[WorkerOrder]]] = {
+            Ordered: self._on_ordered,
+            CutAsked: lambda e: self._on_stop(e.work_id, "cut"),
+            AbandonAsked: lambda e: self._on_stop(e.work_id, "abandon"),
+            DismissAsked: self._on_dismissed,
+            Loaded: self._on_loaded,
+            Computed: self._on_computed,
+            PushConfirmed: self._on_push_confirmed,
+            WorkFailed: self._on_failed,
+        }
+
+    def handle(self, event: WorkerEvent) -> list[WorkerOrder]:
+        """Take one fact; return what the driver must do, in order."""
+        return self._handlers[type(event)](event)
+
+    @property
+    def orders_in_hand(self) -> int:
+        return len(self._jobs)
+
+    def interrupted(self, work_id: int) -> bool:
+        """Whether the computation should stop at this micro-batch boundary."""
+        return any(job.compute.work_id == work_id and job.stop for job in self._jobs)
+
+    # --- orders in --------------------------------------------------------------------------------------------------------------------
+
+    def _on_ordered(self, event: Ordered) -> list[WorkerOrder]:
+        compute = event.compute
+        if self._leaving or any(job.compute.work_id == compute.work_id for job in self._jobs):
+            return []  # said twice, or too late
+        self._jobs.append(_Job(compute))
+        orders: list[WorkerOrder] = [Fetch(part.lease.epoch, part.lease.start, part.lease.stop) for part in compute.parts]
+        return orders + self._start_next()
+
+    def _start_next(self) -> list[WorkerOrder]:
+        if not self._jobs:
+            return [Exit()] if self._leaving else []
+        job = self._jobs[0]
+        if job.phase != "queued":
+            return []
+        job.phase = "loading"
+        if self._loaded == job.compute.base:
+            return [ClearAccumulator(job.compute.work_id)]
+        self._loaded = None
+        return [LoadBase(job.compute.work_id, job.compute.base)]
+
+    def _on_stop(self, work_id: int, how: str) -> list[WorkerOrder]:
+        for job in self._jobs:
+            if job.compute.work_id != work_id:
+                continue
+            if job.phase == "queued":
+                self._jobs.remove(job)
+                return [] if how == "abandon" else [Answer(WorkReturned(self.slot, work_id, "cut before it began"))]
+            job.stop = job.stop or how
+        return []
+
+    def _on_dismissed(self, event: DismissAsked) -> list[WorkerOrder]:
+        self._leaving = True
+        return self._start_next()
+
+    # --- one job at a time ------------------------------------------------------------------------------------------------------------
+
+    def _current(self, work_id: int, phase: str) -> _Job | None:
+        job = self._jobs[0] if self._jobs else None
+        return job if job is not None and job.compute.work_id == work_id and job.phase == phase else None
+
+    def _on_loaded(self, event: Loaded) -> list[WorkerOrder]:
+        job = self._current(event.work_id, "loading")
+        if job is None:
+            return []
+        self._loaded = job.compute.base
+        job.phase = "computing"
+        return self._go_on(job)
+
+    def _on_computed(self, event: Computed) -> list[WorkerOrder]:
+        job = self._current(event.work_id, "computing")
+        if job is None:
+            return []
+        lease = job.compute.parts[event.part].lease
+        job.done = sum(len(part.lease) for part in job.compute.parts[: event.part]) + event.stop - lease.start
+        job.part = event.part + (event.stop == lease.stop)
+        return self._go_on(job)
+
+    def _go_on(self, job: _Job) -> list[WorkerOrder]:
+        compute = job.compute
+        if job.stop == "abandon":
+            return self._finish()
+        if job.part < len(compute.parts) and not job.stop:
+            part = compute.parts[job.part]
+            return [RunPart(compute.work_id, job.part, part.lease.epoch, part.lease.start, part.lease.stop, part.coefficient)]
+        if job.done == 0:
+            return [Answer(WorkReturned(self.slot, compute.work_id, "cut before the first micro-batch")), *self._finish()]
+        job.phase = "pushing"
+        return [Push(compute.work_id, job.done)]
+
+    def _on_push_confirmed(self, event: PushConfirmed) -> list[WorkerOrder]:
+        return self._finish() if self._current(event.work_id, "pushing") is not None else []
+
+    def _on_failed(self, event: WorkFailed) -> list[WorkerOrder]:
+        job = self._jobs[0] if self._jobs else None
+        if job is None or job.compute.work_id != event.work_id:
+            return []
+        self._loaded = None
+        silent = job.stop == "abandon"
+        answer: list[WorkerOrder] = [] if silent else [Answer(p.WorkReturned(self.slot, event.work_id, event.reason))]
+        return answer + self._finish()
+
+    def _finish(self) -> list[WorkerOrder]:
+        self._jobs.popleft()
+        return self._start_next()
+
+    # --- invariants -------------------------------------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Raise AssertionError if an invariant is broken."""
+        assert all(job.phase == "queued" for job in list(self._jobs)[1:]), "two jobs are under way at once"
+        ids = [job.compute.work_id for job in self._jobs]
+        assert len(ids) == len(set(ids))

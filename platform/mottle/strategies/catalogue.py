@@ -1,0 +1,36 @@
+"""Strategies by the name that job files use."""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from mottle.core.naming import Spec, configured, lookup, parse
+from mottle.core.strategy import Strategy
+from mottle.strategies.asynchronous import AsyncConfig
+from mottle.strategies.fedbuff import FedBuffConfig
+from mottle.strategies.synchronous import SyncConfig
+from mottle.strategies.zenopp import ZenoPPConfig
+
+_STRATEGIES: dict[str, Any] = {"sync": SyncConfig, "async": AsyncConfig, "fedbuff": FedBuffConfig, "zeno++": ZenoPPConfig}
+
+
+def catalogue() -> dict[str, type]:
+    """Name -> config class."""
+    return dict(_STRATEGIES)
+
+
+def build(spec: Spec, defaults: Mapping[str, object] | None = None) -> Strategy:
+    """The strategy that `spec` names.
+
+    Args:
+        spec: `"sync"` or `{"zeno++": {"rho": 0.001}}`.
+        defaults: values (batch_size, lr, rule) that the job gives elsewhere; those that the strategy has no field for are left out.
+    Raises:
+        ConfigError: unknown name or option, with the nearest one; or values that cannot be.
+    """
+    name, options = parse(spec, "strategy")
+    config = lookup(name, _STRATEGIES, "strategy")
+    known = {field.name for field in fields(config)}
+    given = {key: value for key, value in (defaults or {}).items() if key in known}
+    strategy: Strategy = configured(config, {**given, **options}, f"strategy {name}").build()
+    return strategy
