@@ -35,6 +35,7 @@ def test_build_takes_a_name_a_mapping_or_an_attack():
     attack = attacks.build({"ipm": {"epsilon": 0.5}})
     assert attack == attacks.InnerProductManipulation(epsilon=0.5)
     assert attacks.build(attack) is attack
+    assert attacks.build("Sign-Flip") == attacks.build("sign_flip")
     assert attacks.build("zero") == attacks.build({"zero": None}) == attacks.build({"zero": {}})
     assert attacks.build({"bit_flip": {"bits": [22, 31]}}).bits == (22, 31)
     assert attacks.build({"sybil": {"attack": "zero"}}).attack == attacks.build("zero")
@@ -43,14 +44,14 @@ def test_build_takes_a_name_a_mapping_or_an_attack():
 @pytest.mark.parametrize(
     ("spec", "complaint"),
     [
-        ("inm", "nearest: 'ipm'"),
-        ("Sign-Flip", "nearest: 'sign_flip'"),
-        ({"minmax": {}}, "nearest: 'min_max'"),
-        ({"ipm": {"epsilom": 1}}, "no parameter 'epsilom' .nearest: 'epsilon'"),
-        ({"sybil": {"attack": "alia"}}, "nearest: 'alie'"),
-        ({"ipm": {}, "zero": {}}, "with one name"),
-        ({"ipm": 0.5}, "with one name"),
-        (7, "with one name"),
+        ("ipn", "did you mean 'ipm'"),
+        ("signflop", "did you mean 'sign_flip'"),
+        ({"minmux": {}}, "did you mean 'min_max'"),
+        ({"ipm": {"epsilom": 1}}, "attack ipm has no option 'epsilom'; did you mean 'epsilon'"),
+        ({"sybil": {"attack": "alia"}}, "did you mean 'alie'"),
+        ({"ipm": {}, "zero": {}}, "by the name alone"),
+        ({"ipm": 0.5}, "by the name alone"),
+        (7, "by the name alone"),
     ],
 )
 def test_a_wrong_name_is_answered_with_the_nearest(spec, complaint):

@@ -1,10 +1,9 @@
 """All attacks by name, and how to build one from its job file form."""
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, fields
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 from mottle.attacks.alie import Alie
 from mottle.attacks.base import Attack, Stage
@@ -24,9 +23,10 @@ from mottle.attacks.stale_replay import StaleReplay
 from mottle.attacks.sybil import Sybil
 from mottle.attacks.view import Knowledge
 from mottle.attacks.wrapper import Honest
-from mottle.core.errors import ConfigError
+from mottle.core import naming
+from mottle.core.naming import configured, lookup, parse
 
-Spec = str | Mapping[str, Any] | Attack
+Spec = naming.Spec | Attack
 """`"ipm"`, `{"ipm": {"epsilon": 0.5}}`, or an attack already built, a user's own included."""
 
 CLASSES: Mapping[str, type[Attack]] = MappingProxyType(
@@ -75,32 +75,10 @@ def build(spec: Spec) -> Attack:
     """
     if isinstance(spec, Attack):
         return spec
-    name, parameters = _parse(spec)
-    if name not in CLASSES:
-        raise ConfigError(f"no attack is called {name!r}{_nearest(name, CLASSES)}; there are {', '.join(CLASSES)}")
-    cls = CLASSES[name]
-    known = {field.name for field in fields(cls)}
-    unknown = [parameter for parameter in parameters if parameter not in known]
-    if unknown:
-        hints = ", ".join(f"{each!r}{_nearest(str(each), known)}" for each in unknown)
-        raise ConfigError(f"attack {name} has no parameter {hints}; it takes {', '.join(sorted(known))}")
-    values: dict[str, Any] = {key: build(value) if key == "attack" else value for key, value in parameters.items()}
-    return cls(**values)
-
-
-def _parse(spec: object) -> tuple[str, Mapping[str, Any]]:
-    if isinstance(spec, str):
-        return spec, {}
-    if isinstance(spec, Mapping) and len(spec) == 1:
-        name, parameters = next(iter(spec.items()))
-        if isinstance(name, str) and (parameters is None or isinstance(parameters, Mapping)):
-            return name, parameters or {}
-    raise ConfigError(f"an attack is written as a name or as {{name: {{parameter: value}}}} with one name, got {spec!r}")
-
-
-def _nearest(name: str, known: Mapping[str, object] | set[str]) -> str:
-    close = difflib.get_close_matches(name.lower().replace("-", "_"), sorted(known), n=1, cutoff=0.0)
-    return f" (nearest: {close[0]!r})" if close else ""
+    name, options = parse(spec, "attack")
+    cls = lookup(name, CLASSES, "attack")
+    carried = {"attack": build(cast(Spec, options["attack"]))} if options.get("attack") is not None else {}
+    return configured(cls, {**options, **carried}, f"attack {cls.name}")
 
 
 def _entry(cls: type[Attack]) -> Entry:
