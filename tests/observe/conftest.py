@@ -2,6 +2,7 @@
 
 import heapq
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -133,7 +134,10 @@ class FakeRun:
         share = self.samples / TOTAL
         good = 0.985 - 0.87 * math.exp(-9 * share) + float(self.rng.normal(0, 0.004))
         bad = 0.1 + 0.12 * math.exp(-((share - 0.1) ** 2) / 0.01) + float(self.rng.normal(0, 0.01))
-        self.metrics = {"test_accuracy": min(1.0, good if self.defended else bad), "test_loss": 2.3 * math.exp(-4 * share) + 0.05}
+        self.metrics = {
+            "test_accuracy": min(1.0, good if self.defended else bad),
+            "test_loss": 2.3 * math.exp(-4 * share) + 0.05 if self.defended else 2.3 + 6 * share,
+        }
         record.measured(t_s=self.t_s, samples=self.samples, version=self.version, values=self.metrics)
 
     def script(self, record: RunRecord) -> None:
@@ -219,15 +223,28 @@ def write_fake_run(where: Path, *, defended: bool = True, compact: bool = True, 
 
 
 @pytest.fixture(scope="session")
-def fake_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, FakeRun]:
-    """A finished run with its folder; tests only read it."""
-    where = tmp_path_factory.mktemp("runs") / "demo"
-    return where, write_fake_run(where)
+def write_run() -> Callable[..., FakeRun]:
+    """`write_fake_run`, for tests that need a folder of their own."""
+    return write_fake_run
 
 
 @pytest.fixture(scope="session")
-def fake_baseline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run; tests only read it."""
+    where = tmp_path_factory.mktemp("runs") / "demo"
+    write_fake_run(where)
+    return where
+
+
+@pytest.fixture(scope="session")
+def baseline_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same fleet without a defence."""
     where = tmp_path_factory.mktemp("runs") / "plain"
     write_fake_run(where, defended=False)
     return where
+
+
+@pytest.fixture(scope="session")
+def last_snapshot(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
+    """What the user sees when that run ends."""
+    return write_fake_run(tmp_path_factory.mktemp("runs") / "demo").moments[-1]

@@ -6,7 +6,9 @@ from mottle.observe.folder import Folder
 from mottle.observe.html import snapshot_html
 from mottle.observe.loggers import MetricLogger, MlflowLogger, TensorBoardLogger, WandbLogger
 from mottle.observe.optional import MissingDependencyError
+from mottle.observe.picture import report_png
 from mottle.observe.record import RunData, RunRecord, read_run
+from mottle.observe.report import report_html, write_report
 from mottle.observe.result import (
     EpochResult,
     PeakRss,
@@ -53,9 +55,12 @@ __all__ = [
     "read_events",
     "read_result",
     "read_run",
+    "report_html",
+    "report_png",
     "result_from_json",
     "result_schema",
     "result_to_json",
     "snapshot_html",
+    "write_report",
     "write_result",
 ]

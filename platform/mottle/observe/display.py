@@ -9,10 +9,11 @@ from collections import Counter, deque
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.constrain import Constrain
 from rich.live import Live
 from rich.progress_bar import ProgressBar
+from rich.segment import Segment
 from rich.table import Column, Table
 from rich.text import Text
 
@@ -155,13 +156,25 @@ class Display:
         return self._console.width < _NARROW
 
     def _fitted(self, view: RenderableType) -> RenderableType:
-        return Constrain(view, _WIDTH)
+        return self._spelt(Constrain(view, _WIDTH))
+
+    def _spelt(self, view: RenderableType) -> RenderableType:
+        return view if self._console.encoding.lower().startswith("utf") else _Ascii(view)
 
     def _print(self, view: RenderableType) -> None:
-        if isinstance(view, Text) and not self._console.encoding.lower().startswith("utf"):
-            view = Text(view.plain.translate(_ASCII).encode("ascii", "replace").decode(), view.style)
         # A line in a file is not folded at the width of a terminal that nobody has.
-        self._console.print(view, soft_wrap=isinstance(view, Text) and not self._console.is_terminal, highlight=False)
+        self._console.print(self._spelt(view), soft_wrap=isinstance(view, Text) and not self._console.is_terminal, highlight=False)
+
+
+class _Ascii:
+    """A view for an output that has no Unicode: rich would stop the program at the first sign that it cannot encode."""
+
+    def __init__(self, view: RenderableType) -> None:
+        self._view = view
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for text, style, control in console.render(self._view, options):
+            yield Segment(text.translate(_ASCII).encode("ascii", "replace").decode(), style, control)
 
 
 def event_line(event: RunEvent) -> Text:
