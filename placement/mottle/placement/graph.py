@@ -1,0 +1,301 @@
+"""A problem as arrays in canonical order, the form that every algorithm works on.
+
+Index letters: `i`, `j` ops by topo(i) (specification 2.1), so an op's index *is* its canonical position; `d`, `u`, `v` devices by
+rank; `t` tensors sorted by (producer, name), so comparing two tensor indices is comparing (topo(producer), name); `g` groups
+by the canonical position of their first member. Numpy arrays serve the vectorised parts, the list twins the inner loops, where
+indexing a list is several times faster than indexing an array.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mottle.placement.arrays import Ints, int_list, int_rows, max_by, split_rows, sum_by
+from mottle.placement.errors import ProblemError
+from mottle.placement.skeleton import LARGEST, Skeleton
+
+if TYPE_CHECKING:
+    from mottle.placement.problem import CommMode, Link, MemMode, Problem
+
+ABSENT = 1 << 61
+"""k(i,d) of an op that device d cannot run; larger than any time, and adding two of them stays inside 64 bits."""
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """See the module. `k` is (n, D) ticks; `cost` is (L, T) ticks per link class; `link_class` is (D, D), class 0 = same device."""
+
+    names: list[str]
+    devices: list[str]
+    k: Ints
+    perm: Ints
+    temp: Ints
+    out: Ints
+    keep: NDArray[np.bool_]
+    group: Ints
+    group_names: list[str]
+    """Name of the group, or of its only op."""
+    tensor_src: Ints
+    tensor_bytes: Ints
+    tensor_comm: Ints
+    tensor_names: list[str]
+    edge_tensor: Ints
+    """(E,) sorted; with `edge_dst` the (tensor, consumer) pairs."""
+    edge_dst: Ints
+    mem: list[int]
+    link_class: list[list[int]]
+    cost: Ints
+    comm_mode: "CommMode"
+    mem_mode: "MemMode"
+
+    @property
+    def n(self) -> int:
+        """Number of ops."""
+        return len(self.names)
+
+    @property
+    def num_devices(self) -> int:
+        """D."""
+        return len(self.devices)
+
+    @property
+    def num_groups(self) -> int:
+        """Colocation groups, single ops included."""
+        return len(self.group_names)
+
+    # --- lists for the inner loops -----------------------------------------------------------------------------
+
+    @cached_property
+    def k_rows(self) -> list[list[int]]:
+        return int_rows(self.k)
+
+    @cached_property
+    def group_of(self) -> list[int]:
+        return int_list(self.group)
+
+    @cached_property
+    def src_of(self) -> list[int]:
+        """Producer of a tensor."""
+        return int_list(self.tensor_src)
+
+    @cached_property
+    def bytes_of(self) -> list[int]:
+        return int_list(self.tensor_bytes)
+
+    @cached_property
+    def cost_rows(self) -> list[list[int]]:
+        """link class -> tensor -> ticks."""
+        return int_rows(self.cost)
+
+    @cached_property
+    def consumers(self) -> list[list[int]]:
+        """Tensor -> ops that consume it, increasing."""
+        return split_rows(self.edge_dst, self.edge_tensor, len(self.tensor_names))
+
+    @cached_property
+    def inputs(self) -> list[list[int]]:
+        """Op -> tensors it consumes, increasing."""
+        order = np.lexsort((self.edge_tensor, self.edge_dst))
+        return split_rows(self.edge_tensor[order], self.edge_dst[order], self.n)
+
+    @cached_property
+    def outputs(self) -> list[list[int]]:
+        """Op -> tensors it emits, increasing."""
+        return split_rows(np.arange(len(self.tensor_names)), self.tensor_src, self.n)
+
+    @cached_property
+    def successors(self) -> list[list[int]]:
+        """Op -> distinct consumers of its tensors, increasing."""
+        pairs = np.unique(self.tensor_src[self.edge_tensor] * self.n + self.edge_dst)
+        return split_rows(pairs % self.n, pairs // self.n, self.n)
+
+    @cached_property
+    def predecessors(self) -> list[list[int]]:
+        """Op -> distinct producers of its inputs, increasing."""
+        pairs = np.unique(self.edge_dst * self.n + self.tensor_src[self.edge_tensor])
+        return split_rows(pairs % self.n, pairs // self.n, self.n)
+
+    @cached_property
+    def members(self) -> list[list[int]]:
+        """Group -> its ops, increasing."""
+        order = np.argsort(self.group, kind="stable")
+        return split_rows(order, self.group[order], self.num_groups)
+
+    # --- what the memory rules need (1.4) ----------------------------------------------------------------------
+
+    @cached_property
+    def base(self) -> Ints:
+        """(G,) sum of perm + out over the group."""
+        return sum_by(self.group, self.perm + self.out, self.num_groups)
+
+    @cached_property
+    def scratch(self) -> Ints:
+        """(G,) largest temp of the group."""
+        return max_by(self.group, self.temp, self.num_groups)
+
+    @cached_property
+    def need(self) -> Ints:
+        """(G,) base + scratch."""
+        return self.base + self.scratch
+
+    @cached_property
+    def group_runs(self) -> NDArray[np.bool_]:
+        """(G, D) every member of the group is present on the device."""
+        runs = np.ones((self.num_groups, self.num_devices), bool)
+        np.logical_and.at(runs, self.group, self.k < ABSENT)
+        return runs
+
+    # --- what several algorithms share -------------------------------------------------------------------------
+
+    @cached_property
+    def k_min(self) -> Ints:
+        """(n,) fastest time of each op."""
+        fastest: Ints = self.k.min(axis=1)
+        return fastest
+
+    @cached_property
+    def cost_max(self) -> Ints:
+        """(T,) largest transfer time over device pairs; 0 with one device."""
+        used = sorted({c for row in self.link_class for c in row})
+        largest: Ints = self.cost[used].max(axis=0)
+        return largest
+
+    @cached_property
+    def identical_devices(self) -> bool:
+        """Every op takes the same time everywhere."""
+        return bool((self.k == self.k[:, :1]).all())
+
+    @cached_property
+    def uniform_links(self) -> bool:
+        """One link class joins every pair of devices."""
+        return len({c for row in self.link_class for c in row} - {0}) <= 1
+
+    def check_runnable(self) -> None:
+        """Raise ProblemError for ops that no device runs and groups without a common device."""
+        nowhere = np.flatnonzero((self.k >= ABSENT).all(axis=1))
+        faults = [f"op {self.names[i]!r} runs on no device: its times and pins leave none of {self._some_devices()}" for i in nowhere]
+        if faults:
+            raise ProblemError(faults)
+        for g in int_list(np.flatnonzero(~self.group_runs.any(axis=1))):
+            where = "; ".join(
+                f"{self.names[i]!r} on {[self.devices[d] for d in np.flatnonzero(self.k[i] < ABSENT)]}" for i in self.members[g][:6]
+            )
+            faults.append(f"group {self.group_names[g]!r} cannot be kept together, no device runs all of its ops: {where}")
+        if faults:
+            raise ProblemError(faults)
+
+    def _some_devices(self) -> str:
+        return ", ".join(self.devices[:8]) + (", ..." if self.num_devices > 8 else "")
+
+
+def compile_graph(problem: "Problem") -> Graph:
+    """Arrays of a checked problem in canonical order (2.1)."""
+    skeleton = problem.skeleton
+    k = _compute_times(problem, skeleton)
+    order = _canonical_order(skeleton, k)
+    topo = np.empty_like(order)
+    topo[order] = np.arange(len(order))
+    group, group_names = _canonical_groups(skeleton, order)
+    src = topo[skeleton.tensor_src]
+    tensor_order = np.argsort(src, kind="stable")  # names are already sorted within a producer
+    rank = np.empty_like(tensor_order)
+    rank[tensor_order] = np.arange(len(tensor_order))
+    edge_tensor, edge_dst = rank[skeleton.edge_tensor], topo[skeleton.edge_dst]
+    edge_order = np.lexsort((edge_dst, edge_tensor))
+    link_class, cost = _communication(problem, skeleton.tensor_bytes[tensor_order], skeleton.tensor_comm[tensor_order])
+    return Graph(
+        names=[skeleton.ids[i] for i in order.tolist()],
+        devices=[d.id for d in problem.devices],
+        k=k[order],
+        perm=skeleton.perm[order],
+        temp=skeleton.temp[order],
+        out=skeleton.out[order],
+        keep=skeleton.keep[order],
+        group=group,
+        group_names=group_names,
+        tensor_src=src[tensor_order],
+        tensor_bytes=skeleton.tensor_bytes[tensor_order],
+        tensor_comm=skeleton.tensor_comm[tensor_order],
+        tensor_names=[skeleton.tensor_names[t] for t in tensor_order.tolist()],
+        edge_tensor=edge_tensor[edge_order],
+        edge_dst=edge_dst[edge_order],
+        mem=[d.mem for d in problem.devices],
+        link_class=link_class,
+        cost=cost,
+        comm_mode=problem.comm_mode,
+        mem_mode=problem.mem_mode,
+    )
+
+
+def _compute_times(problem: "Problem", skeleton: Skeleton) -> Ints:
+    """k(i,d) of 1.2, in the order of the problem."""
+    k = np.empty((len(skeleton.ids), len(problem.devices)), np.int64)
+    by_map = skeleton.ref_time < 0
+    for d, device in enumerate(problem.devices):
+        if device.speed_pm == 1000:
+            k[:, d] = skeleton.ref_time
+        else:  # Python integers: ticks times 1000 may leave 64 bits
+            scaled = [-(-t * 1000 // device.speed_pm) for t in skeleton.ref_time.tolist()]
+            if max(scaled) > LARGEST:
+                raise ProblemError([f"device {device.id!r}: an op takes {max(scaled)} ticks, beyond 2**60: use a longer tick"])
+            k[:, d] = scaled
+        if by_map.any():
+            listed = skeleton.class_time.get(device.kind)
+            k[by_map, d] = ABSENT if listed is None else np.where(listed[by_map] < 0, ABSENT, listed[by_map])
+    np.maximum(k, 1, out=k)
+    if (total := sum(int(column[column < ABSENT].sum(dtype=object)) for column in k.T)) > LARGEST:
+        raise ProblemError([f"all times on all devices come to {total} ticks, beyond 2**60: use a longer tick"])
+    for i, allowed in skeleton.pins.items():
+        for d, device in enumerate(problem.devices):
+            if device.id not in allowed:
+                k[i, d] = ABSENT
+    return k
+
+
+def _canonical_order(skeleton: Skeleton, k: Ints) -> Ints:
+    """Positions of the ops sorted by (depth, -B, id)."""
+    below = np.where(k < ABSENT, k, 0).sum(axis=1).tolist()
+    successors = skeleton.successors
+    for i in reversed(skeleton.topological):
+        children = successors[i]
+        if children:
+            below[i] += max([below[j] for j in children])
+    return np.lexsort((skeleton.id_rank, -np.array(below, np.int64), skeleton.depth))
+
+
+def _canonical_groups(skeleton: Skeleton, order: Ints) -> tuple[Ints, list[str]]:
+    """Group numbers by first member in canonical order, with names."""
+    raw, first, inverse = np.unique(skeleton.group[order], return_index=True, return_inverse=True)
+    rank = np.empty_like(first)
+    by_first = np.argsort(first)
+    rank[by_first] = np.arange(len(first))
+    names = [skeleton.group_names.get(g, skeleton.ids[g]) for g in raw[by_first].tolist()]
+    return rank[inverse], names
+
+
+def _communication(problem: "Problem", sizes: Ints, explicit: Ints) -> tuple[list[list[int]], Ints]:
+    """Link class of every device pair, and ticks per (class, tensor), 1.3."""
+    ids = [d.id for d in problem.devices]
+    classes: dict[Link | None, int] = {None: 0}
+    link_class = [
+        [classes.setdefault(None if u == v else problem.links.get((u, v), problem.default_link), len(classes)) for v in ids] for u in ids
+    ]
+    distinct, inverse = np.unique(sizes, return_inverse=True)
+    cost = np.zeros((len(classes), len(sizes)), np.int64)
+    for link, c in classes.items():
+        if link is not None:
+            ticks = np.array([_linear_ticks(link, size, problem.tick_ns) for size in distinct.tolist()], np.int64)
+            cost[c] = np.where(explicit >= 0, explicit, ticks[inverse])
+    return link_class, cost
+
+
+def _linear_ticks(link: "Link", size: int, tick_ns: int) -> int:
+    if size == 0 or link.bytes_per_s is None:
+        return link.lat
+    ticks = link.lat + -(-size * 10**9 // (link.bytes_per_s * tick_ns))
+    if ticks > LARGEST:
+        raise ProblemError([f"moving {size} bytes takes {ticks} ticks, beyond 2**60: use a longer tick or a faster link"])
+    return ticks

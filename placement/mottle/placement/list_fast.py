@@ -1,0 +1,259 @@
+"""The list engine in `parallel` mode, fast form: the same schedules as `list_plain`, op by op (specification 2.13).
+
+Ready ops that may still go to several devices are columns of a `ReadyTable`; ops with a single device left wait in heaps, which
+makes a repair, where nearly every op is bound, almost free of array work. m-SCT keeps all ops in the table: its rules compare the
+urgency of every op.
+"""
+
+from collections.abc import Sequence
+from heapq import heappop, heappush
+
+import numpy as np
+
+from mottle.placement.arrays import Ints
+from mottle.placement.favourites import Favourites
+from mottle.placement.graph import ABSENT, Graph
+from mottle.placement.placed import MemoryState, NoRoom, Placement, order_by_start
+from mottle.placement.ready_table import ReadyTable
+
+_Choice = tuple[int, int, int]  # start, op, device
+
+
+def list_fast(
+    graph: Graph,
+    favourites: Favourites | None = None,
+    bound: dict[int, int] | None = None,
+    mem: Sequence[int] | None = None,
+) -> Placement | NoRoom:
+    """As `list_plain`, for graphs in `parallel` mode."""
+    engine = _Engine(graph, MemoryState(graph, bound, mem))
+    select = _EarliestStart(engine) if favourites is None else _FavouriteFirst(engine, favourites)
+    return engine.run(select)
+
+
+class _Engine:
+    """What has been committed, and what is ready."""
+
+    def __init__(self, graph: Graph, memory: MemoryState) -> None:
+        self.graph, self.memory = graph, memory
+        self.table = ReadyTable(graph, memory)
+        self.free = [0] * graph.num_devices  # F
+        self.last = [-1] * graph.num_devices
+        self.device, self.start, self.end = [-1] * graph.n, [-1] * graph.n, [-1] * graph.n
+        self.held = [0] * len(graph.src_of)  # bit d: tensor produced on d, or on its way there
+        self.waiting = [len(parents) for parents in graph.predecessors]
+
+    def run(self, select: "_EarliestStart | _FavouriteFirst") -> Placement | NoRoom:
+        fresh = [i for i, count in enumerate(self.waiting) if count == 0]
+        for _ in range(self.graph.n):
+            for j in fresh:
+                if not select.add(j):
+                    return NoRoom(j, self.memory.loads)
+            e, i, d = select.best()
+            if not self.commit(i, d, e) or not select.committed(i, d):
+                return NoRoom(i, self.memory.loads)
+            fresh = []
+            for j in self.graph.successors[i]:
+                self.waiting[j] -= 1
+                if self.waiting[j] == 0:
+                    fresh.append(j)
+        return Placement(self.device, order_by_start(self.start), self.start, self.table.crowded)
+
+    def commit(self, i: int, d: int, e: int) -> bool:
+        """Book an op; False when d has no room for it, which only ops with a single device can meet."""
+        graph, g, new = self.graph, self.graph.group_of[i], 0
+        for t in graph.inputs[i]:
+            if not self.held[t] >> d & 1:
+                new += graph.bytes_of[t]
+                self.held[t] |= 1 << d
+                self.table.received(t, d)
+        if not self.memory.fits(g, d, new):
+            return False
+        self.memory.commit(g, d, new)
+        self.device[i], self.start[i] = d, e
+        self.end[i] = self.free[d] = e + graph.k_rows[i][d]
+        self.last[d] = i
+        for t in graph.outputs[i]:
+            self.held[t] = 1 << d
+        return True
+
+    def data_ready(self, i: int) -> list[int]:
+        """(D,) arrival of the last input."""
+        graph, devices = self.graph, range(self.graph.num_devices)
+        ready = [0] * graph.num_devices
+        for t in graph.inputs[i]:
+            producer = graph.src_of[t]
+            end, classes = self.end[producer], graph.link_class[self.device[producer]]
+            for d in devices:
+                arrival = end + graph.cost_rows[classes[d]][t]
+                if arrival > ready[d]:
+                    ready[d] = arrival
+        return ready
+
+    def ready_on(self, i: int, d: int) -> int:
+        """Arrival of the last input on one device."""
+        graph, ready = self.graph, 0
+        for t in graph.inputs[i]:
+            producer = graph.src_of[t]
+            arrival = self.end[producer] + graph.cost_rows[graph.link_class[self.device[producer]][d]][t]
+            if arrival > ready:
+                ready = arrival
+        return ready
+
+    def new_bytes(self, i: int) -> list[int]:
+        """(D,) bytes of the inputs that a device does not hold."""
+        graph, devices = self.graph, range(self.graph.num_devices)
+        new = [0] * graph.num_devices
+        for t in graph.inputs[i]:
+            size, held = graph.bytes_of[t], self.held[t]
+            if size:
+                for d in devices:
+                    if not held >> d & 1:
+                        new[d] += size
+        return new
+
+
+class _EarliestStart:
+    """m-ETF: the admissible pair that starts first."""
+
+    def __init__(self, engine: _Engine) -> None:
+        self.engine = engine
+        graph = engine.graph
+        devices = range(graph.num_devices)
+        self.only = [[d for d in devices if runs[d]] for runs in graph.group_runs.tolist()]
+        self.soon: list[list[tuple[int, int]]] = [[] for _ in devices]  # (data ready, op) of ops with one device
+        self.now: list[list[int]] = [[] for _ in devices]  # ops of the device whose data was there when it last became free
+        self.free_D1 = np.zeros((graph.num_devices, 1), np.int64)
+
+    def add(self, i: int) -> bool:
+        engine = self.engine
+        g = engine.graph.group_of[i]
+        d = engine.memory.bound[g]
+        if d < 0 and len(self.only[g]) == 1:
+            d = self.only[g][0]
+        if d < 0:
+            return engine.table.add(i, engine.data_ready(i), engine.new_bytes(i))
+        heappush(self.soon[d], (engine.ready_on(i, d), i))
+        return True
+
+    def best(self) -> _Choice:
+        choice = self._best_of_table() if self.engine.table.size else (ABSENT, 0, 0)
+        for d, soon in enumerate(self.soon):
+            now, free = self.now[d], self.engine.free[d]
+            while soon and soon[0][0] <= free:
+                heappush(now, heappop(soon)[1])
+            if now:
+                if (free, now[0]) < choice[:2]:
+                    choice = (free, now[0], d)
+            elif soon and soon[0] < choice[:2]:
+                choice = (*soon[0], d)
+        return choice
+
+    def _best_of_table(self) -> _Choice:
+        table = self.engine.table
+        m = table.size
+        est_DC = np.maximum(table.ready_DC[:, :m], self.free_D1)
+        finish_DC = est_DC + table.k_DC[:, :m]
+        start_DC = np.where(finish_DC == finish_DC.min(axis=0), est_DC, ABSENT)
+        start_C = start_DC.min(axis=0)
+        e = start_C.min()
+        first = (start_C == e).nonzero()[0]
+        s = first[table.op_C[first].argmin()]
+        return int(e), int(table.op_C[s]), int((start_DC[:, s] == e).argmax())
+
+    def committed(self, i: int, d: int) -> bool:
+        engine = self.engine
+        table, g = engine.table, engine.graph.group_of[i]
+        self.free_D1[d, 0] = engine.free[d]
+        if i in table.slot:
+            table.remove(i)
+            for j in engine.graph.members[g]:
+                if j in table.slot:
+                    table.remove(j)
+                    heappush(self.soon[d], (engine.ready_on(j, d), j))
+        elif self.now[d] and self.now[d][0] == i:
+            heappop(self.now[d])
+        else:
+            heappop(self.soon[d])
+        return table.block(d)
+
+
+class _FavouriteFirst:
+    """m-SCT: as m-ETF, but a device whose last op has a favourite child on the way takes only that child or an urgent op."""
+
+    def __init__(self, engine: _Engine, favourites: Favourites) -> None:
+        self.engine, self.favourites = engine, favourites
+        self.now = 0
+        self.free_D1 = np.zeros((engine.graph.num_devices, 1), np.int64)
+
+    def add(self, i: int) -> bool:
+        engine = self.engine
+        return engine.table.add(i, engine.data_ready(i), engine.new_bytes(i))
+
+    def best(self) -> _Choice:
+        table = self.engine.table
+        m = table.size
+        ready_DC = table.ready_DC[:, :m]
+        e_DC = np.maximum(ready_DC, np.maximum(self.free_D1, self.now))
+        awake = self._awake()
+        if awake:
+            urgency_C = np.where(ready_DC < ABSENT, np.maximum(ready_DC, self.free_D1), -1).max(axis=0)
+            for d, (favourite, since) in awake.items():
+                row = e_DC[d]
+                waits = row >= since
+                waits[table.slot[favourite]] = False
+                np.maximum(row, urgency_C, out=row, where=waits)
+        finish_DC = e_DC + table.k_DC[:, :m]
+        start_DC = np.where(finish_DC == finish_DC.min(axis=0), e_DC, ABSENT)
+        choice: _Choice = (ABSENT, 0, 0)
+        for d, (_, since) in awake.items():
+            choice = min(choice, self._candidate(start_DC[d], d, since, urgency_C))
+            start_DC[d] = ABSENT
+        start_C = start_DC.min(axis=0)
+        e = int(start_C.min())
+        if e < choice[0] or e == choice[0] < ABSENT:
+            first = (start_C == e).nonzero()[0]
+            s = first[table.op_C[first].argmin()]
+            choice = min(choice, (e, int(table.op_C[s]), int((start_DC[:, s] == e).argmax())))
+        return choice
+
+    def _awake(self) -> dict[int, tuple[int, int]]:
+        """Device -> (favourite it waits for, end of the favourite's last predecessor)."""
+        engine, awake = self.engine, {}
+        for d, parent in enumerate(engine.last):
+            f = self.favourites.get(parent, -1)
+            if (s := engine.table.slot.get(f)) is not None:
+                ready = engine.table.ready_DC[:, s].tolist()
+                est = [max(pair) for pair in zip(ready, engine.free, strict=True)]
+                if ready[d] < ABSENT and est[d] == min(est):
+                    awake[d] = (f, max([engine.end[p] for p in engine.graph.predecessors[f]]))
+        return awake
+
+    def _candidate(self, start_C: Ints, d: int, since: int, urgency_C: Ints) -> _Choice:
+        """Rule E on a device that is awake: urgent ops first, the most urgent of them first."""
+        op_C = self.engine.table.op_C
+        e = int(start_C.min())
+        first = (start_C == e).nonzero()[0]
+        if e >= ABSENT:
+            return (ABSENT, 0, 0)
+        if e >= since:
+            urgency = urgency_C[first]
+            if urgency.min() <= e:
+                first = first[urgency == urgency.min()]
+        return e, int(op_C[first].min()), d
+
+    def committed(self, i: int, d: int) -> bool:
+        engine = self.engine
+        table, g = engine.table, engine.graph.group_of[i]
+        self.free_D1[d, 0] = engine.free[d]
+        self.now = max(self.now, engine.start[i])
+        table.remove(i)
+        for j in engine.graph.members[g]:
+            if (s := table.slot.get(j)) is not None:
+                ready = table.ready_DC[d, s]
+                table.ready_DC[:, s] = ABSENT
+                table.ready_DC[d, s] = ready
+                table.base_C[s] = table.scratch_C[s] = 0
+                if ready >= ABSENT:
+                    return False
+        return table.block(d)

@@ -1,0 +1,73 @@
+"""What a placer hands on: a placement by index, or the reason why it found no room."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from mottle.placement.graph import Graph
+
+
+class Placement(NamedTuple):
+    """Device and order of every op, by index."""
+
+    device: list[int]
+    """(n,) device of each op."""
+    order: list[int]
+    """Op indices, first to run first; a topological order."""
+    start: list[int]
+    """(n,) start that the placer planned; in `parallel` mode SIM is never later."""
+    crowded: bool = False
+    """Memory ruled out at least one device for some op on the way, so that larger budgets could change the result."""
+
+
+class NoRoom(NamedTuple):
+    """No device could take the op."""
+
+    op: int
+    loads: list[int]
+    """(D,) bytes committed when the placer gave up."""
+
+
+def order_by_start(start: Sequence[int]) -> list[int]:
+    """Priority of a plan: rank of (start, topo)."""
+    return sorted(range(len(start)), key=start.__getitem__)
+
+
+class MemoryState:
+    """Static memory of a partial placement (specification 2.2).
+
+    The first member of a group that is placed binds the group and reserves its whole base; `bound` groups are reserved from the
+    beginning.
+    """
+
+    def __init__(self, graph: Graph, bound: dict[int, int] | None = None, mem: Sequence[int] | None = None) -> None:
+        self.mem = list(graph.mem if mem is None else mem)
+        self.base: list[int] = graph.base.tolist()
+        self.scratch: list[int] = graph.scratch.tolist()
+        self.resident = [0] * graph.num_devices  # S in the specification
+        self.largest = [0] * graph.num_devices  # T
+        self.bound = [-1] * graph.num_groups
+        for g, d in (bound or {}).items():
+            self.bind(g, d)
+
+    def bind(self, g: int, d: int) -> None:
+        """Reserve room for a whole group."""
+        self.bound[g] = d
+        self.resident[d] += self.base[g]
+        self.largest[d] = max(self.largest[d], self.scratch[g])
+
+    def fits(self, g: int, d: int, new: int) -> bool:
+        """Room on d for a member of g that brings `new` bytes of copies; says nothing about whether d runs the group."""
+        if self.bound[g] >= 0:
+            return self.resident[d] + new + self.largest[d] <= self.mem[d]
+        return self.resident[d] + self.base[g] + new + max(self.largest[d], self.scratch[g]) <= self.mem[d]
+
+    def commit(self, g: int, d: int, new: int) -> None:
+        """Place a member of g on d."""
+        if self.bound[g] < 0:
+            self.bind(g, d)
+        self.resident[d] += new
+
+    @property
+    def loads(self) -> list[int]:
+        """(D,) bytes in use."""
+        return [s + t for s, t in zip(self.resident, self.largest, strict=True)]
