@@ -15,14 +15,15 @@ SPECIFIED = {
 
 
 def test_the_catalogue_lists_every_attack_with_its_facts():
-    entries = attacks.catalogue()
+    entries = {entry.name: entry for entry in attacks.catalogue()}
     assert set(entries) == SPECIFIED | {"honest"}
-    for name, entry in entries.items():
-        assert entry.name == name
+    for entry in entries.values():
         assert entry.summary
         assert entry.citation
-        assert {"start", "message_probability"} <= set(entry.parameters)
-    assert entries["gaussian"].parameters["sigma"] == ("float", 200.0)
+        assert [parameter.name for parameter in entry.parameters[:2]] == ["start", "message_probability"]
+        assert all(parameter.doc and parameter.type for parameter in entry.parameters)
+    sigma = attacks.Parameter(name="sigma", type="float", doc="Standard deviation (not variance).", default=200.0)
+    assert sigma in entries["gaussian"].parameters
     knowledge = {name: int(entry.knowledge) for name, entry in entries.items()}
     assert knowledge == {
         "honest": 1, "gaussian": 0, "sign_flip": 1, "omniscient": 3, "bit_flip": 1, "label_flip": 1, "gambler": 0, "alie": 3, "ipm": 3,

@@ -13,7 +13,7 @@ from mottle import attacks
 from mottle.core.errors import ConfigError
 
 VARIANTS = [
-    {name: {}} for name in attacks.catalogue()
+    {entry.name: {}} for entry in attacks.catalogue()
 ] + [
     {"gaussian": {"mode": "additive", "sigma": 0.1, "mean": 0.1}},
     {"sign_flip": {"variant": "copy", "scale": 10.0}},

@@ -2,7 +2,7 @@
 
 >>> from mottle import attacks
 >>> attack = attacks.build({"ipm": {"epsilon": 0.5}})
->>> attacks.catalogue()["ipm"].knowledge.name
+>>> attack.knowledge.name
 'HONEST'
 """
 
@@ -19,7 +19,7 @@ from mottle.attacks.mimic import Mimic, MimicState
 from mottle.attacks.min_max import MinMax, MinSum
 from mottle.attacks.non_finite import NonFinite
 from mottle.attacks.optimised import Optimised
-from mottle.attacks.registry import Entry, Spec, build, catalogue
+from mottle.attacks.registry import Entry, Parameter, Spec, build, catalogue
 from mottle.attacks.sign_flip import SignFlip
 from mottle.attacks.stale_replay import StaleReplay, StaleState
 from mottle.attacks.sybil import Sybil
@@ -48,6 +48,7 @@ __all__ = [
     "NonFinite",
     "Omniscient",
     "Optimised",
+    "Parameter",
     "RoundView",
     "Rule",
     "SignFlip",

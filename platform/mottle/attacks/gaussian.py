@@ -16,7 +16,7 @@ from mottle.attacks.view import Knowledge
 
 @dataclass(frozen=True, kw_only=True)
 class Gaussian(Attack):
-    r"""Noise in place of an update, :math:`mean + \sigma N(0, I)`, or on top of it, independent for each faulty worker.
+    """Normal noise, mean + sigma N(0, I), in place of an update or on top of it, independent for each faulty worker.
 
     Draw order: one `standard_normal((q, d))` a round, rows in ascending faulty id.
     """

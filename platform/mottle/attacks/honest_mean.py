@@ -17,7 +17,7 @@ from mottle.attacks.view import Knowledge
 
 @dataclass(frozen=True, kw_only=True)
 class InnerProductManipulation(Attack):
-    r"""Rows :math:`-\epsilon \bar m` with the honest mean :math:`\bar m`: the aggregate is to point against the true gradient.
+    """Rows -epsilon times the honest mean, so that the aggregate points against the true gradient.
 
     The mean is broken iff epsilon > h/q. Coordinate-wise medians and trimmed rules fall to small epsilon wherever noise dominates. Krum
     picks a faulty row iff (1 + epsilon)^2 < ((n-3)/(n-2q-1)) V/G, with V the expected squared distance of an honest update from its mean
@@ -43,9 +43,10 @@ class InnerProductManipulation(Attack):
 
 @dataclass(frozen=True, kw_only=True)
 class Omniscient(Attack):
-    r"""Rows :math:`-s \sum_i H_i` over the honest updates. (The authors' code sums the faulty ones too.)
+    """Rows -scale times the sum of the honest updates.
 
-    In float32 choose `scale` so that scale times the norm of the sum stays below 3e38; beyond, the row is infinite and a gate takes it.
+    The authors' code sums the faulty ones too. In float32 choose `scale` so that scale times the norm of the sum stays below 3e38; beyond,
+    the row is infinite and a gate takes it.
     """
 
     name: ClassVar[str] = "omniscient"
@@ -83,7 +84,7 @@ class Zero(Attack):
 
 @dataclass(frozen=True, kw_only=True)
 class ZeroSum(Attack):
-    r"""Rows :math:`-\frac{1}{q} \sum_i H_i`, so that the plain mean of the round is zero; inner-product manipulation with epsilon h/q."""
+    """Rows -1/q times the sum of the honest updates, so that the plain mean is zero: inner-product manipulation with epsilon h/q."""
 
     name: ClassVar[str] = "zero_sum"
     citation: ClassVar[str] = "Xie et al. 2019, arXiv 1903.03936, at its breakdown point for the mean"

@@ -1,9 +1,13 @@
 """All attacks by name, and how to build one from its job file form."""
 
+import ast
+import inspect
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, dataclass, fields
+from dataclasses import dataclass, fields
+from itertools import pairwise
+from textwrap import dedent
 from types import MappingProxyType
-from typing import Any, cast
+from typing import cast, get_args
 
 from mottle.attacks.alie import Alie
 from mottle.attacks.base import Attack, Stage
@@ -41,8 +45,18 @@ CLASSES: Mapping[str, type[Attack]] = MappingProxyType(
 
 
 @dataclass(frozen=True, kw_only=True)
+class Parameter:
+    """One parameter of an attack."""
+
+    name: str
+    type: str
+    doc: str
+    default: object
+
+
+@dataclass(frozen=True, kw_only=True)
 class Entry:
-    """What the catalogue says about an attack."""
+    """What the catalogue says about an attack; the facts are those of its default parameters."""
 
     name: str
     summary: str
@@ -51,16 +65,14 @@ class Entry:
     stage: Stage
     """Which seam it acts on."""
     knowledge: Knowledge
-    """What it needs to know with its default parameters."""
     deterministic: bool
     passes_gate: str
-    parameters: Mapping[str, tuple[str, Any]]
-    """Type and default of every parameter."""
+    parameters: tuple[Parameter, ...]
 
 
-def catalogue() -> dict[str, Entry]:
-    """Every attack of the library by its name in job files."""
-    return {name: _entry(cls) for name, cls in CLASSES.items()}
+def catalogue() -> tuple[Entry, ...]:
+    """All attacks with their parameters, knowledge and sources."""
+    return tuple(_entry(cls) for cls in CLASSES.values())
 
 
 def build(spec: Spec) -> Attack:
@@ -83,6 +95,7 @@ def build(spec: Spec) -> Attack:
 
 def _entry(cls: type[Attack]) -> Entry:
     default = cls()
+    docs = _field_docs(cls)
     return Entry(
         name=cls.name,
         summary=(cls.__doc__ or "").strip().splitlines()[0],
@@ -91,19 +104,24 @@ def _entry(cls: type[Attack]) -> Entry:
         knowledge=default.knowledge,
         deterministic=default.deterministic,
         passes_gate=cls.passes_gate,
-        parameters={field.name: (_type_name(field), _default(field)) for field in fields(cls)},
+        parameters=tuple(
+            Parameter(name=each.name, type=_type_name(each.type), doc=docs.get(each.name, ""), default=getattr(default, each.name))
+            for each in fields(cls)
+        ),
     )
 
 
-def _type_name(field: "Field[Any]") -> str:
-    return (
-        field.type
-        if isinstance(field.type, str)
-        else getattr(field.type, "__name__", "")
-        if isinstance(field.type, type)
-        else str(field.type)
-    )
+def _type_name(kind: object) -> str:
+    return kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind).replace("typing.", "")
 
 
-def _default(field: "Field[Any]") -> Any:
-    return field.default if field.default_factory is MISSING else field.default_factory()
+def _field_docs(cls: type[Attack]) -> dict[str, str]:
+    """The docstrings behind the fields, read from the source so that they are written once."""
+    docs: dict[str, str] = {}
+    for base in reversed(cls.__mro__[: cls.__mro__.index(Attack) + 1]):
+        (definition,) = ast.parse(dedent(inspect.getsource(base))).body
+        assert isinstance(definition, ast.ClassDef)
+        for field, doc in pairwise(definition.body):
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(doc, ast.Expr):
+                docs[field.target.id] = " ".join(str(ast.literal_eval(doc.value)).split())
+    return docs
