@@ -156,6 +156,8 @@ def test_directories_globs_lists_uris_and_filesystems_find_the_same_files(tmp_pa
         assert source.fetch(everything)["row"].tolist() == list(range(9)), paths
         assert pickle.loads(pickle.dumps(source)).fetch(everything)["row"].tolist() == list(range(9)), paths
     assert build(f"{tmp_path}/deep/*.arrow").num_rows == 3
+    assert build(f"{(tmp_path / 'deep').as_uri()}/*/c.*").num_rows == 3
+    assert build(f"{tmp_path}/deep/**").num_rows == 6
     assert build([tmp_path / "deep/er/c.pq", tmp_path / "a.parquet"]).fetch(ids(0))["row"].tolist() == [6], "a list keeps its order"
 
 
@@ -231,6 +233,7 @@ def test_what_cannot_be_read_says_what_to_do(tmp_path: Path) -> None:
         (tmp_path / "absent.parquet", "no file or directory"),
         (f"{tmp_path}/*.orc", r"no file matches .*\*.orc"),
         ("nosuch://bucket/x", "no filesystem for nosuch://bucket/x"),
+        ([tmp_path / "whole.parquet", f"{tmp_path}/w*.parquet"], "whole.parquet comes 2 times"),
         (squeezed, "compressed or remote Arrow stream"),
         (write_parquet(tmp_path / "none.parquet", table(0)), "at least one row, got 1 files without any"),
     ]:

@@ -46,7 +46,7 @@ def locate(paths: PathInput | Sequence[PathInput], filesystem: pafs.FileSystem |
     """The filesystem and the files that `paths` name.
 
     Raises:
-        DataError: no path, nothing found, a missing file, or paths on more than one filesystem.
+        DataError: no path, nothing found, a missing file, one that comes twice, or paths on more than one filesystem.
     """
     given = [fspath(path) for path in ([paths] if isinstance(paths, str | PathLike) else paths)]
     if not given:
@@ -55,7 +55,11 @@ def locate(paths: PathInput | Sequence[PathInput], filesystem: pafs.FileSystem |
     filesystems = [found for found, _ in resolved]
     if any(found != filesystems[0] for found in filesystems[1:]):
         raise DataError(f"needs all paths on one filesystem, got {sorted({found.type_name for found in filesystems})}; copy them to one")
-    return filesystems[0], [file for found, path in resolved for file in _expand(found, path)]
+    files = [file for found, path in resolved for file in _expand(found, path)]
+    twice = sorted({file for file in files if files.count(file) > 1}) if len(set(files)) < len(files) else []
+    if twice:
+        raise DataError(f"needs each file once, for every row is used once an epoch; {twice[0]} comes {files.count(twice[0])} times")
+    return filesystems[0], files
 
 
 def describe(filesystem: pafs.FileSystem, paths: Sequence[str]) -> list[DataFile]:
@@ -106,14 +110,15 @@ def _expand(filesystem: pafs.FileSystem, path: str) -> list[str]:
         pattern = PurePosixPath(path)
         depth = next(index for index, part in enumerate(pattern.parts) if _is_glob(part))
         base = str(PurePosixPath(*pattern.parts[:depth])) if depth else ""
-        found = [file for file in _files_under(filesystem, base) if _glob_matches(file, pattern)]
+        deep = depth + 1 < len(pattern.parts) or pattern.name == "**"
+        found = [file for file in _files_under(filesystem, base, recursive=deep) if _glob_matches(file, pattern)]
         return _some(found, f"no file matches {path}; check the pattern ('*' stays within one directory, '**' does not)")
     info = filesystem.get_file_info(path)
     if info.type == pafs.FileType.NotFound:
         raise DataError(f"no file or directory {path} on the {filesystem.type_name} filesystem of this machine; check the path")
     if info.type == pafs.FileType.File:
         return [path]
-    found = [file for file in _files_under(filesystem, path) if file.lower().endswith(DATA_SUFFIXES)]
+    found = [file for file in _files_under(filesystem, path, recursive=True) if file.lower().endswith(DATA_SUFFIXES)]
     return _some(found, f"no data file in directory {path}; needs names that end in {', '.join(DATA_SUFFIXES)}, or give a glob")
 
 
@@ -127,9 +132,9 @@ def _some(found: list[str], otherwise: str) -> list[str]:
     return found
 
 
-def _files_under(filesystem: pafs.FileSystem, base: str) -> list[str]:
+def _files_under(filesystem: pafs.FileSystem, base: str, *, recursive: bool) -> list[str]:
     skip = len(PurePosixPath(base).parts)
-    infos = filesystem.get_file_info(pafs.FileSelector(base, recursive=True, allow_not_found=True))
+    infos = filesystem.get_file_info(pafs.FileSelector(base, recursive=recursive, allow_not_found=True))
     files = [info.path for info in infos if info.type == pafs.FileType.File]
     return sorted(file for file in files if not any(part[0] in "._" for part in PurePosixPath(file).parts[skip:]))
 
