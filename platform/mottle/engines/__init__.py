@@ -1,1 +1,22 @@
+"""Engines: what turns samples into an update inside a worker."""
 
+from mottle.engines.base import Accumulated, Average, Batch, Engine, Fetch, Loss, Metric
+from mottle.engines.flat import flatten, layout_of, unflatten
+from mottle.engines.memory import SampleTooLargeError, is_out_of_memory
+from mottle.engines.torch_engine import TorchEngine
+
+__all__ = [
+    "Accumulated",
+    "Average",
+    "Batch",
+    "Engine",
+    "Fetch",
+    "Loss",
+    "Metric",
+    "SampleTooLargeError",
+    "TorchEngine",
+    "flatten",
+    "is_out_of_memory",
+    "layout_of",
+    "unflatten",
+]

@@ -25,11 +25,16 @@ def clip_factor(partial_squared_norms: Iterable[float], max_norm: float) -> floa
         >>> round(clip_factor([9.0, 16.0], max_norm=1.0), 6)
         0.2
     """
-    if not max_norm > 0:
-        raise ValueError(f"max_norm must be above 0, got {max_norm}; leave it out to clip nothing")
     parts = list(partial_squared_norms)
     if wrong := [part for part in parts if not (part >= 0 and math.isfinite(part))]:
         raise ValueError(
             f"squared norms must be finite and not negative, got {wrong[0]} among {len(parts)}; gate the direction before clipping"
         )
-    return min(1.0, max_norm / (math.sqrt(math.fsum(parts)) + EPSILON))
+    return factor_of_norm(math.sqrt(math.fsum(parts)), max_norm)
+
+
+def factor_of_norm(norm: float, max_norm: float) -> float:
+    """The same from a norm that is known already; raises ValueError as `clip_factor` does for `max_norm`."""
+    if not max_norm > 0:
+        raise ValueError(f"max_norm must be above 0, got {max_norm}; leave it out to clip nothing")
+    return min(1.0, max_norm / (norm + EPSILON))

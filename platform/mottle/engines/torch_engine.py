@@ -1,0 +1,288 @@
+"""The plain engine: torch on one CPU or one CUDA device.
+
+Static memory is three times the parameters: the flat vector (which the model's parameters are views of), the flat accumulator, and the
+gradients of the micro-batch at hand. Gradients of a micro-batch enter the accumulator together, after backward has come through: a
+micro-batch that runs out of memory half-way leaves nothing behind and is run again in halves.
+
+The flat vector is the engine's own: `load` copies into it, so a module that writes to its parameters or buffers harms nobody else.
+"""
+
+import gc
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from mottle.core.errors import ConfigError
+from mottle.core.layout import Layout, Slice
+from mottle.engines import averages, randomness
+from mottle.engines.base import Accumulated, Batch, Fetch, Loss, Metric, never
+from mottle.engines.batches import to_device
+from mottle.engines.buffers import Buffers
+from mottle.engines.flat import tensors_of, view_of
+from mottle.engines.loss_scale import LossScale
+from mottle.engines.memory import SampleTooLargeError, is_out_of_memory
+from mottle.optim.clipping import factor_of_norm
+
+AUTOCAST: Mapping[str, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+NORM_PIECE = 1 << 20
+"""Coordinates summed in the vector's own precision; the pieces are summed in float64."""
+
+
+class TorchEngine:
+    """See `mottle.engines.base.Engine`.
+
+    Args:
+        model: taken over: moved to the device, its trainable parameters made views of the flat vector where dtypes agree (others, such
+            as bfloat16 parameters under a float32 vector, are copied at every load).
+        loss: `loss(model, batch)`.
+        layout: `layout_of(model)`.
+        micro_batch_size: samples run at once, at least 1; halved for good whenever memory runs out.
+        autocast: "bf16" or "fp16" (with dynamic loss scaling) for the forward pass.
+        max_grad_norm_per_worker: clip this worker's mean gradient; apart from the clipping of the aggregate.
+    Raises:
+        ConfigError: the layout is of another model, or an option is out of range.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        layout: Layout,
+        device: torch.device | str,
+        micro_batch_size: int,
+        autocast: Literal["bf16", "fp16"] | None = None,
+        max_grad_norm_per_worker: float | None = None,
+    ) -> None:
+        if autocast is not None and autocast not in AUTOCAST:
+            raise ConfigError(f"autocast is one of {', '.join(AUTOCAST)}, or left out, got {autocast!r}")
+        if micro_batch_size < 1:
+            raise ConfigError(f"micro_batch_size must be at least 1, got {micro_batch_size}")
+        if max_grad_norm_per_worker is not None and not max_grad_norm_per_worker > 0:
+            raise ConfigError(f"max_grad_norm_per_worker must be above 0, got {max_grad_norm_per_worker}; leave it out to clip nothing")
+        self.layout = layout
+        self.micro_batch_size = micro_batch_size
+        self._loss = loss
+        self._device = torch.device(device)
+        self._autocast = autocast
+        self._max_norm = max_grad_norm_per_worker
+        self._scale = LossScale(enabled=autocast == "fp16")
+        self._model = model.to(self._device)
+        self._flat = torch.zeros(layout.size, dtype=getattr(torch, layout.dtype), device=self._device)
+        self._take_over()
+        self._sum = torch.zeros_like(self._flat)
+        self._sum_views = [view_of(self._sum, piece) for piece in layout.parameters]
+        self._buffers = Buffers(model)
+        self._weight = 0.0
+        self._sealed = False
+
+    @torch.no_grad()
+    def load(self, flat_piece: Tensor, start: int) -> None:
+        """Copy a range of the flat vector, from coordinate `start` on, into the engine's own; the piece may be released at once.
+
+        Raises:
+            ValueError: wrong dtype, not a vector, or beyond the layout; nothing is changed then.
+        """
+        stop = start + flat_piece.numel()
+        if flat_piece.dim() != 1 or flat_piece.dtype != self._flat.dtype or not 0 <= start <= stop <= self.layout.size:
+            raise ValueError(
+                f"a piece of the flat vector is {self.layout.dtype}, shape (n,), inside [0, {self.layout.size}), "
+                f"got {flat_piece.dtype}, shape {tuple(flat_piece.shape)}, from {start} on"
+            )
+        self._flat[start:stop].copy_(flat_piece)
+        for piece, param in self._copied:
+            if piece.start < stop and start < piece.stop:
+                param.copy_(view_of(self._flat, piece))
+        if stop > self.layout.tail_start:
+            self._reset_buffers()
+
+    def zero(self) -> None:
+        """Begin a work order: nothing accumulated, buffers as loaded."""
+        self._sum.zero_()
+        self._weight = 0.0
+        self._sealed = False
+        self._reset_buffers()
+
+    def accumulate(
+        self,
+        fetch: Fetch,
+        start: int,
+        stop: int,
+        *,
+        seed_of_position: Callable[[int], int],
+        should_stop: Callable[[], bool] = never,
+        coefficient: float = 1.0,
+    ) -> Accumulated:
+        """Add the gradient sum of positions `[start, stop)`, a micro-batch at a time.
+
+        On a CUDA device at most one micro-batch is queued behind the one that is running, so that `should_stop` is asked in time.
+
+        Raises:
+            SampleTooLargeError: a single sample does not fit.
+            ConfigError: the loss is not what `differentiable` wants.
+            RuntimeError: after `update`, before `zero`.
+            And whatever `fetch`, the model or the loss raise; the micro-batch at hand then left nothing in the accumulator.
+        """
+        if self._sealed:
+            raise RuntimeError("the update was taken already and may be under way; call zero() before accumulating again")
+        position, weight, num_failed = start, 0.0, 0
+        losses: list[Tensor] = []
+        loss_sum = 0.0
+        self._model.train()
+        with randomness.kept(self._device):
+            while position < stop and not should_stop():
+                end = min(position + self.micro_batch_size, stop)
+                done = self._attempt(fetch, position, end, seed_of_position(position), coefficient)
+                if done is None:
+                    num_failed += 1
+                    self._halve(position, end)
+                    continue
+                loss, own_weight = done
+                losses.append(loss)
+                if len(losses) > 1:
+                    loss_sum += losses.pop(0).item()  # waits for the micro-batch before this one
+                position, weight = end, weight + own_weight
+        loss_sum += sum(loss.item() for loss in losses)
+        return Accumulated(position - start, weight, loss_sum, self.micro_batch_size, num_failed)
+
+    @torch.no_grad()
+    def update(self) -> Tensor:
+        """The update: shape (size,), the layout's dtype, on the engine's device; a view of the accumulator, valid until `zero`.
+
+        Parameters hold the gradient sum (each sample's, or each token's where the loss has a weight), the buffer tail
+        `weight * (base - new)`: divided by the weight, both are means. Clipped per worker where that was asked for; a gradient that is
+        not finite goes out as it is, for the gate of the step to reject by name.
+        """
+        if self._sealed:
+            return self._sum
+        self._sealed = True
+        for piece, buffer in self._tail():
+            view_of(self._sum, piece).copy_(view_of(self._flat, piece)).sub_(buffer).mul_(self._weight)
+        gradient = self._sum[: self.layout.num_params]
+        if self._max_norm is not None and self._weight > 0:
+            mean_norm = _norm(gradient) / self._weight
+            if math.isfinite(mean_norm):
+                gradient.mul_(factor_of_norm(mean_norm, self._max_norm))
+        return self._sum
+
+    def evaluate(self, batches: Iterable[tuple[Batch, int]], metrics: Mapping[str, Metric]) -> dict[str, float]:
+        """Weighted means of the loss, under `"loss"`, and of the metrics, at the version last loaded.
+
+        The model is in evaluation mode meanwhile. Modes, buffers, randomness and what was accumulated are afterwards as before.
+
+        Args:
+            batches: (batch, its number of samples).
+        Raises:
+            ConfigError: no batch; a metric named "loss", or one that gives no number.
+        """
+        if "loss" in metrics:
+            raise ConfigError('a metric cannot be called "loss": the mean loss is always reported under that name')
+        modes = {module: module.training for module in self._model.modules()}
+        self._buffers.save()
+        self._reset_buffers()
+        self._model.eval()
+        moved = ((to_device(batch, self._device), num_samples) for batch, num_samples in batches)
+        try:
+            with randomness.kept(self._device), torch.no_grad(), self._precision():
+                randomness.seed(self._device, 0)
+                return averages.mean_of({"loss": self._loss, **metrics}, self._model, moved)
+        finally:
+            self._buffers.restore()
+            for module, mode in modes.items():
+                module.training = mode
+
+    @torch.no_grad()
+    def _take_over(self) -> None:
+        """Fill the flat vector from the model and make the parameters views of it, one by one, so that memory peaks at one copy."""
+        self._copied = []
+        self._params = []
+        for piece, tensor in tensors_of(self._model, self.layout):
+            view = view_of(self._flat, piece)
+            view.copy_(tensor)
+            if piece.kind == "buffer":
+                continue
+            self._params.append(tensor)
+            if tensor.dtype == view.dtype:
+                tensor.data = view
+            else:
+                self._copied.append((piece, tensor))
+
+    @torch.no_grad()
+    def _reset_buffers(self) -> None:
+        for piece, buffer in self._tail():
+            buffer.copy_(view_of(self._flat, piece))
+
+    def _tail(self) -> Iterator[tuple[Slice, Tensor]]:
+        """The buffers that travel, looked up anew: a forward pass may have put another tensor under the name."""
+        for piece in self.layout.buffers:
+            yield piece, self._model.get_buffer(piece.name)
+
+    def _attempt(self, fetch: Fetch, start: int, stop: int, seed: int, coefficient: float) -> tuple[Tensor, float] | None:
+        """One micro-batch, whole or not at all; None when memory ran out. Returns loss times weight, on the device, and the weight."""
+        self._buffers.save()
+        try:
+            batch = to_device(fetch(start, stop), self._device)
+            while (done := self._run(batch, stop - start, seed, coefficient)) is None:
+                self._buffers.restore()
+            return done
+        except Exception as error:
+            self._buffers.restore()
+            if not is_out_of_memory(error):
+                raise
+        finally:
+            self._drop_gradients()
+        # Only here, with the exception and the frames that it held gone, can the memory of the failed attempt be free.
+        gc.collect()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        return None
+
+    def _run(self, batch: Batch, num_samples: int, seed: int, coefficient: float) -> tuple[Tensor, float] | None:
+        """Forward, backward, add; None when float16 overflowed and the scale backed off."""
+        randomness.seed(self._device, seed)
+        with self._precision():
+            loss, weight = averages.differentiable(self._loss(self._model, batch), num_samples)
+        if weight == 0:
+            return torch.zeros(()), 0.0
+        scale = self._scale.value
+        (loss * scale).backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
+        if not self._add(coefficient * weight / scale):
+            return None
+        self._weight += weight
+        return loss.detach().double() * weight, weight
+
+    def _add(self, factor: float) -> bool:
+        """Add the gradients at hand, all of them or, where float16 overflowed, none. Allocates nothing once it has begun to add."""
+        held = [(total, param.grad) for total, param in zip(self._sum_views, self._params, strict=True) if param.grad is not None]
+        if not held:
+            raise ConfigError("the loss depends on none of the model's trainable parameters; does it use the model that it is given?")
+        grads = [grad.to_dense() if grad.is_sparse else grad for _, grad in held]
+        if self._scale.overflowed(grads):
+            self._drop_gradients()
+            return False
+        torch._foreach_add_([total for total, _ in held], grads, alpha=factor)
+        return True
+
+    def _drop_gradients(self) -> None:
+        for param in self._params:
+            param.grad = None
+
+    def _halve(self, start: int, stop: int) -> None:
+        if stop - start == 1:
+            raise SampleTooLargeError(
+                f"the sample at position {start} does not fit into the memory of {self._device} by itself; use a smaller model or sample"
+            )
+        self.micro_batch_size = (stop - start) // 2
+
+    def _precision(self) -> AbstractContextManager[object]:
+        dtype = AUTOCAST[self._autocast] if self._autocast else None
+        return torch.autocast(self._device.type, dtype=dtype, enabled=dtype is not None)
+
+
+def _norm(vector: Tensor) -> float:
+    """Euclidean norm; the pieces' norms are combined in float64, without a copy of the vector."""
+    return float(torch.stack([torch.linalg.vector_norm(piece) for piece in torch.split(vector, NORM_PIECE)]).double().norm())
