@@ -168,7 +168,7 @@ def test_a_console_without_unicode_gets_ascii(terminal: bool) -> None:
         for number, kind in enumerate(EVENT_KINDS):
             display.show(a_snapshot(events_before=number, events=(RunEvent(t_s=0.0, kind=kind, worker=None, text="é"),)))  # type: ignore[arg-type]  # a member of EVENT_KINDS
         display.finish(a_snapshot(workers=(a_worker(),)))
-    assert "x  killed" in written(console)
+    assert all(kind.split("_")[0] in written(console) for kind in EVENT_KINDS)
     assert "o computing" in written(console)
 
 

@@ -48,21 +48,23 @@ def moments(run: RunData) -> list[Moment]:
     return sorted(found, key=lambda moment: moment.t_s)
 
 
-def labelled(marked: Sequence[Moment], wall_s: float, char_share: float) -> list[Moment]:
-    """The moments whose text fits beside the texts chosen before it; who went is named rather than who came.
+def labelled(marked: Sequence[Moment], end_s: float, char_share: float) -> list[tuple[float, Moment]]:
+    """The moments whose text fits on the axis beside the texts chosen before, with the middle of each text in seconds.
+
+    Who went is named rather than who came, the earlier rather than the later; at the ends a text moves inwards.
 
     Args:
         marked: all moments of a run.
-        wall_s: length of the time axis.
+        end_s: length of the time axis, which begins at 0.
         char_share: width of a character as a share of the axis.
     """
     chosen: list[tuple[float, float, Moment]] = []
     for moment in sorted(marked, key=lambda moment: (moment.kind == "joined", moment.t_s)):
-        half_s = (len(moment.text) / 2 + 1) * char_share * wall_s
-        low_s, high_s = moment.t_s - half_s, moment.t_s + half_s
-        if all(high_s < other_low_s or low_s > other_high_s for other_low_s, other_high_s, _ in chosen):
-            chosen.append((low_s, high_s, moment))
-    return [moment for _, _, moment in chosen]
+        half_s = (len(moment.text) / 2 + 1) * char_share * end_s
+        middle_s = max(half_s, min(moment.t_s, end_s - half_s))
+        if all(abs(middle_s - other_s) > half_s + other_half_s for other_s, other_half_s, _ in chosen):
+            chosen.append((middle_s, half_s, moment))
+    return [(middle_s, moment) for middle_s, _, moment in chosen]
 
 
 def presence(run: RunData) -> dict[str, tuple[float, float]]:

@@ -181,12 +181,9 @@ def _along_time(figure: Any, run: RunData) -> Any:
     for moment in marked:
         dash = "dot" if moment.kind == "joined" else "solid"
         figure.add_vline(x=moment.t_s, line={"color": MOMENT_COLORS[moment.kind], "width": width, "dash": dash}, opacity=opacity)
-    for moment in labelled(marked, end_s, _CHAR_SHARE):
-        edge = "left" if moment.t_s < 0.05 * end_s else "right" if moment.t_s > 0.95 * end_s else "center"
+    for middle_s, moment in labelled(marked, end_s, _CHAR_SHARE):
         font = {"color": MOMENT_COLORS[moment.kind], "size": 12}
-        figure.add_annotation(
-            x=moment.t_s, xanchor=edge, y=1, yref="paper", yanchor="bottom", text=_safe(moment.text), showarrow=False, font=font
-        )
+        figure.add_annotation(x=middle_s, y=1, yref="paper", yanchor="bottom", text=_safe(moment.text), showarrow=False, font=font)
     return figure
 
 

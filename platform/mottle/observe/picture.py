@@ -87,10 +87,9 @@ def _along_time(axes: Any, run: RunData) -> None:
     for moment in marked:
         style = ":" if moment.kind == "joined" else "-"
         axes.axvline(moment.t_s, color=MOMENT_COLORS[moment.kind], linewidth=width, alpha=alpha, linestyle=style)
-    for moment in labelled(marked, end_s, _CHAR_SHARE):
-        edge = "left" if moment.t_s < 0.05 * end_s else "right" if moment.t_s > 0.95 * end_s else "center"
-        place = {"xycoords": ("data", "axes fraction"), "xytext": (0, 3), "textcoords": "offset points", "ha": edge, "va": "bottom"}
-        axes.annotate(_plain(moment.text), (moment.t_s, 1), fontsize=8, color=MOMENT_COLORS[moment.kind], **place)
+    for middle_s, moment in labelled(marked, end_s, _CHAR_SHARE):
+        place = {"xycoords": ("data", "axes fraction"), "xytext": (0, 3), "textcoords": "offset points", "ha": "center", "va": "bottom"}
+        axes.annotate(_plain(moment.text), (middle_s, 1), fontsize=8, color=MOMENT_COLORS[moment.kind], **place)
 
 
 def _draw_metric(axes: Any, run: RunData, baseline: RunData | None) -> None:
