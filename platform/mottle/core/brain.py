@@ -45,6 +45,8 @@ class BrainConfig:
     replicas: int = 0
     max_grad_norm: float | None = None
     retry_rejected: bool = True
+    weighted_loss: bool = False
+    """Whether the loss has units of its own (tokens), so that workers say how many an update is over."""
     coordination_epoch: int = 0
     seed: int = 0
 
@@ -389,6 +391,8 @@ class Brain:
                 return f"claims {receipt.samples} samples, was ordered {order.samples}"
             if receipt.samples != receipts[0].samples:
                 return "claims different sample counts to different shards"
+            if receipt.weight is not None and not (self.config.weighted_loss and 0 < receipt.weight < float("inf")):
+                return f"claims a weight of {receipt.weight}"
         return "" if all(receipt.finite for receipt in receipts) else "not finite"
 
     def _update(self, order: Order) -> s.Update:
@@ -399,7 +403,8 @@ class Brain:
         dots = dict(zip(names, map(exactsum.to_float, exact_totals(columns)), strict=True)) if names else {}
         (norm2,) = exact_totals({replica: (receipt.norm2,) for replica, receipt in order.receipts.items()})
         compute = order.compute
-        return s.Update(compute.work_id, compute.worker, compute.base, order.used, exactsum.to_float(norm2), dots)
+        weight = next(iter(order.receipts.values())).weight or 0.0
+        return s.Update(compute.work_id, compute.worker, compute.base, order.used, exactsum.to_float(norm2), dots, weight)
 
     def _staleness(self, work_id: int) -> int:
         """Steps decided since the version that the update was computed on."""

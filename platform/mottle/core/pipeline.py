@@ -42,7 +42,7 @@ class RuleBook(Protocol):
 
     def wants_statistics(self, rule: Settings) -> bool: ...
 
-    def decide(self, rule: Settings, statistics: tuple[int, ...], counts: tuple[int, ...], num_expected: int) -> RuleDecision: ...
+    def decide(self, rule: Settings, statistics: tuple[int, ...], counts: tuple[float, ...], num_expected: int) -> RuleDecision: ...
 
 
 @dataclass(slots=True)
@@ -52,7 +52,7 @@ class Application:
     terms: tuple[tuple[int, float], ...]
     unselected: tuple[int, ...] = ()
     rule: Settings | None = None
-    counts: tuple[int, ...] = ()
+    counts: tuple[float, ...] = ()
     num_expected: int = 0
     scores: dict[int, float] = field(default_factory=dict)
     staleness: dict[int, int] = field(default_factory=dict)
@@ -188,7 +188,7 @@ class Pipeline:
     @staticmethod
     def _rows(application: Application) -> tuple[tuple[str, float], ...]:
         pairs = zip(application.accepted, application.counts, strict=True)
-        return tuple((update_name(work_id), float(count)) for work_id, count in pairs)
+        return tuple((update_name(work_id), count) for work_id, count in pairs)
 
     def _run_rule(self, application: Application, statistics: tuple[int, ...]) -> None:
         assert application.rule is not None

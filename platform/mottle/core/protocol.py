@@ -327,6 +327,8 @@ class Receipt:
     norm2: int
     dots: tuple[tuple[str, int], ...] = ()
     compute_ns: int = 0
+    weight: float | None = None
+    """Units of the loss (tokens) that the sum is over, where these are not the samples."""
     fault: str = ""
     """Why the payload was refused (wrong length, dtype, undecodable); empty when it was stored."""
 

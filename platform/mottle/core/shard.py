@@ -28,6 +28,7 @@ class Pushed:
     samples: int
     compute_ns: int
     payload: Any
+    weight: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,8 @@ class StoreRange:
     name: str
     start: int
     stop: int
+    weight: float
+    """What the sum is divided by to give a mean."""
     payload: Any
     references: tuple[str, ...]
 
@@ -123,6 +126,7 @@ class _Vector:
     sender: int
     samples: int
     compute_ns: int
+    weight: float | None
     ranges: dict[tuple[int, int], RangeStored | None] = field(default_factory=dict)
     receipt: p.Receipt | None = None
 
@@ -170,7 +174,7 @@ class Shard:
         if vector is None:
             if len(self._vectors) >= self._max_vectors:
                 return [self._fault(event, f"the shard holds {self._max_vectors} vectors already")]
-            vector = _Vector(event.sender, event.samples, event.compute_ns)
+            vector = _Vector(event.sender, event.samples, event.compute_ns, event.weight)
         if (event.start, event.stop) in vector.ranges:
             return []  # said twice
         fault = self._misfit(event, vector)
@@ -179,7 +183,8 @@ class Shard:
         self._vectors[event.name] = vector
         vector.ranges[event.start, event.stop] = None
         references = () if event.name.startswith("reference/") else self.references
-        return [StoreRange(event.name, event.start, event.stop, event.payload, references)]
+        weight = float(event.samples) if event.weight is None else event.weight
+        return [StoreRange(event.name, event.start, event.stop, weight, event.payload, references)]
 
     def _misfit(self, event: Pushed, vector: _Vector) -> str:
         owned = self.owned
@@ -189,8 +194,8 @@ class Shard:
             return f"range starts at {event.start}, not at a multiple of {BLOCK}"
         if any(event.start < stop and start < event.stop for start, stop in vector.ranges):
             return f"range [{event.start}, {event.stop}) overlaps one that has arrived"
-        if (event.sender, event.samples) != (vector.sender, vector.samples):
-            return "its ranges disagree on sender or samples"
+        if (event.sender, event.samples, event.weight) != (vector.sender, vector.samples, vector.weight):
+            return "its ranges disagree on sender, samples or weight"
         return ""
 
     def _fault(self, event: Pushed, reason: str) -> SendUp:
@@ -216,6 +221,7 @@ class Shard:
             sum(part.norm2 for part in stored),
             dots,
             vector.compute_ns,
+            vector.weight,
             next((part.fault for part in stored if part.fault), ""),
         )
         return [SendUp(vector.receipt)]

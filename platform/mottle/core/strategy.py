@@ -29,6 +29,12 @@ class Update:
     samples: int
     norm2: float
     dots: Mapping[str, float] = field(default_factory=dict)
+    weight: float = 0.0
+    """What the sum is divided by to give a mean: its samples, or the units of a loss that has its own (tokens)."""
+
+    def __post_init__(self) -> None:
+        if not self.weight:
+            object.__setattr__(self, "weight", float(self.samples))
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,9 +153,9 @@ class Apply:
 
 @dataclass(frozen=True, slots=True)
 class ApplyRule:
-    """Step with the direction that a robust rule makes of the updates' means; `counts` are their samples."""
+    """Step with the direction that a robust rule makes of the updates' means; rows are (work id, weight)."""
 
-    rows: tuple[tuple[int, int], ...]
+    rows: tuple[tuple[int, float], ...]
     rule: Settings
     num_expected: int
     """Rows that the strategy set out to wait for; those missing use up fault budget."""

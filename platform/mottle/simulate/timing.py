@@ -192,7 +192,7 @@ class Simulation:
 
     def _run_shard_order(self, replica: p.ReplicaId, shard: _SimShard, order: sh.ShardOrder) -> None:
         match order:
-            case sh.StoreRange(name, start, stop, _, references):
+            case sh.StoreRange(name, start, stop, references=references):
                 dots = tuple((reference, self._number(name, reference, replica.shard)) for reference in references)
                 self._shard_handle(replica, sh.RangeStored(name, start, stop, True, 1 << 1100, dots))
             case sh.Run(command):

@@ -72,7 +72,7 @@ class AsyncSGD:
             return [s.Discard(update.work_id, f"staleness {staleness} is above {self.config.max_staleness}")]
         share = min(update.samples / self.config.batch_size, 1.0)
         self._turns.decided(update.worker, version=view.head.number + 1)
-        return [s.Apply(((update.work_id, self._weight(staleness) * share / update.samples),))]
+        return [s.Apply(((update.work_id, self._weight(staleness) * share / update.weight),))]
 
     def _assign(self, worker: int) -> s.Assign:
         return s.Assign(worker, self.config.batch_size)

@@ -63,7 +63,7 @@ class FedBuff:
     def _arrived(self, update: s.Update, view: s.View) -> list[s.Decision]:
         weight = self._weight(view.head.number - update.base.number)
         share = min(update.samples / self.config.batch_size, 1.0)
-        self._buffer.append((update.work_id, weight * share / (update.samples * self.config.buffer_size)))
+        self._buffer.append((update.work_id, weight * share / (update.weight * self.config.buffer_size)))
         if len(self._buffer) < self.config.buffer_size:
             return []
         terms, self._buffer = tuple(self._buffer), []

@@ -120,9 +120,9 @@ class SyncSGD:
         if not updates:
             return decisions + self._begin(view)
         if self.config.rule is not None:
-            rows = tuple((update.work_id, update.samples) for update in updates)
+            rows = tuple((update.work_id, update.weight) for update in updates)
             return [*decisions, s.ApplyRule(rows, self.config.rule, len(current.members))]
-        total = sum(update.samples for update in updates)
+        total = sum(update.weight for update in updates)
         return [*decisions, s.Apply(tuple((update.work_id, 1.0 / total) for update in updates))]
 
     def state(self) -> dict[str, Any]:
