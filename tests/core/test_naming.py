@@ -1,9 +1,11 @@
 """Names of seams: one form, tolerant of spelling, helpful about mistakes."""
 
+from dataclasses import dataclass, field
+
 import pytest
 
 from mottle.core.errors import ConfigError
-from mottle.core.naming import lookup, parse, suggestion
+from mottle.core.naming import construct, lookup, parse, suggestion
 
 
 @pytest.mark.parametrize(
@@ -42,3 +44,45 @@ def test_a_misspelt_name_brings_the_nearest_and_all() -> None:
 
 def test_a_name_like_no_other_brings_only_the_list() -> None:
     assert suggestion("zzz", ["median", "mean"]) == "known: mean, median"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trim:
+    """A config as the seams have them."""
+
+    trim: int
+    derived: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        if self.trim < 0:
+            raise ValueError(f"trim must not be negative, got {self.trim}")
+
+
+@dataclass(frozen=True)
+class Bare:
+    """One without options."""
+
+
+CATALOGUE = {"phocas": Trim, "mean": Bare}
+
+
+def test_a_config_is_constructed_from_its_spec() -> None:
+    assert construct({"Phocas": {"trim": 2}}, CATALOGUE, "rule") == Trim(trim=2)
+    assert construct("mean", CATALOGUE, "rule") == Bare()
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"phocas": {"trin": 2}}, "rule 'phocas' has no option 'trin'; did you mean 'trim'"),
+        ({"phocas": {"derived": 2}}, "no option 'derived'; .*known: trim$"),
+        ({"mean": {"trim": 2}}, "rule 'mean' has no option 'trim'; it has none"),
+        ({"phocas": {}}, "rule 'phocas' needs trim; there is no default"),
+        ({"phocas": {"trim": -1}}, "rule 'phocas': trim must not be negative, got -1"),
+        ({"phocas": {"trim": "two"}}, "rule 'phocas': '<' not supported"),
+        ("median", "unknown rule 'median'; did you mean 'mean'"),
+    ],
+)
+def test_mistakes_in_options_are_named(spec: object, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        construct(spec, CATALOGUE, "rule")

@@ -6,7 +6,7 @@ Every seam (rule, strategy, codec, optimizer, engine, attack) is named in this o
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, fields
 from difflib import get_close_matches
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from mottle.core.errors import ConfigError
 
@@ -65,14 +65,29 @@ def configured(config: Callable[..., T], options: Mapping[str, object], what: st
     """Build the config dataclass from its options.
 
     Raises:
-        ConfigError: an option it does not have (names the nearest), or one missing that has no default.
+        ConfigError: an option it does not have (names the nearest), one missing that has no default, or a value that it refuses.
     """
-    known = {each.name: each for each in fields(config)}  # type: ignore[arg-type]  # a dataclass, which Callable does not say
+    known = {each.name: each for each in fields(config) if each.init}  # type: ignore[arg-type]  # a dataclass, which Callable does not say
     for option in options:
         if option not in known:
-            raise ConfigError(f"{what} has no option {option!r}; {suggestion(str(option), known)}")
+            raise ConfigError(f"{what} has no option {option!r}; {suggestion(str(option), known) if known else 'it has none'}")
     required = [name for name, each in known.items() if each.default is MISSING and each.default_factory is MISSING]
     missing = [name for name in required if name not in options]
     if missing:
         raise ConfigError(f"{what} needs {', '.join(missing)}; there is no default")
-    return config(**options)
+    try:
+        return config(**options)
+    except ConfigError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{what}: {error}") from error
+
+
+def construct(spec: object, catalogue: Mapping[str, type[Any]], what: str) -> Any:
+    """Build the config dataclass that a spec names, with the options as its fields.
+
+    Raises:
+        ConfigError: not a spec, an unknown name, or what `configured` raises.
+    """
+    name, options = parse(spec, what)
+    return configured(lookup(name, catalogue, what), options, f"{what} {name!r}")

@@ -5,7 +5,6 @@ the factor is for, so the first step asks for 0. A schedule is a pure function; 
 so a coordinator can ask without importing it.
 """
 
-import dataclasses
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
@@ -13,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mottle.core.errors import ConfigError
-from mottle.core.naming import lookup, parse, suggestion
+from mottle.core.naming import construct
 
 Schedule = Callable[[int], float]
 """Samples applied so far -> factor, finite and not negative."""
@@ -141,18 +140,7 @@ def build(spec: object) -> Schedule:
     if callable(spec):
         ours = isinstance(spec, (*CATALOGUE.values(), Custom))
         return spec if ours else Custom(function=spec)
-    name, options = parse(spec, "learning-rate schedule")
-    schedule = lookup(name, CATALOGUE, "learning-rate schedule")
-    fields = {each.name: each for each in dataclasses.fields(schedule)}
-    for option in options:
-        if option not in fields:
-            raise ConfigError(f"learning-rate schedule {name!r} has no option {option!r}; {suggestion(option, fields)}")
-    try:
-        made: Schedule = schedule(**options)
-    except ConfigError:
-        raise
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"learning-rate schedule {name!r}: {error}") from error
+    made: Schedule = construct(spec, CATALOGUE, "learning-rate schedule")
     return made
 
 

@@ -64,9 +64,9 @@ class TorchSliceOptimizer:
         self._tail = [run for run in group_ranges if run.group == BUFFER_GROUP]
         self._pieces = [piece for run in group_ranges if run.group != BUFFER_GROUP for piece in self._split(run)]
         self._optimizer = self._fresh()
-        self._base_lr = _learning_rate(self._class, spec.options)
+        self.base_lr = _learning_rate(self._class, spec.options)
         self._lrs = [float(group["lr"]) for group in self._torch_groups]
-        if self._base_lr == 0 and any(self._lrs):
+        if self.base_lr == 0 and any(self._lrs):
             raise ConfigError(f"optimizer {spec.name!r} with lr 0: a group's own lr is kept in proportion to it; give lr a value above 0")
 
     @torch.no_grad()
@@ -87,7 +87,7 @@ class TorchSliceOptimizer:
         if self._optimizer is None:
             return
         for group, own in zip(self._torch_groups, self._lrs, strict=True):
-            group["lr"] = own if lr is None else lr if own == self._base_lr else own * (lr / self._base_lr)
+            group["lr"] = own if lr is None else lr if own == self.base_lr else own * (lr / self.base_lr)
         for piece in self._pieces:
             gradient = direction[piece.start : piece.stop]
             piece.view.grad = gradient if factor == 1.0 else gradient.mul_(factor)
