@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mottle.core.errors import ConfigError
-from mottle.engines import Accumulated, SampleTooLargeError, TorchEngine, flatten, layout_of
+from mottle.engines import Accumulated, SampleTooLargeError, TorchEngine, build, flatten, layout_of
 from mottle.engines.batches import to_device
 from mottle.engines.memory import is_out_of_memory
 
@@ -518,6 +518,7 @@ def test_evaluations_that_mean_nothing_are_refused(batches: Any, metrics: Any, m
     [
         ({"autocast": "fp8"}, "autocast is one of bf16, fp16, or left out, got 'fp8'"),
         ({"micro_batch_size": 0}, "at least 1, got 0"),
+        ({"micro_batch_size": 2.5}, "an integer of at least 1, got 2.5"),
         ({"max_grad_norm_per_worker": 0.0}, "above 0, got 0.0"),
         ({"max_grad_norm_per_worker": float("nan")}, "above 0, got nan"),
     ],
@@ -547,3 +548,26 @@ def test_batches_of_any_make_keep_it_when_moved() -> None:
     assert moved["list"][1] == 3
     assert isinstance(moved["tuple"], tuple)
     assert moved["encoding"].moved
+
+
+def test_an_engine_is_built_by_name_with_its_options() -> None:
+    model = plain()
+    engine = build({"torch": {"micro_batch_size": 5, "autocast": "bf16"}}, model, cross_entropy, layout_of(model), "cpu")
+    done = engine.accumulate(fetch, 0, 12, seed_of_position=seed_of_position)
+    assert (done.num_samples, done.micro_batch_size) == (12, 5)
+    expected = engine_of(plain(), micro_batch_size=5, autocast="bf16")
+    assert torch.equal(engine.update(), update_of(expected, 0, 12))
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("torhc", "unknown engine 'torhc'; did you mean 'torch'"),
+        ("torch", "engine 'torch' needs micro_batch_size; there is no default"),
+        ({"torch": {"micro_batch": 3}}, "engine 'torch' has no option 'micro_batch'; did you mean 'micro_batch_size'"),
+        ({"torch": {"micro_batch_size": 3, "autocast": "fp8"}}, "autocast is one of"),
+    ],
+)
+def test_mistakes_in_an_engines_spec_are_named(spec: object, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build(spec, plain(), cross_entropy, layout_of(plain()), "cpu")

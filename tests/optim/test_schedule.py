@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mottle.core.errors import ConfigError
-from mottle.optim.clipping import EPSILON, clip_factor
+from mottle.optim.clipping import EPSILON, clip_factor, factor_of_norm
 from mottle.optim.schedule import Cosine, Custom, build
 
 
@@ -86,6 +86,11 @@ def test_mistakes_are_named(spec: object, message: str) -> None:
 )
 def test_clip_factors_are_those_worked_by_hand(partial: list[float], max_norm: float, factor: float) -> None:
     assert clip_factor(partial, max_norm) == pytest.approx(factor, rel=1e-12)
+
+
+def test_a_norm_known_already_gives_the_same_factor() -> None:
+    assert factor_of_norm(5.0, 2.0) == clip_factor([9.0, 16.0], 2.0)
+    assert factor_of_norm(1e200, 1.0) == pytest.approx(1e-200)  # its square would not be a number
 
 
 @given(parts=st.lists(st.floats(0, 1e30), max_size=9), max_norm=st.floats(1e-9, 1e9), data=st.data())

@@ -1,11 +1,13 @@
 """Engines: what turns samples into an update inside a worker."""
 
 from mottle.engines.base import Accumulated, Average, Batch, Engine, Fetch, Loss, Metric
+from mottle.engines.catalogue import CATALOGUE, build
 from mottle.engines.flat import flatten, layout_of, unflatten
 from mottle.engines.memory import SampleTooLargeError, is_out_of_memory
-from mottle.engines.torch_engine import TorchEngine
+from mottle.engines.torch_engine import TorchConfig, TorchEngine
 
 __all__ = [
+    "CATALOGUE",
     "Accumulated",
     "Average",
     "Batch",
@@ -14,7 +16,9 @@ __all__ = [
     "Loss",
     "Metric",
     "SampleTooLargeError",
+    "TorchConfig",
     "TorchEngine",
+    "build",
     "flatten",
     "is_out_of_memory",
     "layout_of",

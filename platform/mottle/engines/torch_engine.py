@@ -11,6 +11,7 @@ import gc
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -33,6 +34,32 @@ NORM_PIECE = 1 << 20
 """Coordinates summed in the vector's own precision; the pieces are summed in float64."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class TorchConfig:
+    """The options of a `TorchEngine`, as a job gives them; they may differ from worker to worker.
+
+    Raises:
+        ConfigError: out of range.
+    """
+
+    micro_batch_size: int
+    """Samples run at once, at least 1; halved for good whenever memory runs out."""
+    autocast: Literal["bf16", "fp16"] | None = None
+    """Precision of the forward pass; "fp16" brings dynamic loss scaling."""
+    max_grad_norm_per_worker: float | None = None
+    """Clip a worker's mean gradient to this norm; apart from the clipping of the aggregate."""
+
+    def __post_init__(self) -> None:
+        if self.autocast is not None and self.autocast not in AUTOCAST:
+            raise ConfigError(f"autocast is one of {', '.join(AUTOCAST)}, or left out, got {self.autocast!r}")
+        if type(self.micro_batch_size) is not int or self.micro_batch_size < 1:
+            raise ConfigError(f"micro_batch_size must be an integer of at least 1, got {self.micro_batch_size!r}")
+        if self.max_grad_norm_per_worker is not None and not self.max_grad_norm_per_worker > 0:
+            raise ConfigError(
+                f"max_grad_norm_per_worker must be above 0, got {self.max_grad_norm_per_worker}; leave it out to clip nothing"
+            )
+
+
 class TorchEngine:
     """See `mottle.engines.base.Engine`.
 
@@ -41,9 +68,7 @@ class TorchEngine:
             as bfloat16 parameters under a float32 vector, are copied at every load).
         loss: `loss(model, batch)`.
         layout: `layout_of(model)`.
-        micro_batch_size: samples run at once, at least 1; halved for good whenever memory runs out.
-        autocast: "bf16" or "fp16" (with dynamic loss scaling) for the forward pass.
-        max_grad_norm_per_worker: clip this worker's mean gradient; apart from the clipping of the aggregate.
+        micro_batch_size, autocast, max_grad_norm_per_worker: see `TorchConfig`.
     Raises:
         ConfigError: the layout is of another model, or an option is out of range.
     """
@@ -58,19 +83,14 @@ class TorchEngine:
         autocast: Literal["bf16", "fp16"] | None = None,
         max_grad_norm_per_worker: float | None = None,
     ) -> None:
-        if autocast is not None and autocast not in AUTOCAST:
-            raise ConfigError(f"autocast is one of {', '.join(AUTOCAST)}, or left out, got {autocast!r}")
-        if micro_batch_size < 1:
-            raise ConfigError(f"micro_batch_size must be at least 1, got {micro_batch_size}")
-        if max_grad_norm_per_worker is not None and not max_grad_norm_per_worker > 0:
-            raise ConfigError(f"max_grad_norm_per_worker must be above 0, got {max_grad_norm_per_worker}; leave it out to clip nothing")
+        config = TorchConfig(micro_batch_size=micro_batch_size, autocast=autocast, max_grad_norm_per_worker=max_grad_norm_per_worker)
         self.layout = layout
-        self.micro_batch_size = micro_batch_size
+        self.micro_batch_size = config.micro_batch_size
         self._loss = loss
         self._device = torch.device(device)
-        self._autocast = autocast
-        self._max_norm = max_grad_norm_per_worker
-        self._scale = LossScale(enabled=autocast == "fp16")
+        self._autocast = config.autocast
+        self._max_norm = config.max_grad_norm_per_worker
+        self._scale = LossScale(enabled=config.autocast == "fp16")
         self._model = model.to(self._device)
         self._flat = torch.zeros(layout.size, dtype=getattr(torch, layout.dtype), device=self._device)
         self._take_over()
