@@ -1,6 +1,7 @@
 """The report: what is drawn is what was recorded, on one page that needs no network."""
 
 import re
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -111,6 +112,8 @@ def test_names_and_reasons_cannot_become_part_of_the_page(tmp_path: Path) -> Non
     clean.feed(text)
     assert clean.loads == []
     assert "<img src=x" not in text
+    labels = figures.timeline_figure(read_run(tmp_path)).to_plotly_json()["layout"]["yaxis"]["ticktext"]
+    assert labels == ["&lt;/script&gt;&lt;img src=x onerror=alert(1)&gt;$x_1$"]  # plotly draws tags that stand in a label
     report_png(tmp_path)
 
 
@@ -216,3 +219,10 @@ def test_accounting_bars_add_up_to_the_time_present(run: RunData) -> None:
     lengths = {worker: sum(bar.x[i] for bar in figure.data) for i, worker in enumerate(figure.data[0].y)}
     present = {worker: end_s - start_s for worker, (start_s, end_s) in curves.presence(run).items()}
     assert lengths == pytest.approx(present)
+
+
+def test_importing_the_package_loads_nothing_optional() -> None:
+    loaded = subprocess.run(
+        [sys.executable, "-c", "import mottle.observe, sys; print(*sys.modules)"], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert not {"plotly", "matplotlib", "torch", "ray", "wandb", "mlflow", "tensorboard"} & set(loaded.stdout.split())

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mottle.observe import Folder, RecordDamagedError
@@ -26,7 +26,9 @@ def put(table: SegmentedTable, *rows: int) -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.sampled_from(["append", "flush", "compact", "die", "die while compacting"]), max_size=25))
+@given(st.lists(st.sampled_from(["append", "flush", "compact", "die", "die while compacting"]), min_size=6, max_size=25))
+@example(["append", "flush", "die while compacting", "append", "flush", "compact"])
+@example(["append", "compact", "append", "flush", "die", "append", "die while compacting", "die while compacting"])
 def test_every_flushed_row_is_read_once_and_in_order(steps: list[str]) -> None:
     with TemporaryDirectory() as where:
         folder = Folder.at(where)

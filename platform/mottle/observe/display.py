@@ -245,7 +245,7 @@ def updates_lines(updates: UpdateCounts) -> Text:
             Text.assemble((count(number), looks.get(name, "bold") if number else "dim"), (f" {label(name)}", "dim"))
             for name, number in counts.items()
         ]
-        lines.append(Text(" · ", style="dim").join(words))
+        lines.append(Text.assemble((" · ", "dim")).join(words))
     return Text("\n").join(lines)
 
 

@@ -45,7 +45,7 @@ def table_html(heads: Sequence[str], rows: Sequence[Sequence[str]], *, num_left:
         style = f' style="{_FAINT}"' if position < len(faint) and faint[position] else ""
         cells = "".join(f'<td style="{align}">{cell}</td>' for cell, align in zip(row, aligns, strict=True))
         lines.append(f"<tr{style}>{cells}</tr>")
-    return f'<table style="border-collapse:collapse;border:none;margin:8px 0">{"".join(lines)}</table>'
+    return f'<table style="font:inherit;color:inherit;border-collapse:collapse;border:none;margin:8px 0">{"".join(lines)}</table>'
 
 
 def _text(words: str) -> str:
@@ -103,9 +103,10 @@ def _updates(updates: UpdateCounts) -> str:
 
 
 def _events(events: tuple[RunEvent, ...]) -> str:
-    lines = [
-        f'<div><span style="{_FAINT}">{event.t_s:.1f} s</span> {_text(label(event.kind))}'
-        f" <b>{_text(event.worker or '')}</b> {_text(event.text)}</div>"
+    if not events:
+        return ""
+    rows = [
+        [duration(event.t_s), _text(label(event.kind)), f"<b>{_text(event.worker or '')}</b>", _text(event.text)]
         for event in events[-_NUM_EVENTS:]
     ]
-    return f'<div style="margin-top:6px">{"".join(lines)}</div>' if lines else ""
+    return table_html(["when", "what", "who", ""], rows, num_left=4)
