@@ -1,0 +1,36 @@
+"""The rules as the coordinator's brain calls them: integers from shards in, instructions for shards out."""
+
+from typing import Any, final
+
+from mottle.aggregation.decisions.decide import decide
+from mottle.aggregation.decisions.registry import build_config
+from mottle.aggregation.decisions.statistics import Statistics
+from mottle.aggregation.errors import ConditionError
+from mottle.core.pipeline import RuleDecision
+from mottle.core.protocol import Settings
+
+
+@final
+class Rules:
+    """Implements `mottle.core.pipeline.RuleBook`. All rows it is asked about were found finite when they were stored.
+
+    Instructions are `Decision.to_settings()`; a shard obeys them with `Rule.apply`.
+    """
+
+    def wants_statistics(self, rule: Settings) -> bool:
+        """Whether shards must measure before the rule can decide."""
+        return not build_config(_spec(rule)).measures.nothing
+
+    def decide(self, rule: Settings, statistics: tuple[int, ...], counts: tuple[int, ...], num_expected: int) -> RuleDecision:
+        """The decision, or why the step must be skipped: a run goes on when a condition fails, it does not raise."""
+        config, num_rows = build_config(_spec(rule)), len(counts)
+        sums = None if config.measures.nothing else Statistics.from_wire(config.measures, num_rows, statistics)
+        try:
+            decision = decide(config, num_rows, statistics=sums, counts=counts, num_expected=max(num_expected, num_rows))
+        except ConditionError as error:
+            return RuleDecision((), {}, skip=str(error))
+        return RuleDecision(decision.selected, decision.to_settings())
+
+
+def _spec(rule: Settings) -> dict[str, Any]:
+    return dict(rule)
