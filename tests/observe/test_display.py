@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from mottle.observe import EVENT_KINDS, Display, RunEvent, Snapshot, UpdateCounts, WorkerRow
-from mottle.observe.display import Speed, live_view
+from mottle.observe.speed import Speed
+from mottle.observe.views import live_view
 
 
 def a_worker(id_: str = "w0", **changes: object) -> WorkerRow:
@@ -73,7 +74,7 @@ def test_progress_lines_in_a_file_come_every_tenth_or_every_half_minute() -> Non
     assert written(console).count("progress") == 4  # 0, 30, 60 and 90 s
 
 
-@settings(max_examples=50)
+@settings(max_examples=25, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), max_size=12))
 def test_every_event_is_printed_once_and_in_order(steps: list[tuple[int, int]]) -> None:
     """Whatever number of events comes between two snapshots, and however many old ones a snapshot still carries."""

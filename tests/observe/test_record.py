@@ -112,7 +112,7 @@ def test_an_empty_folder_is_no_run(tmp_path: Path) -> None:
         read_run(tmp_path / "nothing")
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(bodies=st.lists(st.dictionaries(st.text(), JSON, max_size=3), max_size=8), compact=st.booleans())
 def test_events_come_back_bit_for_bit(tmp_path_factory: pytest.TempPathFactory, bodies: list[dict[str, object]], compact: bool) -> None:
     where = tmp_path_factory.mktemp("log")
@@ -204,10 +204,11 @@ def test_every_fault_of_a_result_file_is_named(result: RunResult) -> None:
     tree["samples"] = "many"
     tree["workers"][1]["joined_s"] = None
     tree["surprise"] = 1
+    tree["updates"]["surprise"] = 1
     del tree["epochs"]
     with pytest.raises(ResultFormatError) as fault:
         result_from_json(json.dumps(tree))
-    for place in ("samples: ", "workers.1.joined_s: ", "surprise: ", "epochs: "):
+    for place in ("samples: ", "workers.1.joined_s: ", "surprise: ", "updates.surprise: ", "epochs: "):
         assert place in str(fault.value)
 
 

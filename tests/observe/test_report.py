@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -156,6 +156,7 @@ def test_every_update_is_one_tick_until_there_are_too_many(run: RunData) -> None
     assert binned.groupby("verdict")["updates"].sum().to_dict() == many.timeline["verdict"].value_counts().to_dict()
 
 
+@settings(max_examples=30, deadline=None)
 @given(gaps_s=st.lists(st.floats(0.01, 2.0), min_size=1, max_size=30), samples=st.integers(1, 64))
 def test_the_area_under_a_rate_is_the_samples(gaps_s: list[float], samples: int) -> None:
     times_s = np.cumsum(gaps_s)
@@ -191,6 +192,7 @@ def test_the_crew_changes_are_found_with_and_without_notices(run: RunData) -> No
     assert [moment.text for moment in curves.moments(replace(run, notices=crowd))] == ["w0, w1, w2 and 2 more left"]
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 100), max_size=40))
 def test_texts_over_the_marks_never_overlap(times_s: list[float]) -> None:
     marked = [curves.Moment(t_s, "killed" if i % 3 else "joined", (f"w{i}",)) for i, t_s in enumerate(times_s)]

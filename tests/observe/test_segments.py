@@ -25,7 +25,7 @@ def put(table: SegmentedTable, *rows: int) -> None:
         table.append((row, None))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.lists(st.sampled_from(["append", "flush", "compact", "die", "die while compacting"]), min_size=6, max_size=25))
 @example(["append", "flush", "die while compacting", "append", "flush", "compact"])
 @example(["append", "compact", "append", "flush", "die", "append", "die while compacting", "die while compacting"])
