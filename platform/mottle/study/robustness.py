@@ -75,7 +75,7 @@ def run_robustness(
     attacks: Sequence[Any] | None = None,
     byzantine_share: float = 0.2,
     workers: int = 20,
-    rounds: int = 100,
+    rounds: int = 50,
     seeds: int | Sequence[int] = 3,
     out_dir: str | Path = "robustness",
     processes: int | None = None,

@@ -8,10 +8,12 @@ Letters: M models (one a worker), B examples of a batch, F features, C classes, 
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from types import MappingProxyType
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from sklearn.datasets import load_digits
 from torch import Tensor
@@ -86,11 +88,18 @@ class Task:
 
 def digits(seed: int) -> Task:
     """The 1,797 handwritten digits of scikit-learn, 8 by 8 pixels, on a network with one hidden layer of 32."""
-    inputs, labels = load_digits(return_X_y=True)
+    inputs, labels = _images()
     dice = np.random.default_rng([seed, 0])
     order = torch.from_numpy(dice.permutation(len(labels)))
     examples = Examples(inputs=torch.from_numpy(inputs / 16.0).float(), labels=torch.from_numpy(labels).long()).take(order)
     return _cut("digits", examples, num_test=400, sizes=(64, 32, NUM_CLASSES), learning_rate=0.5, dice=dice)
+
+
+@cache
+def _images() -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    """Pixels from 0 to 16 and labels; read once a process, since reading takes as long as ten rounds of training."""
+    inputs, labels = load_digits(return_X_y=True)
+    return inputs, labels
 
 
 def convex(seed: int) -> Task:
