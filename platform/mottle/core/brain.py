@@ -23,7 +23,7 @@ from mottle.core.references import References
 from mottle.core.shards import ShardMap
 
 REJECTED_STREAK = 5  # rejections in a row after which people are told
-VALIDATOR = -1  # sender of reference vectors; workers have slots from 0
+VALIDATOR = p.VALIDATOR
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +158,7 @@ class Brain:
 
     @property
     def free_samples(self) -> int:
-        return self.book.free
+        return 0 if self._paused or self._stopping else self.book.free
 
     def busy(self, worker: int) -> bool:
         member = self.members.present(worker)
@@ -168,7 +168,7 @@ class Brain:
 
     def _settle(self) -> None:
         """Let published versions and the strategy's decisions play out until nothing changes, then send the shards their batch."""
-        while True:
+        while self.finished is None:
             for application in self.pipeline.take_skipped():
                 self._skip(application)
             for application in self.pipeline.take_published():
@@ -196,7 +196,7 @@ class Brain:
     def _offer_again(self) -> bool:
         """Wake workers that found nothing to do, now that samples are free again."""
         state_of_supply = (self.book.revision, self.crew)
-        if not self._starving or self._paused or not self.book.free or state_of_supply == self._offered_at:
+        if not self._starving or not self.free_samples or state_of_supply == self._offered_at:
             return False
         self._offered_at = state_of_supply
         waiting, self._starving = sorted(self._starving), set()
@@ -205,9 +205,9 @@ class Brain:
 
     def _wind_down(self) -> bool:
         """When all is spent: let the strategy close its books, evaluate the last model, finish. Whether anything was set going."""
-        if not self._started or self._paused or self.book.free or not self.pipeline.idle:
+        if not self._started or (self._paused and not self._stopping) or self.book.free or not self.pipeline.idle:
             return False
-        if any(order.state == "issued" for order in self.ledger.undecided):
+        if self._references.pending or any(order.state == "issued" for order in self.ledger.undecided):
             return False
         if not self._told_nothing_left:
             self._told_nothing_left = True
@@ -247,10 +247,11 @@ class Brain:
         member = self.members.leave(event.worker, event.reason, now_ns=self._now_ns)
         if member is None:
             return
-        self._tell(p.Notice("left", f"worker {event.worker} left: {event.reason}", event.worker))
+        kind = "killed" if event.died else "left"
+        self._tell(p.Notice(kind, f"worker {event.worker} {kind}: {event.reason}", event.worker))
         self._starving.discard(event.worker)
         for order in self.ledger.of_worker(event.worker):
-            self._end(order, drop=bool(order.receipts))
+            self._end(order, drop=True)  # some shards may hold a part of its update, of which they send no receipt
         self._heard.append(s.WorkerGone(event.worker))
 
     def _on_remove_asked(self, event: p.RemoveAsked) -> None:
@@ -287,6 +288,7 @@ class Brain:
             return
         others = any(slot != worker for slot in self.crew)
         leases = () if self._paused or self._stopping else self.book.lend(worker, decision.samples, others=others)
+        self._count_samples()  # a range that nobody else could take counts as rejected now
         if not leases:
             self._starving.add(worker)
             self._heard.append(s.NoWork(worker))
@@ -302,6 +304,7 @@ class Brain:
         self._told_nothing_left = False
         self._tell(order)
         self._heard.append(s.OrderIssued(order.work_id, worker, samples))
+        self._offer(worker)
 
     def _release(self, order: Order) -> None:
         """The worker no longer has the order in hand."""
@@ -325,7 +328,7 @@ class Brain:
         if order is None or order.state != "issued" or order.compute.worker != event.worker:
             return
         self._tell(p.Notice("warning", f"worker {event.worker} returned its order: {event.reason}", event.worker))
-        self._end(order, drop=bool(order.receipts))
+        self._end(order, drop=True)
         self._offer(event.worker)
 
     def _cut(self, decision: s.CutOrder) -> None:
@@ -347,14 +350,14 @@ class Brain:
         if receipt.sender == VALIDATOR:
             self._on_reference_receipt(receipt)
             return
-        kind, _, digits = receipt.name.partition("/")
-        work_id = int(digits) if kind == "update" and digits.isdigit() else -1
-        order = self.ledger.add_receipt(work_id, receipt)
+        work_id = p.work_id_of(receipt.name)
+        order = None if work_id is None else self.ledger.add_receipt(work_id, receipt)
         if order is None:
-            known = self.ledger.get(work_id)
+            known = None if work_id is None else self.ledger.get(work_id)
             if known is None or known.compute.worker != receipt.sender:
                 self._tell(p.Notice("warning", f"refused {receipt.name} of worker {receipt.sender}: no such order is open", receipt.sender))
-                self.pipeline.drop((receipt.name,) if known is None else ())
+            if known is None and work_id is not None:
+                self.pipeline.drop((receipt.name,))
             return
         if order.state == "ended":
             self.pipeline.drop((receipt.name,))
@@ -368,9 +371,6 @@ class Brain:
         self.ledger.acknowledge(work_id)
         receipts = list(order.receipts.values())
         order.used = min(order.samples, max(0, receipts[0].samples))
-        member = self.members.known(worker)
-        assert member is not None
-        member.compute_ns += max(receipt.compute_ns for receipt in receipts)
         self._release(order)
         if late:
             self._judge(work_id, "discarded", "late: its samples had been given back", leases=False, drop=True)
@@ -389,8 +389,8 @@ class Brain:
                 return receipt.fault
             if not 0 < receipt.samples <= order.samples or (receipt.samples < order.samples and not order.cut):
                 return f"claims {receipt.samples} samples, was ordered {order.samples}"
-            if receipt.samples != receipts[0].samples:
-                return "claims different sample counts to different shards"
+            if (receipt.samples, receipt.weight) != (receipts[0].samples, receipts[0].weight):
+                return "claims different counts to different shards"
             if receipt.weight is not None and not (self.config.weighted_loss and 0 < receipt.weight < float("inf")):
                 return f"claims a weight of {receipt.weight}"
         return "" if all(receipt.finite for receipt in receipts) else "not finite"
@@ -427,6 +427,7 @@ class Brain:
         staleness = self._staleness(work_id) if staleness is None else staleness
         order = self.ledger.decide(work_id, verdict)
         worker = order.compute.worker
+        redone = sum(len(part.lease) for part in order.compute.parts if leases and self.book.lent_before(part.lease))
         left = order.used
         for part in order.compute.parts if leases else ():
             if verdict == "discarded":
@@ -435,25 +436,33 @@ class Brain:
                 used = min(left, len(part.lease))
                 self.book.spend(part.lease, used, "applied" if verdict == "accepted" else verdict, worker=worker)
                 left -= used
-        if leases and verdict != "discarded":
-            self.samples = sum(epoch.applied + epoch.unselected + epoch.rejected for epoch in self.book.epochs)
-        self._note_verdict(worker, verdict, order.used, staleness)
+        self._count_samples()
+        self._note_verdict(order, verdict, staleness, redone)
         if drop:
             self.pipeline.drop((p.update_name(work_id),))
         self._tell(p.Verdict(work_id, worker, verdict, reason, order.used, staleness, score))
 
-    def _note_verdict(self, worker: int, verdict: str, samples: int, staleness: int) -> None:
-        member = self.members.known(worker)
+    def _count_samples(self) -> None:
+        self.samples = sum(epoch.applied + epoch.unselected + epoch.rejected for epoch in self.book.epochs)
+
+    def _note_verdict(self, order: Order, verdict: str, staleness: int, redone: int) -> None:
+        """Keep the member's tallies; `redone` of the order's samples had been lent before in vain."""
+        member = self.members.known(order.compute.worker)
         assert member is not None
         member.verdicts[verdict] += 1
         member.staleness = staleness
-        if verdict == "accepted":
-            member.samples += samples
-            member.rejected_in_a_row = 0
-        elif verdict == "rejected":
-            member.rejected_in_a_row += 1
-            if member.rejected_in_a_row == REJECTED_STREAK:
-                self._tell(p.Notice("rejected_streak", f"worker {worker}: {REJECTED_STREAK} updates rejected in a row", worker))
+        member.samples += order.used
+        spent_ns = max(receipt.compute_ns for receipt in order.receipts.values())
+        if verdict in ("accepted", "unselected"):
+            again_ns = spent_ns * redone // order.samples
+            member.compute_ns["redone"] += again_ns
+            member.compute_ns["useful"] += spent_ns - again_ns
+        else:
+            member.compute_ns["stale" if verdict == "discarded" else "rejected"] += spent_ns
+        member.rejected_in_a_row = member.rejected_in_a_row + 1 if verdict == "rejected" else 0
+        if member.rejected_in_a_row == REJECTED_STREAK:
+            text = f"worker {member.slot}: {REJECTED_STREAK} updates rejected in a row"
+            self._tell(p.Notice("rejected_streak", text, member.slot))
 
     # --- steps ------------------------------------------------------------------------------------------------------------------------
 
@@ -562,6 +571,10 @@ class Brain:
         if shard_settings:
             self.shards.tell(p.Configure(shard_settings))
         self._tell(p.Notice("configured", ", ".join(f"{key} = {value}" for key, value in event.settings.items())))
+        if "paused" in event.settings and not self._paused:
+            self._offered_at = None
+            for worker in self.crew:
+                self._offer(worker)
 
     def _on_replica_lost(self, event: p.ReplicaLost) -> None:
         if not self.shards.lose(event.replica):
@@ -627,6 +640,7 @@ class Brain:
             "strategy": self.strategy.state(),
             "settings": dict(self.settings),
             "next_work_id": self._next_work_id,
+            "checkpoint": self._checkpoints.last,
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -637,6 +651,7 @@ class Brain:
         self.strategy.restore(state["strategy"])
         self.settings = dict(state["settings"])
         self._next_work_id = state["next_work_id"]
+        self._checkpoints.last = state["checkpoint"]
         self._checkpoints.samples = self._checkpoints.evaluated_samples = self.samples
 
     # --- invariants -------------------------------------------------------------------------------------------------------------------

@@ -44,6 +44,15 @@ class _Epoch:
     """Spent ranges, merged and sorted; two of them never overlap."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Loan:
+    lease: Lease
+    retried: bool
+    """Its positions were rejected once before."""
+    again: bool
+    """Its positions were lent before, and nothing came of it."""
+
+
 class LeaseBook:
     """Lends, takes back and spends positions.
 
@@ -64,8 +73,9 @@ class LeaseBook:
         self._open: dict[int, _Epoch] = {0: _Epoch(0)}
         self._newest = 0
         self._closed: list[EpochCount] = []
-        self._out: dict[int, tuple[Lease, bool]] = {}  # lease id -> (lease, it was rejected once before)
+        self._out: dict[int, _Loan] = {}
         self._next_id = 0
+        self._stopped = False
         self.revision = 0
         """Grows whenever positions may have become free."""
 
@@ -77,6 +87,8 @@ class LeaseBook:
         `others`: whether anybody else could take a range that this worker's update was rejected for. If nobody can, such a range is
         counted as rejected now, for it would block the epoch.
         """
+        if self._stopped:
+            return ()
         for epoch in list(self._open.values()):
             if not others:
                 self._retire_barred(epoch, worker)
@@ -101,11 +113,12 @@ class LeaseBook:
 
     def _lend_from(self, epoch: _Epoch, worker: int, count: int) -> tuple[Lease, ...]:
         leases: list[Lease] = []
+        cursor = epoch.cursor
         while count > 0 and (found := self._take(epoch, worker, count)) is not None:
             start, stop, retried = found
             lease = Lease(self._next_id, epoch.index, start, stop)
             self._next_id += 1
-            self._out[lease.id] = (lease, retried)
+            self._out[lease.id] = _Loan(lease, retried, again=start < cursor)
             leases.append(lease)
             count -= len(lease)
         return tuple(leases)
@@ -141,8 +154,8 @@ class LeaseBook:
         if how not in SPENT or not 0 <= used <= len(lease):
             raise ProtocolError(f"cannot spend {used} positions of {lease} as {how!r}")
         kept = lease.start + used
+        retried = self._known(lease).retried
         epoch = self._open[lease.epoch]
-        retried = self._out[lease.id][1]
         if used:
             if how == "rejected" and self._retry and not retried:
                 epoch.barred[lease.start] = (kept, worker)
@@ -152,16 +165,21 @@ class LeaseBook:
         self._close_if_done(epoch)
 
     def _give_back(self, lease: Lease, start: int) -> None:
+        retried = self._known(lease).retried
+        del self._out[lease.id]
         self.revision += 1
-        known = self._out.pop(lease.id, None)
-        if known is None:
-            raise ProtocolError(f"{lease} was ended before, or never lent")
         if start < lease.stop:
             epoch = self._open[lease.epoch]
-            if known[1]:  # its one retry is not used up by a worker that left
+            if retried:  # its one retry is not used up by a worker that left
                 epoch.barred[start] = (lease.stop, -1)
             else:
                 heapq.heappush(epoch.returned, (start, lease.stop))
+
+    def _known(self, lease: Lease) -> _Loan:
+        known = self._out.get(lease.id)
+        if known is None:
+            raise ProtocolError(f"{lease} was ended before, or never lent")
+        return known
 
     def _retire_barred(self, epoch: _Epoch, worker: int) -> None:
         for start, (stop, barred_worker) in sorted(epoch.barred.items()):
@@ -196,12 +214,18 @@ class LeaseBook:
     @property
     def free(self) -> int:
         """Positions that could be lent now from the oldest open epoch."""
+        if self._stopped:
+            return 0
         for epoch in self._open.values():
             ranges = [*epoch.returned, *((start, stop) for start, (stop, _) in epoch.barred.items())]
             free = sum(stop - start for start, stop in ranges) + max(0, self._room(epoch.index) - epoch.cursor)
             if free or not self._overlap:
                 return free
         return self._room(self._newest + 1) if self._may_open_next() else 0
+
+    def lent_before(self, lease: Lease) -> bool:
+        """Whether the positions of a lease that is out had been lent before: computing them again is redone work."""
+        return self._known(lease).again
 
     @property
     def out(self) -> int:
@@ -220,11 +244,8 @@ class LeaseBook:
         return tuple(sorted(counts, key=lambda count: count.index))
 
     def stop(self) -> None:
-        """Lend nothing new from now on: the run ends with what is out."""
-        self._limit = 0
-        for epoch in self._open.values():
-            epoch.returned.clear()
-            epoch.barred.clear()
+        """Lend nothing new from now on: the run ends with what is out. What is free stays free for a run that goes on from here."""
+        self._stopped = True
 
     # --- checkpoints ------------------------------------------------------------------------------------------------------------------
 
@@ -232,8 +253,9 @@ class LeaseBook:
         """As JSON types. What is out is saved as free: its updates are not part of a checkpoint."""
         out: dict[int, list[tuple[int, int]]] = {}
         barred: dict[int, dict[int, tuple[int, int]]] = {}
-        for lease, retried in self._out.values():
-            if retried:
+        for loan in self._out.values():
+            lease = loan.lease
+            if loan.retried:
                 barred.setdefault(lease.epoch, {})[lease.start] = (lease.stop, -1)
             else:
                 out.setdefault(lease.epoch, []).append((lease.start, lease.stop))
@@ -270,10 +292,9 @@ class LeaseBook:
     def check(self) -> None:
         """Invariants: lent, free and spent positions of an open epoch are disjoint and fill [0, cursor)."""
         for epoch in self._open.values():
-            lent = [(lease.start, lease.stop) for lease, _ in self._out.values() if lease.epoch == epoch.index]
+            lent = [(loan.lease.start, loan.lease.stop) for loan in self._out.values() if loan.lease.epoch == epoch.index]
             barred = [(start, stop) for start, (stop, _) in epoch.barred.items()]
             ranges = sorted([*lent, *epoch.returned, *barred, *epoch.covered])
             assert all(a[1] <= b[0] for a, b in pairwise(ranges)), f"overlap in epoch {epoch.index}: {ranges}"
-            if self._limit != 0:
-                assert sum(stop - start for start, stop in ranges) == epoch.cursor, f"hole in epoch {epoch.index}: {ranges}"
+            assert sum(stop - start for start, stop in ranges) == epoch.cursor, f"hole in epoch {epoch.index}: {ranges}"
             assert sum(epoch.spent.values()) == sum(stop - start for start, stop in epoch.covered)

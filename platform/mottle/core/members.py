@@ -21,13 +21,13 @@ class Member:
     orders: list[int] = field(default_factory=list)
     """Work ids in hand, oldest first."""
     samples: int = 0
-    """Positions computed by this worker that were applied."""
+    """Of its acknowledged updates that have a verdict, whatever it was."""
     verdicts: dict[str, int] = field(default_factory=lambda: {"accepted": 0, "unselected": 0, "rejected": 0, "discarded": 0})
     rejected_in_a_row: int = 0
     staleness: int = 0
     """Of its last update."""
-    compute_ns: int = 0
-    """Reported compute time of its acknowledged updates; for display."""
+    compute_ns: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("useful", "redone", "stale", "rejected"), 0))
+    """Compute time that it reported, by what became of it; for display. Redone: samples that had been lent before in vain."""
 
 
 class Members:

@@ -70,7 +70,7 @@ class Application:
 
 @dataclass(slots=True)
 class _Question:
-    ask: Callable[[tuple[int, ...]], None]
+    then: Callable[[tuple[int, ...]], None]
     answers: dict[ReplicaId, tuple[int, ...]] = field(default_factory=dict)
 
 
@@ -108,7 +108,8 @@ class Pipeline:
 
     @property
     def idle(self) -> bool:
-        return not (self._waiting or self._asking or self._told)
+        """No step is under way and no question to the shards is open."""
+        return not (self._waiting or self._asking or self._told or self._questions)
 
     @property
     def depth(self) -> int:
@@ -197,7 +198,6 @@ class Pipeline:
             application.skip = decision.skip
             self._skipped.append(application)
             self._asking = None
-            self._advance()
             return
         rows = self._rows(application)
         self._shards.tell(ApplyRule(DIRECTION, application.rule, rows, decision.instructions))
@@ -236,7 +236,6 @@ class Pipeline:
         self._told.append(application)
         self._stepped[self.head] = set()
         self._asking = None
-        self._advance()
 
     # --- questions to the shards ------------------------------------------------------------------------------------------------------
 
@@ -248,7 +247,8 @@ class Pipeline:
     def _settle_questions(self) -> None:
         for request in [r for r, q in self._questions.items() if self._shards.covered_by(set(q.answers))]:
             question = self._questions.pop(request)
-            question.ask(exact_totals(question.answers))
+            question.then(exact_totals(question.answers))
+        self._advance()
 
     def drop(self, names: tuple[str, ...]) -> None:
         if names:

@@ -13,6 +13,10 @@ from typing import Any, NamedTuple
 
 Settings = Mapping[str, Any]
 PARAMS = "params"
+REFERENCE = "reference/"
+"""Names of reference vectors begin so; the validator alone may push them."""
+VALIDATOR = -1
+"""Sender of reference vectors; workers have slots from 0."""
 
 
 class Version(NamedTuple):
@@ -298,10 +302,11 @@ class Joined:
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """A worker is gone (died, was removed, its node drained)."""
+    """A worker is gone: it died, was removed, or its node drained."""
 
     worker: int
     reason: str
+    died: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -431,9 +436,19 @@ Event = (
 )
 
 
+_MAX_DIGITS = 18  # of a work id; names come from workers, and Python refuses to read very long numbers
+
+
 def update_name(work_id: int) -> str:
     """Name on the shards of the update that answers order `work_id`."""
     return f"update/{work_id}"
+
+
+def work_id_of(name: str) -> int | None:
+    """The order whose update has that name; None for every other name, such as another spelling of the number."""
+    digits = name.removeprefix("update/")[:_MAX_DIGITS]
+    work_id = int(digits) if digits.isascii() and digits.isdecimal() else -1
+    return work_id if name == update_name(work_id) else None
 
 
 def work_holder(work_id: int) -> str:

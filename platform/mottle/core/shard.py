@@ -182,12 +182,14 @@ class Shard:
             return [self._fault(event, fault)]
         self._vectors[event.name] = vector
         vector.ranges[event.start, event.stop] = None
-        references = () if event.name.startswith("reference/") else self.references
+        references = () if event.name.startswith(p.REFERENCE) else self.references
         weight = float(event.samples) if event.weight is None else event.weight
         return [StoreRange(event.name, event.start, event.stop, weight, event.payload, references)]
 
     def _misfit(self, event: Pushed, vector: _Vector) -> str:
         owned = self.owned
+        if p.work_id_of(event.name) is None and not (event.sender == p.VALIDATOR and event.name.startswith(p.REFERENCE)):
+            return f"a worker may push updates of its orders only, and no vector named {event.name!r}"
         if not owned.start <= event.start <= event.stop <= owned.stop or (event.start == event.stop and owned.start < owned.stop):
             return f"range [{event.start}, {event.stop}) is not inside [{owned.start}, {owned.stop})"
         if (event.start - owned.start) % BLOCK:
@@ -229,7 +231,7 @@ class Shard:
     @property
     def references(self) -> tuple[str, ...]:
         """Reference vectors that are held whole; arriving updates are measured against them."""
-        return tuple(name for name, vector in self._vectors.items() if name.startswith("reference/") and vector.receipt is not None)
+        return tuple(name for name, vector in self._vectors.items() if name.startswith(p.REFERENCE) and vector.receipt is not None)
 
     @property
     def held(self) -> tuple[str, ...]:

@@ -129,6 +129,8 @@ class Exit:
 
 WorkerOrder = LoadBase | ClearAccumulator | RunPart | Push | Fetch | Answer | Exit
 
+_REMEMBERED_ENDED = 64  # orders done with, that are told apart from new ones; more than a transport can hold of repeats for one worker
+
 
 @dataclass(slots=True)
 class _Job:
@@ -146,6 +148,7 @@ class Worker:
     def __init__(self, slot: int) -> None:
         self.slot = slot
         self._jobs: deque[_Job] = deque()
+        self._ended: deque[int] = deque(maxlen=_REMEMBERED_ENDED)
         self._loaded: Version | None = None
         self._leaving = False
         self._handlers: dict[type, Callable[[Any], list[WorkerOrder]]] = {
@@ -175,7 +178,7 @@ class Worker:
 
     def _on_ordered(self, event: Ordered) -> list[WorkerOrder]:
         compute = event.compute
-        if self._leaving or any(job.compute.work_id == compute.work_id for job in self._jobs):
+        if self._leaving or compute.work_id in self._ended or any(job.compute.work_id == compute.work_id for job in self._jobs):
             return []  # said twice, or too late
         self._jobs.append(_Job(compute))
         orders: list[WorkerOrder] = [Fetch(part.lease.epoch, part.lease.start, part.lease.stop) for part in compute.parts]
@@ -199,12 +202,17 @@ class Worker:
                 continue
             if job.phase == "queued":
                 self._jobs.remove(job)
+                self._ended.append(work_id)
                 return [] if how == "abandon" else [Answer(WorkReturned(self.slot, work_id, "cut before it began"))]
-            job.stop = job.stop or how
+            if how == "abandon" or not job.stop:
+                job.stop = how
         return []
 
     def _on_dismissed(self, event: DismissAsked) -> list[WorkerOrder]:
         self._leaving = True
+        self._jobs = deque(job for job in self._jobs if job.phase != "queued")
+        for job in self._jobs:
+            job.stop = "abandon"
         return self._start_next()
 
     # --- one job at a time ------------------------------------------------------------------------------------------------------------
@@ -255,7 +263,7 @@ class Worker:
         return answer + self._finish()
 
     def _finish(self) -> list[WorkerOrder]:
-        self._jobs.popleft()
+        self._ended.append(self._jobs.popleft().compute.work_id)
         return self._start_next()
 
     # --- invariants -------------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,255 @@
+"""The record of a run while it happens: the event log, the tables of the run's folder, and what the display sees.
+
+The brain's thread only hands facts over; a writer thread turns them into rows and touches storage, so slow or full storage never holds up
+training. Everything shown is read from the brain's own books.
+"""
+
+import queue
+import threading
+from collections import defaultdict, deque
+from collections.abc import Mapping
+from typing import Any
+
+from mottle.actors.job import Job
+from mottle.core import protocol as p
+from mottle.core import wire
+from mottle.core.brain import Brain
+from mottle.core.members import Member
+from mottle.observe.events import EventLog
+from mottle.observe.record import RunRecord
+from mottle.observe.result import EpochResult, PeakRss, RunResult, WorkerAccounting, WorkerResult, write_result
+from mottle.observe.snapshot import EVENT_KINDS, RunEvent, Snapshot, UpdateCounts, WorkerRow
+
+FLUSH_EVERY_S = 1.0
+SPEED_WINDOW_S = 5.0
+EVENTS_SHOWN = 200
+
+
+class Chronicle:
+    """One run's record.
+
+    Args:
+        job: for names and the run's folder.
+        brain: whose books are shown.
+    """
+
+    def __init__(self, job: Job, brain: Brain) -> None:
+        self._job = job
+        self._brain = brain
+        self._record = RunRecord(job.run_dir)
+        self._log = EventLog(job.run_dir)
+        self._metrics: dict[str, float] = {}
+        self._notices: deque[RunEvent] = deque(maxlen=EVENTS_SHOWN)
+        self._num_notices = 0
+        self._recent: dict[int, deque[tuple[int, int]]] = defaultdict(deque)
+        self._seq = 0
+        self._versions = 0
+        self._finished = ""
+        self._trouble = ""
+        self._inbox: queue.SimpleQueue[tuple[int, int, p.Event, list[p.Command]] | None] = queue.SimpleQueue()
+        self._writer = threading.Thread(target=self._write, name="chronicle", daemon=True)
+        self._writer.start()
+
+    # --- in ---------------------------------------------------------------------------------------------------------------------------
+
+    def saw(self, event: p.Event, commands: list[p.Command], now_ns: int) -> None:
+        """An event that the brain took and what it answered."""
+        if isinstance(event, p.Evaluated):
+            self._metrics.update(event.metrics)
+        for command in commands:
+            match command:
+                case p.Verdict(worker=worker, samples=samples, verdict=verdict) if verdict != "discarded":
+                    self._recent[worker].append((now_ns, samples))
+                case p.Notice(kind, text, slot):
+                    known: Any = kind if kind in EVENT_KINDS else "warning"
+                    self._notices.append(RunEvent(t_s=now_ns / 1e9, kind=known, text=text, worker=_name(slot)))
+                    self._num_notices += 1
+                case p.Published():
+                    self._versions += 1
+                case p.Finished(reason):
+                    self._finished = reason
+        self._inbox.put((self._seq, now_ns, event, commands))
+        self._seq += 1
+
+    # --- storage ----------------------------------------------------------------------------------------------------------------------
+
+    def _write(self) -> None:
+        ended = False
+        while not ended:
+            ended = self._drain()
+            try:
+                self._record.flush()
+                self._log.flush()
+                self._trouble = ""
+            except OSError as error:
+                self._trouble = f"the record cannot be written ({error}); training goes on and it is tried again"
+
+    def _drain(self) -> bool:
+        """Turn what arrives within a flush interval into rows; whether it was the last."""
+        deadline = threading.Event()
+        timer = threading.Timer(FLUSH_EVERY_S, deadline.set)
+        timer.daemon = True
+        timer.start()
+        try:
+            while not deadline.is_set():
+                try:
+                    item = self._inbox.get(timeout=FLUSH_EVERY_S / 4)
+                except queue.Empty:
+                    continue
+                if item is None:
+                    return True
+                self._note(*item)
+            return False
+        finally:
+            timer.cancel()
+
+    def _note(self, seq: int, now_ns: int, event: p.Event, commands: list[p.Command]) -> None:
+        t_s = now_ns / 1e9
+        self._log.append(seq, now_ns, type(event).__name__, wire.encode(event))
+        if isinstance(event, p.Evaluated) and event.metrics:
+            self._record.measured(t_s=t_s, samples=self._brain.samples, version=event.version.number, values=event.metrics)
+        for command in commands:
+            if isinstance(command, p.Verdict):
+                worker = _name(command.worker)
+                assert worker is not None
+                verdict: Any = command.verdict
+                self._record.decided(
+                    t_s=t_s,
+                    work_id=command.work_id,
+                    worker=worker,
+                    samples=command.samples,
+                    staleness=command.staleness,
+                    verdict=verdict,
+                    reason=command.reason,
+                    score=command.score,
+                )
+                self._record.delivered(t_s=t_s, worker=worker, samples=command.samples)
+            elif isinstance(command, p.Notice):
+                known: Any = command.kind if command.kind in EVENT_KINDS else "warning"
+                self._record.noticed(RunEvent(t_s=t_s, kind=known, text=command.text, worker=_name(command.worker)))
+
+    def finish(self, now_ns: int, peaks: Mapping[str, list[int]]) -> RunResult:
+        """Write what is left, join the tables, write `result.json`.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        self._inbox.put(None)
+        self._writer.join()
+        self._record.compact()
+        self._log.compact()
+        result = self.result(now_ns, peaks)
+        write_result(self._job.run_dir, result)
+        return result
+
+    # --- views ------------------------------------------------------------------------------------------------------------------------
+
+    def snapshot(self, now_ns: int) -> Snapshot:
+        """The run as the display shows it."""
+        epochs = self._brain.book.epochs
+        return Snapshot(
+            run=self._job.name,
+            strategy=strategy_name(self._job),
+            codec=_spec_name(self._job.codec),
+            samples=self._brain.samples,
+            total_samples=self._job.total_samples,
+            epoch=epochs[-1].index if epochs else 0,
+            version=self._brain.version.number,
+            wall_s=now_ns / 1e9,
+            metrics=dict(self._metrics),
+            workers=tuple(self._row(member, now_ns) for member in self._brain.members.all),
+            events=tuple(self._notices),
+            events_before=self._num_notices - len(self._notices),
+            updates=UpdateCounts(**self._brain.ledger.counts.as_dict()),
+            notes=(self._trouble,) if self._trouble else (),
+        )
+
+    def _row(self, member: Member, now_ns: int) -> WorkerRow:
+        recent = self._recent[member.slot]
+        while recent and now_ns - recent[0][0] > SPEED_WINDOW_S * 1e9:
+            recent.popleft()
+        window_s = min(SPEED_WINDOW_S, max(1e-3, (now_ns - member.joined_ns) / 1e9))
+        here = member.state != "left"
+        judged = sum(member.verdicts.values())
+        return WorkerRow(
+            id=f"w{member.slot}",
+            device=member.device,
+            state=self._state(member),
+            samples=member.samples,
+            samples_per_s=sum(samples for _, samples in recent) / window_s if here else 0.0,
+            staleness=member.staleness if judged else None,
+            **member.verdicts,
+        )
+
+    def _state(self, member: Member) -> str:
+        if member.state == "left":
+            return "killed" if member.left_reason.startswith("died") else "left"
+        if member.state == "leaving":
+            return "leaving"
+        if self._brain.settings.get("paused"):
+            return "paused"
+        return "computing" if member.orders else "waiting"
+
+    def result(self, now_ns: int, peaks: Mapping[str, list[int]]) -> RunResult:
+        """The run in numbers, as `result.json` keeps it."""
+        brain = self._brain
+        size = brain.config.num_positions
+        return RunResult(
+            run=self._job.name,
+            strategy=strategy_name(self._job),
+            codec=_spec_name(self._job.codec),
+            stopped=self._finished or "closed before it had finished",
+            metrics=dict(self._metrics),
+            samples=brain.samples,
+            versions=brain.version.number,
+            updates=UpdateCounts(**brain.ledger.counts.as_dict()),
+            epochs=tuple(
+                EpochResult(
+                    index=epoch.index,
+                    applied=epoch.applied,
+                    unselected=epoch.unselected,
+                    rejected=epoch.rejected,
+                    missed=size - epoch.applied - epoch.unselected - epoch.rejected,
+                    repeated=epoch.repeated,
+                )
+                for epoch in brain.book.epochs
+            ),
+            workers=tuple(_worker_result(member) for member in brain.members.all),
+            accounting={f"w{member.slot}": _accounting(member, now_ns) for member in brain.members.all},
+            wall_s=now_ns / 1e9,
+            peak_rss_bytes=PeakRss(**{role: max(values) for role, values in peaks.items() if values}),
+        )
+
+
+def strategy_name(job: Job) -> str:
+    """The strategy's name as the job gives it."""
+    return _spec_name(job.strategy)
+
+
+def _spec_name(spec: Mapping[str, Any] | str) -> str:
+    return spec if isinstance(spec, str) else next(iter(spec))
+
+
+def _name(slot: int | None) -> str | None:
+    return None if slot is None else f"w{slot}"
+
+
+def _worker_result(member: Member) -> WorkerResult:
+    return WorkerResult(
+        id=f"w{member.slot}",
+        device=member.device,
+        joined_s=member.joined_ns / 1e9,
+        left_s=None if member.left_ns is None else member.left_ns / 1e9,
+        left_reason=member.left_reason or None,
+        samples=member.samples,
+        **member.verdicts,
+    )
+
+
+def _accounting(member: Member, now_ns: int) -> WorkerAccounting:
+    """Compute time by what became of it; the rest of the time present is waiting. What a worker reports is cut to the time it was here."""
+    present_ns = (now_ns if member.left_ns is None else member.left_ns) - member.joined_ns
+    spent_ns = sum(member.compute_ns.values())
+    share = min(1.0, present_ns / spent_ns) if spent_ns else 0.0
+    parts = {f"{what}_s": ns * share / 1e9 for what, ns in member.compute_ns.items()}
+    return WorkerAccounting(waiting_s=max(0.0, present_ns / 1e9 - sum(parts.values())), **parts)

@@ -1,0 +1,161 @@
+"""The coordinator: `mottle.core.brain.Brain` decides, this carries its orders out.
+
+Everything that happens is an event given to the brain under one lock; what comes back is obeyed in order. Calls to other actors are sent
+and never waited for, so no slow actor holds up the others.
+"""
+
+import threading
+import time
+from typing import Any
+
+import ray
+import torch
+
+from mottle import strategies
+from mottle.actors import transport
+from mottle.actors.chronicle import Chronicle
+from mottle.actors.fleet import START_TIMEOUT_S, CrewError, Fleet
+from mottle.actors.job import Job
+from mottle.actors.shard import peak_rss_bytes
+from mottle.actors.timers import Timers
+from mottle.core import protocol as p
+from mottle.core import worker as w
+from mottle.core.brain import Brain
+from mottle.observe.result import RunResult
+from mottle.observe.snapshot import Snapshot
+
+
+class Coordinator:
+    """Runs one job on Ray.
+
+    Args:
+        job: what to do.
+    """
+
+    def __init__(self, job: Job) -> None:
+        torch.set_num_threads(1)
+        self._job = job
+        self._brain = Brain(job.brain, strategies.build(job.strategy, job.strategy_defaults))
+        self._chronicle = Chronicle(job, self._brain)
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
+        self._began_ns: int | None = None
+        self._timers = Timers(lambda name: self.events([p.TimerFired(name)]))
+        self._fleet: Fleet | None = None
+
+    # --- life -------------------------------------------------------------------------------------------------------------------------
+
+    def start(self, me: Any, values: Any) -> None:
+        """Create shards, validator and workers; begin when the crew that the job starts with is there.
+
+        Args:
+            me: this actor's own handle, for the others to send events to.
+            values: the initial flat vector, as `transport.publish` made it.
+        Raises:
+            CrewError: the workers did not come in time.
+        """
+        self._fleet = Fleet(self._job, me, lambda event: self.events([event]))
+        version = p.Version(0, 0)
+        self._fleet.make_shards(sorted(self._brain.shards.live), transport.receive(values), version)
+        for group in self._job.groups:
+            self._fleet.add_workers(group.count, group.name)
+        wanted = sum(group.count for group in self._job.groups)
+        with self._changed:
+            if not self._changed.wait_for(lambda: len(self._brain.crew) >= wanted, START_TIMEOUT_S):
+                raise CrewError(f"{len(self._brain.crew)} of {wanted} workers came within {START_TIMEOUT_S:.0f} s")
+        self._began_ns = time.monotonic_ns()
+        self.events([p.Started(version)])
+
+    def wait(self, timeout_s: float) -> bool:
+        """Whether the run has finished, at the latest after `timeout_s`."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._brain.finished is not None, timeout_s)
+
+    def close(self) -> RunResult:
+        """Let every actor of the run go and finish the record."""
+        now_ns = self._now_ns()
+        self._timers.close()
+        peaks: dict[str, list[int]] = {"coordinator": [peak_rss_bytes()]}
+        if self._fleet is not None:
+            self._fleet.close()
+            peaks |= self._fleet.peak_bytes
+        return self._chronicle.finish(now_ns, peaks)
+
+    # --- events and orders ------------------------------------------------------------------------------------------------------------
+
+    def events(self, events: list[p.Event]) -> None:
+        """Facts from shards, workers, validator and timers."""
+        with self._changed:
+            for event in events:
+                now_ns = self._now_ns()
+                commands = self._brain.handle(event, now_ns=now_ns)
+                self._chronicle.saw(event, commands, now_ns)
+                for command in commands:
+                    self._obey(command)
+            self._changed.notify_all()
+
+    def _obey(self, command: p.Command) -> None:
+        assert self._fleet is not None
+        match command:
+            case p.Compute(worker=slot):
+                self._post(slot, w.Ordered(command))
+            case p.Cut(slot, work_id):
+                self._post(slot, w.CutAsked(work_id))
+            case p.Abandon(slot, work_id):
+                self._post(slot, w.AbandonAsked(work_id))
+            case p.Dismiss(slot):
+                self._post(slot, w.DismissAsked())
+            case p.Batch():
+                for replica, shard in self._fleet.shards.items():
+                    if replica in self._brain.shards.live:
+                        shard.batch.remote(command)
+            case p.Refresh():
+                self._fleet.validator.refresh.remote(command)
+            case p.Evaluate():
+                self._fleet.validator.evaluate.remote(command)
+            case p.SetTimer(name, at_ns):
+                self._timers.set(name, max(0, at_ns - self._now_ns()))
+
+    def _post(self, slot: int, event: w.WorkerEvent) -> None:
+        assert self._fleet is not None
+        self._fleet.workers[slot].post.options(concurrency_group="mail").remote(event)
+
+    def _now_ns(self) -> int:
+        """The run's clock: it stands at 0 until training begins."""
+        return 0 if self._began_ns is None else time.monotonic_ns() - self._began_ns
+
+    # --- what people ask --------------------------------------------------------------------------------------------------------------
+
+    def snapshot(self) -> Snapshot:
+        with self._lock:
+            return self._chronicle.snapshot(self._now_ns())
+
+    def add_workers(self, count: int, group: str) -> list[int]:
+        """Start workers while the run goes on; nobody waits for them."""
+        assert self._fleet is not None
+        return self._fleet.add_workers(count, group)
+
+    def remove_worker(self, slot: int) -> None:
+        """Let a worker go when it has finished what it has in hand."""
+        self.events([p.RemoveAsked(slot)])
+
+    def configure(self, settings: dict[str, Any]) -> None:
+        """Change `lr`, `paused`, ... from here on."""
+        self.events([p.Configured(settings)])
+
+    def stop(self, reason: str) -> None:
+        """Lend nothing more and end with what is out."""
+        self.events([p.StopAsked(reason)])
+
+    def processes(self) -> dict[int, int]:
+        """Process id of every worker that is here, by slot."""
+        assert self._fleet is not None
+        here = {member.slot for member in self._brain.members.all if member.state != "left"}
+        return {slot: ray.get(self._fleet.workers[slot].where.remote())["pid"] for slot in sorted(here)}
+
+    def newest(self) -> tuple[int, list[Any]]:
+        """The newest version: its number and the ranges of the shards, in order, as `transport.publish` made them."""
+        assert self._fleet is not None
+        primaries = [self._fleet.shards[self._brain.shards.primary(shard)] for shard in range(self._job.brain.num_shards)]
+        answers = ray.get([primary.newest.remote() for primary in primaries])
+        return max(number for number, _ in answers), [values for _, values in answers]

@@ -1,0 +1,138 @@
+"""The actors of a run: shards, validator and workers; made, accompanied to their end, and let go."""
+
+import threading
+import traceback
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import ray
+from torch import Tensor
+
+from mottle.actors import placing, transport
+from mottle.actors.job import Job, WorkerGroup
+from mottle.core import protocol as p
+from mottle.core.errors import MottleError
+from mottle.vectors import ShardSpec
+
+START_TIMEOUT_S = 120.0
+
+
+class CrewError(MottleError):
+    """The cluster cannot give the run what it declares as its minimum."""
+
+
+class Fleet:
+    """All actors of one run but the coordinator.
+
+    Args:
+        job: the run.
+        coordinator: the handle that the others send events to.
+        tell: gives an event to the brain.
+    """
+
+    def __init__(self, job: Job, coordinator: Any, tell: Callable[[p.Event], None]) -> None:
+        self._job = job
+        self._coordinator = coordinator
+        self._tell = tell
+        self._groups = {group.name: group for group in job.groups}
+        self._num_in_group: dict[str, int] = defaultdict(int)
+        self._next_slot = 0
+        self.shards: dict[p.ReplicaId, Any] = {}
+        self.workers: dict[int, Any] = {}
+        self.validator: Any = None
+        self.peak_bytes: dict[str, list[int]] = defaultdict(list)
+
+    # --- shards and validator ---------------------------------------------------------------------------------------------------------
+
+    def make_shards(self, replicas: list[p.ReplicaId], vector: Tensor, version: p.Version) -> None:
+        """Cut the flat vector into shards and wait until they and the validator stand."""
+        job = self._job
+        ranges = job.layout.cut(job.brain.num_shards)
+        for replica in replicas:
+            owned = ranges[replica.shard]
+            spec = ShardSpec(layout=job.layout, owned=owned, optimizer=job.optimizer, codec=job.codec, schedule=job.schedule)
+            values = transport.publish(vector[owned.start : owned.stop])
+            self.shards[replica] = placing.make_shard(replica, spec, values, version, self._coordinator)
+        ray.get([shard.ready.remote() for shard in self.shards.values()])
+        self.validator = placing.make_validator(job, self.by_shard(), self._coordinator)
+        ray.get(self.validator.ready.remote())
+        for replica, shard in self.shards.items():
+            self._thread(self._watch_shard, replica, shard)
+
+    def by_shard(self) -> dict[int, list[Any]]:
+        """Handles of the replicas of each shard, primary first."""
+        handles: dict[int, list[Any]] = defaultdict(list)
+        for replica in sorted(self.shards):
+            handles[replica.shard].append(self.shards[replica])
+        return dict(handles)
+
+    def _watch_shard(self, replica: p.ReplicaId, shard: Any) -> None:
+        try:
+            ray.get(shard.until_closed.options(concurrency_group="watch").remote())
+        except ray.exceptions.RayActorError as error:
+            self._tell(p.ReplicaLost(replica, first_line(error)))
+
+    # --- workers ----------------------------------------------------------------------------------------------------------------------
+
+    def add_workers(self, count: int, group: str) -> list[int]:
+        """Start workers of a declared group; each joins when its process stands. Returns their slots.
+
+        Raises:
+            CrewError: no such group, or more than it may have.
+        """
+        if group not in self._groups:
+            raise CrewError(f"unknown worker group {group!r}; known: {', '.join(self._groups)}")
+        wanted = self._groups[group]
+        if wanted.max_count is not None and self._num_in_group[group] + count > wanted.max_count:
+            raise CrewError(
+                f"group {group!r} may have {wanted.max_count} workers, has {self._num_in_group[group]} and was asked for {count} more"
+            )
+        slots = []
+        for _ in range(count):
+            slot, self._next_slot = self._next_slot, self._next_slot + 1
+            self._num_in_group[group] += 1
+            self.workers[slot] = placing.make_worker(slot, wanted)
+            self._thread(self._accompany, slot, wanted)
+            slots.append(slot)
+        return slots
+
+    def _accompany(self, slot: int, group: WorkerGroup) -> None:
+        """Bring a worker into the crew and stay with it to its end."""
+        actor = self.workers[slot]
+        try:
+            where = ray.get(actor.where.remote())
+            ended = actor.run.options(concurrency_group="run").remote(self._job, group, self.by_shard(), self._coordinator)
+            self._tell(p.Joined(slot, where["device"], group.name))
+            self.peak_bytes["worker"].append(ray.get(ended))
+            self._tell(p.Left(slot, "dismissed"))
+        except ray.exceptions.RayActorError as error:
+            self._tell(p.Left(slot, f"died: {first_line(error)}", died=True))
+        except Exception as error:
+            self._tell(p.Left(slot, f"died: {first_line(error)}", died=True))
+            traceback.print_exc()
+        finally:
+            self._num_in_group[group.name] -= 1
+
+    @staticmethod
+    def _thread(target: Callable[..., None], *arguments: Any) -> None:
+        threading.Thread(target=target, args=arguments, name=target.__name__, daemon=True).start()
+
+    # --- the end ----------------------------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Note the peak memory of the shards, then let every actor go."""
+        for shard in self.shards.values():
+            try:
+                self.peak_bytes["shard"].append(ray.get(shard.peak_rss_bytes.remote(), timeout=5.0))
+            except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
+                continue  # a shard that is gone has no memory to speak of
+        for actor in (*self.shards.values(), *self.workers.values(), self.validator):
+            if actor is not None:
+                ray.kill(actor)
+
+
+def first_line(error: BaseException) -> str:
+    """The sentence of an error: Ray's messages go on for a page."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

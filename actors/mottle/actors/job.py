@@ -1,0 +1,64 @@
+"""What the actors of a run must know, in plain picklable data. The front door builds it; nothing here decides anything."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from mottle.core.brain import BrainConfig
+from mottle.core.layout import Layout
+from mottle.data import Loader
+from mottle.data.source import Source
+from mottle.engines import Loss, Metric
+from mottle.optim.schedule import Schedule
+
+Spec = Mapping[str, Any] | str
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerGroup:
+    """Workers that are alike.
+
+    `count` of them start; up to `max_count` may be added. Resources are Ray's, for each worker.
+    """
+
+    name: str = "workers"
+    count: int = 1
+    max_count: int | None = None
+    num_cpus: float = 1.0
+    num_gpus: float = 0.0
+    resources: Mapping[str, float] = field(default_factory=dict)
+    accelerator_type: str | None = None
+    label_selector: Mapping[str, str] = field(default_factory=dict)
+    delay_s: float = 0.0
+    """Declared extra time of each sample, for studies of unequal fleets."""
+    attack: Spec | None = None
+    """What these workers do to their updates, for studies of hostile fleets."""
+    autocast: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One run."""
+
+    name: str
+    model: Callable[[], Any]
+    """Makes the module, untrained; the parameters come from the shards."""
+    loss: Loss
+    layout: Layout
+    loader: Loader
+    validation: Source | None
+    test: Source | None
+    metrics: Mapping[str, Metric]
+    optimizer: Spec
+    schedule: Schedule | None
+    strategy: Spec
+    strategy_defaults: Mapping[str, Any]
+    codec: Spec
+    groups: tuple[WorkerGroup, ...]
+    brain: BrainConfig
+    micro_batch_size: int
+    run_dir: str
+    seed: int = 0
+    max_grad_norm_per_worker: float | None = None
+    threads_per_worker: int = 1
+    total_samples: int | None = None

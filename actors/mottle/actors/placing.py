@@ -1,0 +1,58 @@
+"""Where actors go: Ray options of coordinator, shards, validator and workers."""
+
+import os
+import sys
+from typing import Any
+
+import ray
+
+from mottle.actors.job import WorkerGroup
+from mottle.actors.shard import ParameterShard
+from mottle.actors.validator import Validator
+from mottle.actors.worker import TrainingWorker
+
+
+def environment() -> dict[str, Any]:
+    """What the actors' processes start with.
+
+    One thread each: the actors of a host share its cores, and torch would start a pool as wide as the host in every one. They find the
+    modules that this process finds, so that a job's model may live beside its file; folders that another host lacks do no harm there.
+    """
+    return {"env_vars": {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(folder for folder in sys.path if folder)}}
+
+
+# Methods of one concurrency group share its threads; a group of one thread keeps the order of its callers' messages.
+_WORKER = ray.remote(concurrency_groups={"mail": 1, "run": 1})(TrainingWorker)
+_SHARD = ray.remote(num_cpus=0, concurrency_groups={"watch": 1})(ParameterShard)
+_VALIDATOR = ray.remote(num_cpus=0)(Validator)
+
+
+def make_worker(slot: int, group: WorkerGroup) -> Any:
+    """A worker's actor, with the resources that its group declares."""
+    options: dict[str, Any] = {
+        "num_cpus": group.num_cpus,
+        "num_gpus": group.num_gpus,
+        "resources": dict(group.resources) or None,
+        "runtime_env": environment(),
+    }
+    if group.accelerator_type is not None:
+        options["accelerator_type"] = group.accelerator_type
+    if group.label_selector:
+        options["label_selector"] = dict(group.label_selector)
+    return _WORKER.options(**options).remote(slot)
+
+
+def make_shard(*arguments: Any) -> Any:
+    """A shard's actor: no CPU of Ray's count, one thread, and one that only waits."""
+    return _SHARD.options(runtime_env=environment()).remote(*arguments)
+
+
+def make_validator(*arguments: Any) -> Any:
+    """A validator's actor: no CPU of Ray's count."""
+    return _VALIDATOR.options(runtime_env=environment()).remote(*arguments)
+
+
+def make_coordinator(cls: type, *arguments: Any) -> Any:
+    """The coordinator's actor: events in order on one thread, people's questions on others."""
+    remote = ray.remote(num_cpus=0, concurrency_groups={"events": 1, "control": 8})(cls)
+    return remote.options(runtime_env=environment()).remote(*arguments)

@@ -1,0 +1,109 @@
+"""A parameter shard: `mottle.core.shard.Shard` decides, `mottle.vectors.ShardMemory` computes, this carries messages.
+
+One thread runs all calls, in the order in which each caller sent them.
+"""
+
+import os
+import threading
+import traceback
+from collections.abc import Iterable
+from typing import Any
+
+import psutil
+import torch
+
+from mottle.actors import transport
+from mottle.core import protocol as p
+from mottle.core import shard as sh
+from mottle.vectors import ShardMemory, ShardSpec
+
+
+class ParameterShard:
+    """One replica of one shard.
+
+    Args:
+        replica: which one.
+        spec: the job's part.
+        values: the range at `version`, as `transport.publish` made it.
+        version: the version that it holds at the start.
+        coordinator: handle that takes `events`.
+    """
+
+    def __init__(self, replica: p.ReplicaId, spec: ShardSpec, values: Any, version: p.Version, coordinator: Any) -> None:
+        torch.set_num_threads(1)
+        self._machine = sh.Shard(replica, spec.owned, version=version)
+        self._memory = ShardMemory(spec, transport.receive(values).clone(), version.number, transport.publish)
+        self._coordinator = coordinator
+        self._answers: dict[tuple[str, int], Any] = {}
+        self._up: list[p.Event] = []
+
+    def ready(self) -> int:
+        """Answered once the shard stands; its process id."""
+        return os.getpid()
+
+    def push(
+        self, name: str, sender: int, start: int, stop: int, samples: int, weight: float | None, compute_ns: int, shipped: Any
+    ) -> bool:
+        """Take a range of an update or reference; the answer means that it was copied (or refused) and the sender may let go."""
+        self._handle([sh.Pushed(name, sender, start, stop, samples, compute_ns, transport.unship(shipped), weight)])
+        return True
+
+    def batch(self, batch: p.Batch) -> None:
+        """Commands of the coordinator."""
+        self._handle([sh.BatchArrived(batch)])
+
+    def read(self, reader: str, number: int) -> Any:
+        """A version as `transport.publish` made it, or the sentence that says why it is not to be had."""
+        self._handle([sh.ReadAsked(reader, number)])
+        return self._answers.pop((reader, number), f"version {number} does not exist yet")
+
+    def newest(self) -> tuple[int, Any]:
+        """The newest version, for readers without an order."""
+        return self._memory.version, transport.publish(self._memory.values_D)
+
+    def peak_rss_bytes(self) -> int:
+        return peak_rss_bytes()
+
+    def until_closed(self) -> None:
+        """Never answers: that the call breaks is how the coordinator learns of this process's death."""
+        threading.Event().wait()
+
+    def _handle(self, events: Iterable[sh.ShardEvent]) -> None:
+        try:
+            for event in events:
+                self._obey(self._machine.handle(event))
+        except Exception:
+            # A shard that failed in the middle of a command no longer holds what the others hold: it must not go on.
+            self._up.append(p.ReplicaLost(self._machine.replica, traceback.format_exc()))
+            raise
+        finally:
+            if self._up:
+                up, self._up = self._up, []
+                self._coordinator.events.remote(up)
+
+    def _obey(self, orders: list[sh.ShardOrder]) -> None:
+        """Execute orders in sequence; what an answer sets going is executed before the next order."""
+        for order in orders:
+            match order:
+                case sh.StoreRange():
+                    stored = self._memory.store(order.name, order.start, order.stop, order.weight, order.payload, order.references)
+                    self._obey(self._machine.handle(stored))
+                case sh.Run(command):
+                    self._obey(self._machine.handle(self._memory.run(command)))
+                case sh.Serve(reader, number):
+                    self._answers[reader, number] = self._memory.read(number)
+                case sh.Refuse(reader, number, reason):
+                    self._answers[reader, number] = reason
+                case sh.FreeVersions(numbers):
+                    self._memory.free(numbers)
+                case sh.SendUp(event):
+                    self._up.append(event)
+
+
+def peak_rss_bytes() -> int:
+    """Largest resident memory that this process ever had."""
+    with open("/proc/self/status") as status:
+        for line in status:
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return int(psutil.Process().memory_info().rss)

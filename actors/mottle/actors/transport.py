@@ -1,0 +1,40 @@
+"""How vectors travel: small ones inside the message, large ones once through the object store.
+
+A Ray object dies with the process that put it, so nothing here is a durable thing: a push counts only after the shard has copied the
+payload, and a published version belongs to the shard that serves it. A tensor made from an object may be shared memory: readers copy it
+into memory of their own before anything else sees it.
+"""
+
+import warnings
+from typing import Any
+
+import ray
+import torch
+from torch import Tensor
+
+INLINE_BYTES = 64 * 1024
+"""Below this a message carries the bytes; Ray's own limit for inlined objects is 100 kB."""
+
+# Objects are read-only arrays. Readers only copy from the tensors made of them, which is what torch warns about in general.
+warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+
+
+def publish(range_D: Tensor) -> Any:
+    """A copy of the range for readers on other processes: an array, or a one-element list with a reference to one."""
+    array = range_D.detach().cpu().numpy()
+    return array.copy() if array.nbytes <= INLINE_BYTES else [ray.put(array)]
+
+
+def receive(published: Any) -> Tensor:
+    """The tensor behind what `publish` made: shared memory, to be copied from and let go."""
+    return torch.from_numpy(ray.get(published[0]) if isinstance(published, list) else published)
+
+
+def ship(payload: Any, num_bytes: int) -> Any:
+    """An encoded range as an argument of one call or of several: as it is, or a one-element list with a reference to it."""
+    return payload if num_bytes <= INLINE_BYTES else [ray.put(payload)]
+
+
+def unship(shipped: Any) -> Any:
+    """The payload behind what `ship` made."""
+    return ray.get(shipped[0]) if isinstance(shipped, list) else shipped

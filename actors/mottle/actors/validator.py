@@ -1,0 +1,110 @@
+"""The validator: reference gradients on trusted data, and the metrics of published versions, off the critical path."""
+
+import traceback
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+
+from mottle import compression
+from mottle.actors import transport
+from mottle.actors.job import Job
+from mottle.actors.reading import load_version
+from mottle.core import protocol as p
+from mottle.core.brain import VALIDATOR
+from mottle.data import derive_seed
+from mottle.data.source import Source
+from mottle.engines import TorchEngine
+
+EVALUATION_BATCH = 256
+
+
+class Validator:
+    """Holds a model of its own; one call at a time.
+
+    Args:
+        job: the run.
+        shards: handles of the replicas of each shard, primary first.
+        coordinator: handle that takes `events`.
+    """
+
+    def __init__(self, job: Job, shards: dict[int, list[Any]], coordinator: Any) -> None:
+        torch.set_num_threads(job.threads_per_worker)
+        self._job = job
+        self._shards = shards
+        self._coordinator = coordinator
+        self._ranges = job.layout.cut(len(shards))
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._engine = TorchEngine(job.model(), job.loss, job.layout, device, job.micro_batch_size)
+        self._codec = compression.build("identity")
+
+    def ready(self) -> bool:
+        return True
+
+    def refresh(self, order: p.Refresh) -> None:
+        """Gradient of the mean loss over trusted samples at a version, pushed to the shards under the order's name."""
+        try:
+            self._load(order.name, order.version.number)
+            self._push(order.name, self._reference(order))
+        except Exception as error:
+            print(traceback.format_exc(), flush=True)
+            self._tell(p.RefreshFailed(order.name, f"{type(error).__name__}: {error}"))
+
+    def evaluate(self, order: p.Evaluate) -> None:
+        """Metrics of a version on the test data."""
+        metrics: Mapping[str, float] = {}
+        try:
+            self._load("evaluate", order.version.number)
+            metrics = self.measure()
+        except Exception:
+            print(traceback.format_exc(), flush=True)
+        self._tell(p.Evaluated(order.version, metrics))
+
+    def measure(self) -> dict[str, float]:
+        """Mean loss and metrics of the version last loaded, named `test_...`."""
+        if self._job.test is None:
+            return {}
+        measured = self._engine.evaluate(self._batches(self._job.test), self._job.metrics)
+        return {f"test_{name}": value for name, value in measured.items()}
+
+    # --- parts ------------------------------------------------------------------------------------------------------------------------
+
+    def _load(self, reader: str, number: int) -> None:
+        load_version(self._engine, {shard: replicas[0] for shard, replicas in self._shards.items()}, self._ranges, reader, number)
+
+    @staticmethod
+    def _batches(source: Source) -> Iterator[tuple[Any, int]]:
+        for start in range(0, source.num_rows, EVALUATION_BATCH):
+            rows = np.arange(start, min(start + EVALUATION_BATCH, source.num_rows))
+            yield source.fetch(rows), len(rows)
+
+    def _reference(self, order: p.Refresh) -> torch.Tensor:
+        """Mean gradient over samples drawn without replacement, seeded by run and name, so that a repeated order gives the same vector."""
+        source = self._job.validation
+        if source is None:
+            raise ValueError("the strategy wants a reference gradient, and the job has no validation data")
+        number = int(order.name.rpartition("/")[2])
+        generator = np.random.default_rng(derive_seed(order.seed, "validation", number))
+        rows = generator.choice(source.num_rows, size=min(order.num_samples, source.num_rows), replace=False)
+        self._engine.zero()
+        done = self._engine.accumulate(
+            lambda start, stop: source.fetch(rows[start:stop]),
+            0,
+            len(rows),
+            seed_of_position=lambda position: derive_seed(order.seed, "validation/model", number, position),
+        )
+        return self._engine.update() / done.weight
+
+    def _push(self, name: str, vector_D: torch.Tensor) -> None:
+        calls = []
+        for shard, owned in enumerate(self._ranges):
+            payload, _ = self._codec.encode(vector_D[owned.start : owned.stop].cpu(), None)
+            shipped = transport.ship(payload, (owned.stop - owned.start) * vector_D.element_size())
+            calls += [replica.push.remote(name, VALIDATOR, owned.start, owned.stop, 1, None, 0, shipped) for replica in self._shards[shard]]
+        for call in calls:
+            ray.get(call)
+
+    def _tell(self, event: p.Event) -> None:
+        self._coordinator.events.remote([event])

@@ -1,0 +1,228 @@
+"""A worker: `mottle.core.worker.Worker` decides, an engine computes, this carries messages.
+
+`run` is the compute thread; `post` only puts messages into the mailbox, which the compute thread looks into at every micro-batch boundary.
+"""
+
+import os
+import queue
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import ray
+import torch
+
+from mottle import compression
+from mottle.actors import transport
+from mottle.actors.faulty import Faulty
+from mottle.actors.job import Job, WorkerGroup
+from mottle.actors.reading import load_version
+from mottle.actors.shard import peak_rss_bytes
+from mottle.core import protocol as p
+from mottle.core import worker as w
+from mottle.core.layout import Range
+from mottle.data import Positions, Prefetcher, derive_seed
+from mottle.engines import TorchEngine
+
+
+class TrainingWorker:
+    """One worker of the crew. The process outlives a run: `serve` takes up another job.
+
+    Args:
+        slot: its number in the crew.
+    """
+
+    def __init__(self, slot: int) -> None:
+        self._slot = slot
+        self._mailbox: queue.SimpleQueue[w.WorkerEvent] = queue.SimpleQueue()
+
+    def where(self) -> dict[str, Any]:
+        """Process id, node and device, for the crew's books."""
+        context = ray.get_runtime_context()
+        device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu"
+        return {"pid": os.getpid(), "node": context.get_node_id(), "device": device}
+
+    def post(self, event: w.WorkerEvent) -> None:
+        """Put a message into the mailbox."""
+        self._mailbox.put(event)
+
+    def run(self, job: Job, group: WorkerGroup, shards: dict[int, list[Any]], coordinator: Any) -> int:
+        """Work until dismissed. Returns the peak resident memory in bytes.
+
+        Args:
+            shards: handles of the live replicas of each shard, primary first.
+        """
+        torch.set_num_threads(job.threads_per_worker)
+        session = Session(self._slot, job, group, shards, coordinator, self._mailbox)
+        session.run()
+        return peak_rss_bytes()
+
+    def peak_rss_bytes(self) -> int:
+        return peak_rss_bytes()
+
+
+class Session:
+    """One worker's part in one job."""
+
+    def __init__(
+        self,
+        slot: int,
+        job: Job,
+        group: WorkerGroup,
+        shards: dict[int, list[Any]],
+        coordinator: Any,
+        mailbox: "queue.SimpleQueue[w.WorkerEvent]",
+    ) -> None:
+        self._slot = slot
+        self._job = job
+        self._delay_s = group.delay_s
+        self._shards = shards
+        self._coordinator = coordinator
+        self._mailbox = mailbox
+        self._machine = w.Worker(slot)
+        self._ranges = job.layout.cut(len(shards))
+        device = "cuda" if group.num_gpus and torch.cuda.is_available() else "cpu"
+        self._engine = TorchEngine(
+            job.model(),
+            job.loss,
+            job.layout,
+            device,
+            job.micro_batch_size,
+            group.autocast,  # type: ignore[arg-type]  # checked by the engine, which names the choices
+            job.max_grad_norm_per_worker,
+        )
+        self._codec = compression.build(job.codec)
+        self._memory: dict[int, Any] = dict.fromkeys(range(len(self._ranges)))
+        self._faulty = None if group.attack is None else Faulty(group.attack, slot, job)
+        self._prefetcher = Prefetcher(job.loader.load, depth=4)
+        self._weight = 0.0
+        self._compute_ns = 0
+        self._base = 0
+
+    def run(self) -> None:
+        """Execute what the machine orders until it says `Exit`."""
+        orders: deque[w.WorkerOrder] = deque()
+        try:
+            while True:
+                if not orders:
+                    orders.extend(self._machine.handle(self._mailbox.get()))
+                    continue
+                order = orders.popleft()
+                if isinstance(order, w.Exit):
+                    return
+                event = self._execute(order)
+                if event is not None:
+                    orders.extend(self._machine.handle(event))
+        finally:
+            self._prefetcher.close()
+
+    def _execute(self, order: w.WorkerOrder) -> w.WorkerEvent | None:
+        match order:
+            case w.Fetch(epoch, start, stop):
+                self._prefetch(epoch, start, stop)
+            case w.Answer(event):
+                self._coordinator.events.remote([event])
+            case w.LoadBase(work_id) | w.ClearAccumulator(work_id) | w.RunPart(work_id) | w.Push(work_id):
+                return self._attempt(work_id, lambda: self._work(order))
+        return None
+
+    def _attempt(self, work_id: int, do: Callable[[], w.WorkerEvent]) -> w.WorkerEvent:
+        """A failure gives the order back with its reason; the worker goes on to the next one."""
+        try:
+            return do()
+        except Exception as error:
+            print(traceback.format_exc(), flush=True)  # into this worker's log; the coordinator gets the sentence
+            return w.WorkFailed(work_id, f"{type(error).__name__}: {error}")
+
+    def _work(self, order: w.WorkerOrder) -> w.WorkerEvent:
+        match order:
+            case w.LoadBase(work_id, version):
+                primaries = {shard: replicas[0] for shard, replicas in self._shards.items()}
+                load_version(self._engine, primaries, self._ranges, p.work_holder(work_id), version.number)
+                self._base = version.number
+                return self._clear(work_id)
+            case w.ClearAccumulator(work_id):
+                return self._clear(work_id)
+            case w.RunPart():
+                return self._compute(order)
+            case w.Push(work_id, samples):
+                self._push(work_id, samples)
+                return w.PushConfirmed(work_id)
+        raise AssertionError(order)
+
+    def _clear(self, work_id: int) -> w.Loaded:
+        self._engine.zero()
+        self._weight = 0.0
+        self._compute_ns = 0
+        return w.Loaded(work_id)
+
+    # --- computing --------------------------------------------------------------------------------------------------------------------
+
+    def _prefetch(self, epoch: int, start: int, stop: int) -> None:
+        size = self._engine.micro_batch_size
+        for low in range(start, stop, size):
+            if not self._prefetcher.request(Positions(epoch, low, min(low + size, stop))):
+                return
+
+    def _compute(self, order: w.RunPart) -> w.Computed:
+        began_ns = time.monotonic_ns()
+
+        def fetch(start: int, stop: int) -> Any:
+            batch = self._prefetcher.take(Positions(order.epoch, start, stop))
+            self._prefetch(order.epoch, stop, min(order.stop, stop + 3 * self._engine.micro_batch_size))
+            if self._delay_s:
+                time.sleep(self._delay_s * (stop - start))
+            return batch if self._faulty is None else self._faulty.batch(batch, self._base)
+
+        done = self._engine.accumulate(
+            fetch,
+            order.start,
+            order.stop,
+            seed_of_position=lambda position: derive_seed(self._job.seed, "model", order.epoch, position),
+            should_stop=lambda: self._interrupted(order.work_id),
+            coefficient=order.coefficient,
+        )
+        if done.num_out_of_memory:
+            print(f"out of memory: micro-batches of {done.micro_batch_size} from here on", flush=True)
+        self._weight += done.weight
+        self._compute_ns += time.monotonic_ns() - began_ns
+        return w.Computed(order.work_id, order.part, order.start + done.num_samples)
+
+    def _interrupted(self, work_id: int) -> bool:
+        """Look into the mailbox: a new order is only queued here, a cut or an abandonment ends this one."""
+        while not self._mailbox.empty():
+            for order in self._machine.handle(self._mailbox.get()):
+                self._execute(order)
+        return self._machine.interrupted(work_id)
+
+    # --- pushing ----------------------------------------------------------------------------------------------------------------------
+
+    def _push(self, work_id: int, samples: int) -> None:
+        """Send every shard its range, encoded; wait until each has copied it."""
+        flat_D = self._engine.update()
+        if self._faulty is not None:
+            flat_D = self._faulty.update(flat_D, self._base)
+        weight = self._weight if self._job.brain.weighted_loss else None
+        copied = []
+        for shard, owned in enumerate(self._ranges):
+            shipped = self._encode(shard, owned, flat_D)
+            copied += [
+                replica.push.remote(p.update_name(work_id), self._slot, owned.start, owned.stop, samples, weight, self._compute_ns, shipped)
+                for replica in self._shards[shard]
+            ]
+        for reference in copied:
+            self._confirm(reference)
+
+    def _encode(self, shard: int, owned: Range, flat_D: torch.Tensor) -> Any:
+        payload, self._memory[shard] = self._codec.encode(flat_D[owned.start : owned.stop].cpu(), self._memory[shard])
+        return transport.ship(payload, (owned.stop - owned.start) * flat_D.element_size())
+
+    @staticmethod
+    def _confirm(reference: Any) -> None:
+        """A replica that died has nothing to confirm: the coordinator learns of it by itself and waits for the others."""
+        try:
+            ray.get(reference)
+        except ray.exceptions.RayActorError as error:
+            print(f"a shard died under a push: {error}", flush=True)

@@ -1,0 +1,184 @@
+"""Executes what `mottle.core.shard.Shard` orders: the driver's half that touches numbers.
+
+Memory of a range of P bytes: the newest version, a published copy of each version that somebody may still read, the optimizer's slots, and
+P for every held vector. A decoded update is copied into memory of its own before it is measured, so a sender that dies, or goes on writing
+into what it sent, changes nothing.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from mottle import compression, optim
+from mottle.core import protocol as p
+from mottle.core.errors import ProtocolError
+from mottle.core.layout import Layout, Range
+from mottle.core.shard import Ran, RangeStored
+from mottle.optim.schedule import Schedule
+from mottle.vectors.measure import exact_dot, squared_norm
+
+
+class Publisher(Protocol):
+    """Makes a copy that readers on other processes can take; what it returns is given to them as it is."""
+
+    def __call__(self, range_D: Tensor) -> Any: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardSpec:
+    """What a shard must know of the job."""
+
+    layout: Layout
+    owned: Range
+    optimizer: Mapping[str, Any] | str
+    codec: Mapping[str, Any] | str = "identity"
+    schedule: Schedule | None = None
+    """Factor on the learning rate as a function of samples spent."""
+
+
+@dataclass(slots=True)
+class _Held:
+    values_D: Tensor
+    weight: float
+    """What the sum is divided by to give a mean."""
+
+
+@dataclass(slots=True)
+class ShardMemory:
+    """Numbers of one shard.
+
+    Args:
+        spec: the job's part.
+        values_D: values of the range at `version`; taken over.
+        version: number of the version that they are.
+        publish: makes the copy that readers get.
+    """
+
+    spec: ShardSpec
+    values_D: Tensor
+    version: int
+    publish: Publisher
+    _vectors: dict[str, _Held] = field(default_factory=dict, init=False)
+    _published: dict[int, Any] = field(default_factory=dict, init=False)
+    _settings: dict[str, Any] = field(default_factory=dict, init=False)
+    _codec: Any = field(init=False)
+    _plain: Any = field(init=False)
+    """References come from the validator as they are."""
+    _optimizer: Any = field(init=False)
+    _pool: list[Tensor] = field(default_factory=list, init=False)
+    """Buffers of dropped vectors, used again: fresh pages cost more than the copy itself."""
+
+    def __post_init__(self) -> None:
+        self._codec = compression.build(self.spec.codec)
+        self._plain = compression.build("identity")
+        self._optimizer = optim.build(self.spec.optimizer, self.values_D, self.spec.layout.groups_in(self.spec.owned))
+
+    @property
+    def _num_params(self) -> int:
+        """Coordinates of the range that are parameters; behind them lie buffers."""
+        return max(0, min(self.spec.owned.stop, self.spec.layout.num_params) - self.spec.owned.start)
+
+    # --- vectors ----------------------------------------------------------------------------------------------------------------------
+
+    def store(self, name: str, start: int, stop: int, weight: float, payload: Any, references: tuple[str, ...]) -> RangeStored:
+        """Decode and copy coordinates [start, stop), then measure them; a payload that does not fit is a fault, not an exception."""
+        begin, end = start - self.spec.owned.start, stop - self.spec.owned.start
+        held = self._vectors.get(name)
+        if held is None:
+            held = self._vectors[name] = _Held(self._buffer(), weight)
+        try:
+            codec = self._plain if name.startswith("reference/") else self._codec
+            codec.decode(payload, held.values_D[begin:end])
+        except (ValueError, TypeError) as error:
+            return RangeStored(name, start, stop, False, 0, fault=str(error))
+        values_D = held.values_D[begin : min(end, self._num_params)]
+        finite, norm2 = squared_norm(values_D)
+        finite = finite and bool(torch.isfinite(held.values_D[max(begin, self._num_params) : end]).all())
+        if not finite:
+            return RangeStored(name, start, stop, False, 0)
+        others = [(each, self._vectors[each].values_D[begin : begin + len(values_D)]) for each in references]
+        return RangeStored(name, start, stop, True, norm2, tuple((each, exact_dot(values_D, other_D)) for each, other_D in others))
+
+    def _buffer(self) -> Tensor:
+        return self._pool.pop() if self._pool else torch.empty_like(self.values_D)
+
+    def _drop(self, names: tuple[str, ...]) -> None:
+        for name in names:
+            held = self._vectors.pop(name, None)
+            if held is not None and len(self._pool) < 2:
+                self._pool.append(held.values_D)
+
+    # --- commands ---------------------------------------------------------------------------------------------------------------------
+
+    def run(self, command: p.ShardCommand) -> Ran:
+        """Execute one command of a batch."""
+        match command:
+            case p.Step():
+                self._step(command)
+            case p.Combine(into, terms):
+                self._combine(into, terms)
+            case p.Measure(_, pairs):
+                params = slice(0, self._num_params)
+                dots = [exact_dot(self._vectors[a].values_D[params], self._vectors[b].values_D[params]) for a, b in pairs]
+                return Ran(command, tuple(dots))
+            case p.Drop(names):
+                self._drop(names)
+            case p.Configure(settings):
+                self._settings.update(settings)
+            case _:
+                raise ProtocolError(f"a shard cannot run {type(command).__name__}")
+        return Ran(command)
+
+    def _combine(self, into: str, terms: tuple[tuple[str, float], ...]) -> None:
+        """Parameters: sum of weight * vector. Buffers: the same, normalised to a mean over samples."""
+        total_D = self._buffer().zero_()
+        count = sum(weight * self._vectors[name].weight for name, weight in terms)
+        for name, weight in terms:
+            self._add(total_D, self._vectors[name].values_D, weight, weight / count if count else 0.0)
+        self._vectors[into] = _Held(total_D, 1.0)
+
+    def _add(self, total_D: Tensor, values_D: Tensor, weight: float, tail_weight: float) -> None:
+        cut = self._num_params
+        total_D[:cut].add_(values_D[:cut], alpha=weight)
+        total_D[cut:].add_(values_D[cut:], alpha=tail_weight)
+
+    def _step(self, step: p.Step) -> None:
+        previous = step.version.number - 1
+        if previous not in self._published:
+            self._published[previous] = self.publish(self.values_D)
+        source = self._vectors[step.source]
+        source.values_D[self._num_params :].div_(source.weight)
+        factor = 1.0 if self.spec.schedule is None else self.spec.schedule(step.samples)
+        base = self._settings.get("lr")
+        lr = None if base is None and factor == 1.0 else factor * (self._optimizer.base_lr if base is None else base)
+        self._optimizer.step(source.values_D, lr, step.scale)
+        self.version = step.version.number
+        self._drop(step.drop)
+
+    # --- versions ---------------------------------------------------------------------------------------------------------------------
+
+    def read(self, number: int) -> Any:
+        """What the publisher made of a version; made at its first reading."""
+        if number not in self._published:
+            if number != self.version:
+                raise ProtocolError(f"version {number} was not kept, the newest is {self.version}")
+            self._published[number] = self.publish(self.values_D)
+        return self._published[number]
+
+    def free(self, numbers: tuple[int, ...]) -> None:
+        for number in numbers:
+            self._published.pop(number, None)
+
+    # --- checkpoints ------------------------------------------------------------------------------------------------------------------
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """Copies of the parameters (under `values`) and of the optimizer's state."""
+        state: dict[str, Tensor] = self._optimizer.state()
+        return {"values": self.values_D.clone(), **{f"optimizer.{name}": value for name, value in state.items()}}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Take up optimizer state that is cut to this range; the values came with the constructor."""
+        self._optimizer.load_state({name.removeprefix("optimizer."): value for name, value in state.items() if name != "values"})
