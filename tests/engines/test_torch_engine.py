@@ -260,6 +260,13 @@ def test_a_loss_with_a_weight_counts_in_its_own_unit() -> None:
     assert (done.num_samples, done.weight) == (NUM_SAMPLES, int(kept.sum()))
 
 
+def test_buffers_and_clipping_count_in_the_unit_of_the_loss_too() -> None:
+    """A weight of 3 a sample: divided by the weight, the update is the mean that plain samples give."""
+    weighted = engine_of(normed(), lambda model, batch: (cross_entropy(model, batch), 3.0 * len(batch[1])), max_grad_norm_per_worker=0.05)
+    unweighted = engine_of(normed(), max_grad_norm_per_worker=0.05)
+    torch.testing.assert_close(update_of(weighted) / (3 * NUM_SAMPLES), update_of(unweighted) / NUM_SAMPLES)
+
+
 def test_a_batch_of_padding_counts_as_samples_and_contributes_nothing() -> None:
     engine = engine_of(plain(), lambda model, batch: (model(batch[0]).sum() * torch.nan, 0))
     done = run(engine)

@@ -182,6 +182,15 @@ def test_a_copy_of_state_does_not_follow_later_steps() -> None:
     assert torch.equal(kept["momentum_buffer"], directions[0])
 
 
+def test_state_that_was_loaded_is_left_alone_by_later_steps() -> None:
+    params = torch.zeros(9)
+    optimizer = build({"sgd": {"momentum": 0.9}}, params, [GroupRange(0, 9, 0)])
+    saved = {"momentum_buffer": torch.ones(9)}
+    optimizer.load_state(saved)
+    optimizer.step(torch.ones(9))
+    assert torch.equal(saved["momentum_buffer"], torch.ones(9))
+
+
 def test_an_empty_state_starts_afresh() -> None:
     layout = layout_with()
     start, *directions = random_vectors(layout, 3)
@@ -252,6 +261,12 @@ def test_a_learning_rate_from_outside_keeps_the_groups_in_proportion() -> None:
     assert moved[-1].item() == -1.0
     sharded.step(torch.ones(layout.size))
     torch.testing.assert_close(sharded.vector()[-1], torch.tensor(-1.4))
+
+
+@pytest.mark.parametrize(("spec", "lr"), [({"sgd": {"lr": 0.25}}, 0.25), ("adam", 1e-3), ("adadelta", 1.0)])
+def test_the_base_learning_rate_is_the_users_or_torchs(spec: object, lr: float) -> None:
+    assert build(spec, torch.zeros(3), [GroupRange(0, 3, 0)]).base_lr == lr
+    assert build(spec, torch.zeros(0), []).base_lr == lr
 
 
 def test_a_direction_is_left_alone_unless_a_factor_is_asked_for() -> None:

@@ -104,6 +104,8 @@ class TorchEngine:
     def load(self, flat_piece: Tensor, start: int) -> None:
         """Copy a range of the flat vector, from coordinate `start` on, into the engine's own; the piece may be released at once.
 
+        Parameters change now; the model's buffers at the next `zero`, so that a load in the middle of work loses no statistics.
+
         Raises:
             ValueError: wrong dtype, not a vector, or beyond the layout; nothing is changed then.
         """
@@ -117,8 +119,6 @@ class TorchEngine:
         for piece, param in self._copied:
             if piece.start < stop and start < piece.stop:
                 param.copy_(view_of(self._flat, piece))
-        if stop > self.layout.tail_start:
-            self._reset_buffers()
 
     def zero(self) -> None:
         """Begin a work order: nothing accumulated, buffers as loaded."""

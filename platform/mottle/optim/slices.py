@@ -31,6 +31,10 @@ PIECE = 1 << 18
 class SliceOptimizer(Protocol):
     """Steps a range of the flat vector in place. Outer optimizers of local methods are of this kind too."""
 
+    @property
+    def base_lr(self) -> float:
+        """The learning rate that the spec gives: what a schedule's factor multiplies."""
+
     def step(self, direction: Tensor, lr: float | None = None, factor: float = 1.0) -> None: ...
 
     def state(self) -> State: ...
