@@ -14,8 +14,8 @@ How each kind combines:
 parameter                              the update is a gradient (or delta); the optimizer steps along the combined one
 floating-point buffer                  the update is `base - new`; combined as the parameters are, then subtracted, so
                                        the sample-weighted mean of the workers' values becomes the new value
-integer or boolean buffer              stays where it is and is not combined: a count such as `num_batches_tracked`
-                                       has no mean that means anything
+integer, boolean or complex buffer     stays where it is and is not combined: a count such as `num_batches_tracked`
+                                       has no mean that means anything, and a complex one is a table, not a statistic
 buffer outside the state dictionary    stays where it is: the model builds it again from its configuration
 frozen parameter                       stays where it is: every worker builds the same one
 =====================================  ==============================================================================
