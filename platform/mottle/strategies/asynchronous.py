@@ -52,7 +52,7 @@ class AsyncSGD:
         self.config = config
         self.max_in_flight = config.max_in_flight
         self._weight = staleness_weight(config.staleness)
-        self._turns = Turns(config.max_in_flight)
+        self._turns = Turns()
 
     def handle(self, event: s.StrategyEvent, view: s.View) -> list[s.Decision]:
         match event:

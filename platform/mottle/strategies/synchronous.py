@@ -8,6 +8,7 @@ the batch: `elasticity.md` 4.2. Neutral reference: plain SGD on the concatenated
 """
 
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,6 +50,8 @@ class _Round:
     orders: dict[int, int] = field(default_factory=dict)
     """Worker -> work id that is still out."""
     arrived: dict[int, s.Update] = field(default_factory=dict)
+    refused: set[int] = field(default_factory=set)
+    """Workers that may have nothing of what is free: their own updates of those samples were rejected."""
     late: bool = False
 
     @property
@@ -79,6 +82,7 @@ class SyncSGD:
             case s.NoWork(worker) if current is not None:
                 current.asked.discard(worker)
                 current.members.remove(worker)
+                current.refused.add(worker)
             case s.UpdateArrived(update) if current is not None:
                 current.orders.pop(update.worker, None)
                 current.arrived[update.worker] = update
@@ -88,17 +92,21 @@ class SyncSGD:
                 current.late = True
         return self._close_if_done(view)
 
-    def _begin(self, view: s.View) -> list[s.Decision]:
-        """Share min(batch, what is left of the epoch) among the crew; the first `rem` workers get one sample more."""
-        if self._round is not None or view.head != view.version or not view.crew:
+    def _begin(self, view: s.View, refused: AbstractSet[int] = frozenset()) -> list[s.Decision]:
+        """Share min(batch, what is left of the epoch) among the crew; the first `rem` workers get one sample more.
+
+        `refused`: those who found nothing in a round that ended without any order; without them the next one cannot end likewise.
+        """
+        crew = [worker for worker in view.crew if worker not in refused]
+        if self._round is not None or view.head != view.version or not crew:
             return []
         batch = min(self.config.batch_size, view.free_samples)
         if batch == 0:
             return []
-        base, rem = divmod(batch, len(view.crew))
-        shares = [(worker, base + (i < rem)) for i, worker in enumerate(view.crew)]
+        base, rem = divmod(batch, len(crew))
+        shares = [(worker, base + (i < rem)) for i, worker in enumerate(crew)]
         members = [worker for worker, share in shares if share]
-        self._round = _Round(self._rounds, members, set(members))
+        self._round = _Round(self._rounds, members, set(members), refused=set(refused))
         self._rounds += 1
         decisions: list[s.Decision] = [s.Assign(worker, share) for worker, share in shares if share]
         if self.config.deadline_s is not None:
@@ -118,7 +126,7 @@ class SyncSGD:
         ]
         updates = [current.arrived[worker] for worker in sorted(current.arrived)]
         if not updates:
-            return decisions + self._begin(view)
+            return decisions + self._begin(view, current.refused)
         if self.config.rule is not None:
             rows = tuple((update.work_id, update.weight) for update in updates)
             return [*decisions, s.ApplyRule(rows, self.config.rule, len(current.members))]

@@ -9,8 +9,10 @@ cosine with rho / lr, and a decaying rate would end by rejecting everybody.
 
 `ahead` lets the validator work beside the training: the next reference is asked for that many candidates before it is needed, and each
 serves `refresh_every - ahead` candidates, so v is never more than `refresh_every` candidates old. With `ahead=0` it is the paper's loop.
+Candidates judged since the newest published version (steps that the shards have yet to make) count into its age.
 """
 
+import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -21,6 +23,8 @@ from mottle.core.errors import ConfigError
 from mottle.strategies.turns import Turns
 
 MAX_FAILED_REFERENCES = 3
+MAX_SCALE = 2.0**127
+"""Candidates so short that a larger factor would be needed count as zero: the factor must be a number of the parameters' float32 too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,13 +85,15 @@ class ZenoPP:
     def __init__(self, config: ZenoPPConfig) -> None:
         self.config = config
         self.max_in_flight = config.max_in_flight
-        self._turns = Turns(config.max_in_flight)
+        self._turns = Turns()
         self._candidates: deque[s.Update] = deque()
         self._reference: _Reference | None = None
         self._following: _Reference | None = None
         self._asked: str | None = None
         self._judged = 0
         """Candidates judged with the reference in use."""
+        self._unpublished: deque[tuple[int, int]] = deque()
+        """Versions decided and not yet published, each with the candidates that were judged since, its own included."""
         self._num_references = 0
         self._failed = 0
         self._measuring: str | None = None
@@ -125,8 +131,7 @@ class ZenoPP:
         decisions: list[s.Decision] = []
         head = view.head.number
         while True:
-            settled = head == view.version.number
-            decisions += self._ask_if_due(settled=settled)
+            decisions += self._ask_if_due(view.version.number)
             if self._reference is None or self._judged == self._period:
                 if self._following is None:
                     return decisions
@@ -141,18 +146,24 @@ class ZenoPP:
                 return [*decisions, self._measure()]
             accepted = self._judge(self._candidates.popleft(), self._reference, head)
             self._judged += 1
-            head += sum(isinstance(decision, s.Apply) for decision in accepted)
+            if isinstance(accepted[0], s.Apply):
+                head += 1
+                self._unpublished.append((head, 0))
+            self._unpublished = deque((number, since + 1) for number, since in self._unpublished)
             decisions += accepted
 
-    def _ask_if_due(self, *, settled: bool) -> list[s.Decision]:
-        """The next reference is asked for when `ahead` candidates are left for this one.
+    def _ask_if_due(self, published: int) -> list[s.Decision]:
+        """The next reference is asked for when `ahead` candidates, less the age it would begin with, are left for this one.
 
-        Without `ahead` it waits until every step decided so far is published (`settled`), so that v is taken at the current model.
+        So without `ahead` it waits until every step decided so far is published, and v is taken at the current model.
         """
         if self._asked is not None or self._following is not None:
             return []
-        due = self._reference is None or self._judged >= self._period - self.config.ahead
-        if not due or (self.config.ahead == 0 and not settled):
+        while self._unpublished and self._unpublished[0][0] <= published:
+            self._unpublished.popleft()
+        age = self._unpublished[0][1] if self._unpublished else 0
+        left = self._period - self._judged if self._reference is not None else 0
+        if left + age > self.config.ahead:
             return []
         self._num_references += 1
         self._asked = f"reference/{self._num_references}"
@@ -178,10 +189,11 @@ class ZenoPP:
 
     def _judge(self, update: s.Update, reference: _Reference, head: int) -> list[s.Decision]:
         config = self.config
-        if update.norm2 <= 0 or reference.norm2 <= 0:
-            decision: s.Decision = s.Reject(update.work_id, "zero gradient, or zero trusted gradient")
+        # On the gradient sum: h = scale * G, whatever its sample count. A quotient of roots does not overflow.
+        scale = math.sqrt(reference.norm2) / math.sqrt(update.norm2) if 0 < update.norm2 < math.inf else 0.0
+        if not 0 < scale <= MAX_SCALE:
+            decision: s.Decision = s.Reject(update.work_id, "zero or immeasurable gradient, or zero trusted gradient")
         else:
-            scale = (reference.norm2 / update.norm2) ** 0.5  # on the gradient sum: h = scale * G, whatever its sample count
             score = config.lr * scale * update.dots[reference.name] - config.rho * reference.norm2
             if score >= -config.lr * config.epsilon:
                 self._turns.decided(update.worker, version=head + 1)
