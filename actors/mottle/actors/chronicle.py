@@ -31,11 +31,15 @@ class Chronicle:
     Args:
         job: for names and the run's folder.
         brain: whose books are shown.
+        notes: standing remarks for whoever watches.
     """
 
-    def __init__(self, job: Job, brain: Brain) -> None:
+    def __init__(self, job: Job, brain: Brain, notes: list[str]) -> None:
         self._job = job
         self._brain = brain
+        self._notes = tuple(notes)
+        self.failure = ""
+        """Why the run could not go on."""
         self._record = RunRecord(job.run_dir)
         self._log = EventLog(job.run_dir)
         self._metrics: dict[str, float] = {}
@@ -66,8 +70,9 @@ class Chronicle:
                     self._num_notices += 1
                 case p.Published():
                     self._versions += 1
-                case p.Finished(reason):
+                case p.Finished(reason, failed):
                     self._finished = reason
+                    self.failure = reason if failed else ""
         self._inbox.put((self._seq, now_ns, event, commands))
         self._seq += 1
 
@@ -161,7 +166,7 @@ class Chronicle:
             events=tuple(self._notices),
             events_before=self._num_notices - len(self._notices),
             updates=UpdateCounts(**self._brain.ledger.counts.as_dict()),
-            notes=(self._trouble,) if self._trouble else (),
+            notes=(*self._notes, self._trouble) if self._trouble else self._notes,
         )
 
     def _row(self, member: Member, now_ns: int) -> WorkerRow:
@@ -217,6 +222,7 @@ class Chronicle:
             workers=tuple(_worker_result(member) for member in brain.members.all),
             accounting={f"w{member.slot}": _accounting(member, now_ns) for member in brain.members.all},
             wall_s=now_ns / 1e9,
+            notes=self._notes,
             peak_rss_bytes=PeakRss(**{role: max(values) for role, values in peaks.items() if values}),
         )
 

@@ -30,13 +30,14 @@ class Coordinator:
 
     Args:
         job: what to do.
+        notes: sentences that whoever watches the run should see.
     """
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, notes: list[str]) -> None:
         torch.set_num_threads(1)
         self._job = job
         self._brain = Brain(job.brain, strategies.build(job.strategy, job.strategy_defaults))
-        self._chronicle = Chronicle(job, self._brain)
+        self._chronicle = Chronicle(job, self._brain, notes)
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._began_ns: int | None = None
@@ -70,6 +71,10 @@ class Coordinator:
         """Whether the run has finished, at the latest after `timeout_s`."""
         with self._changed:
             return self._changed.wait_for(lambda: self._brain.finished is not None, timeout_s)
+
+    def failure(self) -> str:
+        """Why the run could not go on; empty if it could."""
+        return self._chronicle.failure
 
     def close(self) -> RunResult:
         """Let every actor of the run go and finish the record."""

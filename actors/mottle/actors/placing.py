@@ -21,10 +21,12 @@ def environment() -> dict[str, Any]:
     return {"env_vars": {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(folder for folder in sys.path if folder)}}
 
 
+_remote: Any = ray.remote  # its annotations leave out concurrency_groups
+
 # Methods of one concurrency group share its threads; a group of one thread keeps the order of its callers' messages.
-_WORKER = ray.remote(concurrency_groups={"mail": 1, "run": 1})(TrainingWorker)
-_SHARD = ray.remote(num_cpus=0, concurrency_groups={"watch": 1})(ParameterShard)
-_VALIDATOR = ray.remote(num_cpus=0)(Validator)
+_WORKER = _remote(concurrency_groups={"mail": 1, "run": 1})(TrainingWorker)
+_SHARD = _remote(num_cpus=0, concurrency_groups={"watch": 1})(ParameterShard)
+_VALIDATOR = _remote(num_cpus=0)(Validator)
 
 
 def make_worker(slot: int, group: WorkerGroup) -> Any:
@@ -54,5 +56,5 @@ def make_validator(*arguments: Any) -> Any:
 
 def make_coordinator(cls: type, *arguments: Any) -> Any:
     """The coordinator's actor: events in order on one thread, people's questions on others."""
-    remote = ray.remote(num_cpus=0, concurrency_groups={"events": 1, "control": 8})(cls)
+    remote = _remote(num_cpus=0, concurrency_groups={"events": 1, "control": 8})(cls)
     return remote.options(runtime_env=environment()).remote(*arguments)

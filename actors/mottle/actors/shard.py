@@ -59,7 +59,7 @@ class ParameterShard:
 
     def newest(self) -> tuple[int, Any]:
         """The newest version, for readers without an order."""
-        return self._memory.version, transport.publish(self._memory.values_D)
+        return self._memory.version, transport.publish(self._memory.values)
 
     def peak_rss_bytes(self) -> int:
         return peak_rss_bytes()

@@ -19,6 +19,11 @@ def catalogue() -> dict[str, type]:
     return dict(_STRATEGIES)
 
 
+def takes_rule(name: str) -> bool:
+    """Whether the strategy puts a robust rule in the place of its mean."""
+    return "rule" in {field.name for field in fields(lookup(name, _STRATEGIES, "strategy"))}
+
+
 def build(spec: Spec, defaults: Mapping[str, object] | None = None) -> Strategy:
     """The strategy that `spec` names.
 

@@ -1,0 +1,47 @@
+"""Starting a Ray of our own, when none is running in this process.
+
+A bare `ray.init()` may join somebody else's cluster, so without an address Mottle starts a local one with as many logical CPUs as the job
+declares, whatever the machine has: workers of a study share the real cores.
+"""
+
+import math
+import os
+from typing import Any
+
+import ray
+
+from mottle.actors.job import WorkerGroup
+
+RAY_ADDRESS = "RAY_ADDRESS"
+
+
+def ensure_ray(groups: tuple[WorkerGroup, ...], address: str | None = None) -> str | None:
+    """Connect to `address` (or the one in the environment), else start a local Ray; a Ray that this process has already is used as it is.
+
+    Returns:
+        A sentence for the user when a local Ray was started, else None.
+    """
+    if ray.is_initialized():
+        return None
+    address = address or os.environ.get(RAY_ADDRESS)
+    quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
+    if address is not None:
+        ray.init(address=address, **quiet)
+        return None
+    declared = max(1, math.ceil(sum((group.max_count or group.count) * group.num_cpus for group in groups)))
+    ray.init(address="local", num_cpus=declared, include_dashboard=False, **quiet)
+    return f"started a local Ray with {declared} logical CPUs on {os.cpu_count()} real ones"
+
+
+def missing_resources(groups: tuple[WorkerGroup, ...]) -> str:
+    """What the cluster lacks for the crew that the job starts with, in words; empty if nothing. An autoscaler may still bring it."""
+    wanted: dict[str, float] = {}
+    for group in groups:
+        needs = {"CPU": group.num_cpus, "GPU": group.num_gpus, **group.resources}
+        for name, amount in needs.items():
+            wanted[name] = wanted.get(name, 0.0) + group.count * amount
+    has: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]  # Ray leaves it unannotated
+    short = [
+        f"{amount:g} {name} (the cluster has {has.get(name, 0.0):g})" for name, amount in wanted.items() if amount > has.get(name, 0.0)
+    ]
+    return ", ".join(short)

@@ -1,0 +1,131 @@
+"""A live run: watch it, change it, end it. Nothing here blocks training."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from torch import Tensor
+
+from mottle.actors import transport
+from mottle.actors.job import Job
+from mottle.core.errors import MottleError
+from mottle.engines.flat import unflatten
+from mottle.observe import Snapshot, snapshot_html
+from mottle.observe.result import RunResult
+from mottle.sdk.result import Result
+
+POLL_S = 0.25
+
+
+class RunFailedError(MottleError):
+    """The run could not go on."""
+
+
+class Run:
+    """Handle of a run that `Trainer.start` began.
+
+    Args:
+        job: what was started.
+        coordinator: its actor.
+    """
+
+    def __init__(self, job: Job, coordinator: Any) -> None:
+        self.job = job
+        self._coordinator = coordinator
+        self._result: Result | None = None
+        self._last: Snapshot | None = None
+
+    # --- watching ---------------------------------------------------------------------------------------------------------------------
+
+    @property
+    def path(self) -> Path:
+        """The run's folder."""
+        return Path(self.job.run_dir)
+
+    @property
+    def progress(self) -> Snapshot:
+        """The run at this moment; its last moment once it is over."""
+        if self._result is None:
+            self._last = self._ask("snapshot")
+        assert self._last is not None
+        return self._last
+
+    @property
+    def finished(self) -> bool:
+        """Whether it has nothing left to do."""
+        return self._result is not None or bool(self._ask("wait", 0.0))
+
+    def watch(self, every_s: float = POLL_S) -> Iterator[Snapshot]:
+        """Snapshots until the run has finished; the last one is its end."""
+        while True:
+            finished = bool(self._ask("wait", every_s))
+            yield self.progress
+            if finished:
+                return
+
+    def processes(self) -> dict[str, int]:
+        """Process id of every worker that is present, by worker id."""
+        return {f"w{slot}": pid for slot, pid in self._ask("processes").items()}
+
+    def parameters(self) -> dict[str, Tensor]:
+        """The newest parameters and floating-point buffers by name: copies."""
+        _, pieces = self._ask("newest")
+        flat = torch.cat([transport.receive(piece) for piece in pieces])
+        return {name: tensor.clone() for name, tensor in unflatten(flat, self.job.layout).items()}
+
+    # --- changing ---------------------------------------------------------------------------------------------------------------------
+
+    def add_workers(self, count: int, group: str | None = None) -> list[str]:
+        """Start workers of a declared group (the first one by default); training does not wait for them. Returns their ids."""
+        slots = self._ask("add_workers", count, group or self.job.groups[0].name)
+        return [f"w{slot}" for slot in slots]
+
+    def remove_worker(self, worker: str) -> None:
+        """Let a worker go: it finishes what it has in hand and gets nothing new."""
+        self._ask("remove_worker", int(worker.removeprefix("w")))
+
+    def set(self, **settings: Any) -> None:
+        """Change `lr` from here on; logged, so a replay follows."""
+        unknown = settings.keys() - {"lr"}
+        if unknown:
+            raise MottleError(f"a live run can change lr, got {', '.join(sorted(unknown))}")
+        self._ask("configure", settings)
+
+    def pause(self) -> None:
+        """Give out no new work; what is in hand is finished."""
+        self._ask("configure", {"paused": True})
+
+    def resume(self) -> None:
+        self._ask("configure", {"paused": False})
+
+    def stop(self, reason: str = "stopped by the user") -> None:
+        """Give out no new work and end when what is out has come in."""
+        self._ask("stop", reason)
+
+    # --- ending -----------------------------------------------------------------------------------------------------------------------
+
+    def result(self) -> Result:
+        """Wait for the end, release every actor, return what the run leaves behind."""
+        if self._result is None:
+            while not self._ask("wait", 60.0):
+                time.sleep(0)
+            self._close()
+        assert self._result is not None
+        return self._result
+
+    def _close(self) -> None:
+        self._last = self._ask("snapshot")
+        summary: RunResult = self._ask("close")
+        failure = self._ask("failure")
+        ray.kill(self._coordinator)
+        error = RunFailedError(failure) if failure else None
+        self._result = Result.of(summary, self.path, error)
+
+    def _ask(self, method: str, *arguments: Any) -> Any:
+        return ray.get(getattr(self._coordinator, method).options(concurrency_group="control").remote(*arguments))
+
+    def _repr_html_(self) -> str:
+        return snapshot_html(self.progress)

@@ -1,0 +1,199 @@
+"""`Trainer`: one description of a job, checked before anything starts."""
+
+import copy
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from torch import nn
+
+from mottle import compression, data, optim, strategies
+from mottle.actors import placing, transport
+from mottle.actors.coordinator import Coordinator
+from mottle.actors.job import Job
+from mottle.core.brain import BrainConfig
+from mottle.core.errors import ConfigError
+from mottle.core.naming import Spec, parse
+from mottle.data.source import Source
+from mottle.engines import Loss, Metric
+from mottle.engines.flat import flatten, layout_of
+from mottle.optim import schedule
+from mottle.sdk.configs import RunSettings, groups_of, settings_of
+from mottle.sdk.local import ensure_ray, missing_resources
+from mottle.sdk.result import Result
+from mottle.sdk.run import Run, RunFailedError
+from mottle.sdk.until import Until
+
+Model = nn.Module | Callable[[], nn.Module]
+
+
+class Trainer:
+    """Trains one model on an unequal, changing, partly hostile fleet.
+
+    Args:
+        model: a module, or a function without arguments that makes one.
+        loss: `loss(model, batch)`: the mean loss, or `(mean, weight)` where the unit is not the sample.
+        train_data: whatever `mottle.data.build` takes.
+        validation_data: trusted data for strategies that test updates; disjoint from `test_data`.
+        test_data: what the metrics are measured on.
+        metrics: by name, `metric(model, batch)`: a mean over the batch. They are reported as `test_NAME`.
+        optimizer: `{"sgd": {"lr": 0.1, "momentum": 0.9}}`; any element-wise `torch.optim` class by name.
+        lr_schedule: see `mottle.optim.schedule.build`; counts samples.
+        batch_size: samples of one step (synchronous) or of one order (asynchronous).
+        until: `{"epochs": 5}`; see `Until`.
+        strategy: `{"zeno++": {"rho": 0.001}}`; see `mottle.strategies.catalogue`.
+        rule: robust rule of a synchronous strategy.
+        codec: how updates travel.
+        attack: what every worker of the fleet does to its updates; for some of them, put it on a `WorkerGroup`.
+        seed: of data order, model randomness and everything else.
+        scaling_config: Ray's `ScalingConfig`, a `WorkerGroup`, or a list of them.
+        run_config: Ray's `RunConfig`.
+        shards: parameter shards.
+        micro_batch_size: samples that go through the model at once; a smaller one saves memory.
+        evaluate_every: samples between evaluations; a twentieth of the run by default.
+        max_grad_norm: clip the aggregate to this global norm.
+        max_grad_norm_per_worker: clip each worker's mean gradient.
+        retry_rejected: try a rejected update's samples once more, on another worker.
+    Raises:
+        ConfigError: anything that cannot work, all found before a process starts.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        loss: Loss,
+        train_data: Any,
+        *,
+        validation_data: Any = None,
+        test_data: Any = None,
+        metrics: Mapping[str, Metric] | None = None,
+        optimizer: Spec,
+        lr_schedule: Any = None,
+        batch_size: int,
+        until: Any,
+        strategy: Spec,
+        rule: Spec | None = None,
+        codec: Spec | None = None,
+        attack: Spec | None = None,
+        seed: int = 0,
+        scaling_config: Any = None,
+        run_config: Any = None,
+        collate_fn: Any = None,
+        shards: int = 1,
+        micro_batch_size: int | None = None,
+        evaluate_every: int | None = None,
+        max_grad_norm: float | None = None,
+        max_grad_norm_per_worker: float | None = None,
+        retry_rejected: bool = True,
+        seed_samples: bool = True,
+    ) -> None:
+        self.settings: RunSettings = settings_of(run_config)
+        torch.manual_seed(seed)
+        module = _make(model)
+        spec = optim.read(optimizer)
+        layout = layout_of(module, spec.group_patterns)
+        self._values = flatten(module, layout)
+        optim.build(optimizer, self._values.clone(), layout.group_ranges)  # a wrong name or option is told now
+        source = data.build(train_data, collate_fn)
+        trusted, test = (None if each is None else data.build(each, collate_fn) for each in (validation_data, test_data))
+        if trusted is not None and test is not None:
+            data.assert_disjoint(trusted, test)
+        limits = Until.of(until)
+        total = limits.max_samples(source.num_rows)
+        defaults = {"batch_size": batch_size, "lr": spec.options.get("lr"), "rule": rule}
+        defaults = {name: value for name, value in defaults.items() if value is not None}
+        self._check_strategy(strategy, defaults, spec.name, trusted, rule)
+        compression.build(codec or "identity")
+        self.job = Job(
+            name=self.settings.name,
+            model=_Factory(model),
+            loss=loss,
+            layout=layout,
+            loader=data.Loader(source, seed=seed, seed_samples=seed_samples),
+            validation=trusted,
+            test=test,
+            metrics=dict(metrics or {}),
+            optimizer=optimizer,
+            schedule=None if lr_schedule is None else schedule.build(lr_schedule),
+            strategy=strategy,
+            strategy_defaults=defaults,
+            codec=codec or "identity",
+            groups=groups_of(scaling_config, attack),
+            brain=BrainConfig(
+                num_positions=source.num_rows,
+                max_samples=total,
+                max_ns=None if limits.seconds is None else round(limits.seconds * 1e9),
+                target=None if limits.metric is None else next(iter(limits.metric.items())),
+                evaluate_every=evaluate_every or max(1, (total or 20 * source.num_rows) // 20),
+                num_shards=shards,
+                max_grad_norm=max_grad_norm,
+                retry_rejected=retry_rejected,
+                seed=seed,
+            ),
+            micro_batch_size=micro_batch_size or batch_size,
+            run_dir=str(self.settings.folder),
+            seed=seed,
+            max_grad_norm_per_worker=max_grad_norm_per_worker,
+            total_samples=total,
+        )
+
+    @staticmethod
+    def _check_strategy(spec: Spec, defaults: Mapping[str, Any], optimizer: str, trusted: Source | None, rule: Spec | None) -> None:
+        strategy = strategies.build(spec, defaults)
+        name, _ = parse(spec, "strategy")
+        if strategy.needs_validation and trusted is None:
+            raise ConfigError(f"strategy {name!r} tests updates on trusted data; give validation_data, disjoint from test_data")
+        if strategy.needs_validation and optimizer.lower() != "sgd":
+            raise ConfigError(
+                f"strategy {name!r} fixes the length of every step, so it takes plain SGD only, got optimizer {optimizer!r}; use sgd"
+            )
+        if rule is not None and not strategies.takes_rule(name):
+            raise ConfigError(f"strategy {name!r} applies no robust rule; use sync, or leave the rule out")
+
+    def start(self, *, address: str | None = None) -> Run:
+        """Begin and return at once with a live handle.
+
+        Raises:
+            ConfigError: the cluster lacks what the crew needs, with what it has.
+        """
+        note = ensure_ray(self.job.groups, address)
+        if lacking := missing_resources(self.job.groups):
+            raise ConfigError(f"the crew needs {lacking}; ask for fewer workers or resources, or add machines")
+        folder = Path(self.job.run_dir)
+        if folder.exists() and self.settings.replace:
+            shutil.rmtree(folder)
+        coordinator = placing.make_coordinator(Coordinator, self.job, [note] if note else [])
+        start = coordinator.start.options(concurrency_group="control")
+        ray.get(start.remote(coordinator, transport.publish(self._values)))
+        return Run(self.job, coordinator)
+
+    def fit(self) -> Result:
+        """Train to the end.
+
+        Raises:
+            RunFailedError: the run could not go on.
+        """
+        result = self.start().result()
+        if isinstance(result.error, RunFailedError):
+            raise result.error
+        return result
+
+
+class _Factory:
+    """Makes the module in another process; a module that was given is copied, so nobody shares it."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+
+    def __call__(self) -> nn.Module:
+        return _make(self._model)
+
+
+def _make(model: Model) -> nn.Module:
+    made = copy.deepcopy(model) if isinstance(model, nn.Module) else model() if callable(model) else model
+    if not isinstance(made, nn.Module):
+        raise ConfigError(f"model is a torch module or a function without arguments that makes one, got {type(made).__name__}")
+    return made
