@@ -23,3 +23,7 @@ class InfeasibleError(MottleError):
     def __init__(self, reasons: Sequence[str]) -> None:
         self.reasons = tuple(reasons)
         super().__init__("\n".join(f"- {line}" for line in self.reasons))
+
+
+class UndecidedError(MottleError):
+    """The exact solver reached its limit with neither a placement nor a proof that there is none."""

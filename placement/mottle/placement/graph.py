@@ -169,6 +169,15 @@ class Graph:
         return bool((self.k == self.k[:, :1]).all())
 
     @cached_property
+    def num_levels(self) -> int:
+        """Ops on the longest path, whatever their times."""
+        depth = [0] * self.n
+        for i, parents in enumerate(self.predecessors):
+            if parents:
+                depth[i] = 1 + max([depth[p] for p in parents])
+        return 1 + max(depth)
+
+    @cached_property
     def uniform_links(self) -> bool:
         """One link class joins every pair of devices."""
         return len({c for row in self.link_class for c in row} - {0}) <= 1
@@ -191,42 +200,106 @@ class Graph:
         return ", ".join(self.devices[:8]) + (", ..." if self.num_devices > 8 else "")
 
 
+@dataclass(frozen=True, eq=False)
+class Loose:
+    """What a graph is made of, before its ops are put in canonical order. Any op numbering; tensors sorted by (producer, name)."""
+
+    ids: list[str]
+    id_rank: Ints
+    """(n,) rank of the id as a byte string."""
+    successors: list[list[int]]
+    topological: list[int]
+    depth: Ints
+    """(n,) edges on the longest path from a source."""
+    k: Ints
+    perm: Ints
+    temp: Ints
+    out: Ints
+    keep: NDArray[np.bool_]
+    group: Ints
+    group_names: dict[int, str]
+    """Names of the groups that have one."""
+    tensor_src: Ints
+    tensor_bytes: Ints
+    tensor_comm: Ints
+    tensor_names: list[str]
+    edge_tensor: Ints
+    edge_dst: Ints
+    devices: list[str]
+    mem: list[int]
+    link_class: list[list[int]]
+    cost: Ints
+    comm_mode: "CommMode"
+    mem_mode: "MemMode"
+
+
 def compile_graph(problem: "Problem") -> Graph:
     """Arrays of a checked problem in canonical order (2.1)."""
     skeleton = problem.skeleton
-    k = _compute_times(problem, skeleton)
-    order = _canonical_order(skeleton, k)
+    link_class, cost = _communication(problem, skeleton.tensor_bytes, skeleton.tensor_comm)
+    return arrange(
+        Loose(
+            ids=skeleton.ids,
+            id_rank=skeleton.id_rank,
+            successors=skeleton.successors,
+            topological=skeleton.topological,
+            depth=skeleton.depth,
+            k=_compute_times(problem, skeleton),
+            perm=skeleton.perm,
+            temp=skeleton.temp,
+            out=skeleton.out,
+            keep=skeleton.keep,
+            group=skeleton.group,
+            group_names=skeleton.group_names,
+            tensor_src=skeleton.tensor_src,
+            tensor_bytes=skeleton.tensor_bytes,
+            tensor_comm=skeleton.tensor_comm,
+            tensor_names=skeleton.tensor_names,
+            edge_tensor=skeleton.edge_tensor,
+            edge_dst=skeleton.edge_dst,
+            devices=[d.id for d in problem.devices],
+            mem=[d.mem for d in problem.devices],
+            link_class=link_class,
+            cost=cost,
+            comm_mode=problem.comm_mode,
+            mem_mode=problem.mem_mode,
+        )
+    )
+
+
+def arrange(loose: Loose) -> Graph:
+    """Renumber ops by (depth, -B, id), groups by first member, tensors by (producer, name)."""
+    order = _canonical_order(loose)
     topo = np.empty_like(order)
     topo[order] = np.arange(len(order))
-    group, group_names = _canonical_groups(skeleton, order)
-    src = topo[skeleton.tensor_src]
+    group, group_names = _canonical_groups(loose, order)
+    src = topo[loose.tensor_src]
     tensor_order = np.argsort(src, kind="stable")  # names are already sorted within a producer
     rank = np.empty_like(tensor_order)
     rank[tensor_order] = np.arange(len(tensor_order))
-    edge_tensor, edge_dst = rank[skeleton.edge_tensor], topo[skeleton.edge_dst]
+    edge_tensor, edge_dst = rank[loose.edge_tensor], topo[loose.edge_dst]
     edge_order = np.lexsort((edge_dst, edge_tensor))
-    link_class, cost = _communication(problem, skeleton.tensor_bytes[tensor_order], skeleton.tensor_comm[tensor_order])
     return Graph(
-        names=[skeleton.ids[i] for i in order.tolist()],
-        devices=[d.id for d in problem.devices],
-        k=k[order],
-        perm=skeleton.perm[order],
-        temp=skeleton.temp[order],
-        out=skeleton.out[order],
-        keep=skeleton.keep[order],
+        names=[loose.ids[i] for i in int_list(order)],
+        devices=loose.devices,
+        k=loose.k[order],
+        perm=loose.perm[order],
+        temp=loose.temp[order],
+        out=loose.out[order],
+        keep=loose.keep[order],
         group=group,
         group_names=group_names,
         tensor_src=src[tensor_order],
-        tensor_bytes=skeleton.tensor_bytes[tensor_order],
-        tensor_comm=skeleton.tensor_comm[tensor_order],
-        tensor_names=[skeleton.tensor_names[t] for t in tensor_order.tolist()],
+        tensor_bytes=loose.tensor_bytes[tensor_order],
+        tensor_comm=loose.tensor_comm[tensor_order],
+        tensor_names=[loose.tensor_names[t] for t in int_list(tensor_order)],
         edge_tensor=edge_tensor[edge_order],
         edge_dst=edge_dst[edge_order],
-        mem=[d.mem for d in problem.devices],
-        link_class=link_class,
-        cost=cost,
-        comm_mode=problem.comm_mode,
-        mem_mode=problem.mem_mode,
+        mem=loose.mem,
+        link_class=loose.link_class,
+        cost=loose.cost[:, tensor_order],
+        comm_mode=loose.comm_mode,
+        mem_mode=loose.mem_mode,
     )
 
 
@@ -255,24 +328,24 @@ def _compute_times(problem: "Problem", skeleton: Skeleton) -> Ints:
     return k
 
 
-def _canonical_order(skeleton: Skeleton, k: Ints) -> Ints:
-    """Positions of the ops sorted by (depth, -B, id)."""
-    below = np.where(k < ABSENT, k, 0).sum(axis=1).tolist()
-    successors = skeleton.successors
-    for i in reversed(skeleton.topological):
-        children = successors[i]
-        if children:
+def _canonical_order(loose: Loose) -> Ints:
+    """Positions of the ops sorted by (depth, -B, id); B is the longest path below, in time summed over the devices (2.1)."""
+    below = int_list(np.where(loose.k < ABSENT, loose.k, 0).sum(axis=1))
+    for i in reversed(loose.topological):
+        if children := loose.successors[i]:
             below[i] += max([below[j] for j in children])
-    return np.lexsort((skeleton.id_rank, -np.array(below, np.int64), skeleton.depth))
+    return np.lexsort((loose.id_rank, -np.array(below, np.int64), loose.depth))
 
 
-def _canonical_groups(skeleton: Skeleton, order: Ints) -> tuple[Ints, list[str]]:
+def _canonical_groups(loose: Loose, order: Ints) -> tuple[Ints, list[str]]:
     """Group numbers by first member in canonical order, with names."""
-    raw, first, inverse = np.unique(skeleton.group[order], return_index=True, return_inverse=True)
+    raw, first, inverse = np.unique(loose.group[order], return_index=True, return_inverse=True)
     rank = np.empty_like(first)
     by_first = np.argsort(first)
     rank[by_first] = np.arange(len(first))
-    names = [skeleton.group_names.get(g, skeleton.ids[g]) for g in raw[by_first].tolist()]
+    names = [
+        loose.group_names.get(g, loose.ids[int(order[x])]) for g, x in zip(int_list(raw[by_first]), int_list(first[by_first]), strict=True)
+    ]
     return rank[inverse], names
 
 

@@ -80,7 +80,7 @@ def build_skeleton(ops: "Sequence[Op]", edges: "Sequence[Edge]", devices: set[st
     successors: list[list[int]] = [[] for _ in ops]
     for (src, _name), tensor in tensors.items():
         successors[src].extend(tensor.consumers)
-    topological, depth = _order(successors)
+    topological, depth = kahn_order(successors)
     if len(topological) < len(ops):
         return None, [_describe_cycle(ops, successors)]
     faults = _size_faults(ops, edges)
@@ -158,7 +158,7 @@ def _collect_tensors(edges: "Sequence[Edge]", position: Mapping[str, int]) -> tu
     return tensors, faults
 
 
-def _order(successors: list[list[int]]) -> tuple[list[int], list[int]]:
+def kahn_order(successors: list[list[int]]) -> tuple[list[int], list[int]]:
     """Kahn's order and depths; shorter than the input when there is a cycle."""
     waiting = [0] * len(successors)
     for children in successors:
@@ -179,7 +179,7 @@ def _order(successors: list[list[int]]) -> tuple[list[int], list[int]]:
 
 def _describe_cycle(ops: "Sequence[Op]", successors: list[list[int]]) -> str:
     """Name one cycle: every op that Kahn's order leaves out has a predecessor that is left out too, so walking back must repeat."""
-    order, _ = _order(successors)
+    order, _ = kahn_order(successors)
     alive = set(range(len(ops))).difference(order)
     parent = {j: i for i in sorted(alive, reverse=True) for j in successors[i] if j in alive}
     walk, seen = [min(alive)], set[int]()

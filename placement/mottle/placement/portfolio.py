@@ -1,0 +1,292 @@
+"""`auto`: try the placers on several coarsenings, let SIM judge, improve the winner (specification 2.10).
+
+The answer is never slower than the best single device that fits. A budget is spent by estimates, not by a clock (`estimate_us`): the
+same problem and budget give the same plan on every machine.
+"""
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from mottle.placement.bounds import memory_faults
+from mottle.placement.branch import branch_and_bound
+from mottle.placement.coarsen import COARSENINGS, Coarse, Coarsening, coarsen
+from mottle.placement.errors import InfeasibleError, UndecidedError
+from mottle.placement.exact import solve_exactly
+from mottle.placement.graph import Graph
+from mottle.placement.ladder import climb
+from mottle.placement.local_search import local_search
+from mottle.placement.mtopo import m_topo
+from mottle.placement.placed import NoRoom, Placement
+from mottle.placement.placers import ListAlgorithm, estimate_us, placer_for
+from mottle.placement.plan import Candidate, Plan, make_plan
+from mottle.placement.problem import Problem
+from mottle.placement.simulate import Trace, run
+
+WHOLE_LIST_NODES = 2_000
+"""Up to so many ops every candidate is evaluated within any budget."""
+MILP_GROUPS, MILP_OPS, MILP_NODES = 10, 30, 20_000
+"""Largest problem that is handed to the integer program when no list placer finds room, and the nodes its search may visit."""
+BRANCH_OPS = 12
+"""Largest problem whose plan is improved by branch and bound."""
+BRANCH_NODES, BRANCH_NODE_US = 20_000, 25
+"""Most schedules that are looked at to improve a plan of a few ops, and microseconds for each."""
+LISTS: tuple[ListAlgorithm, ...] = ("m-etf", "m-sct", "heft")
+BY_COST: tuple[ListAlgorithm, ...] = ("heft", "m-etf", "m-sct")
+"""Large graphs: in this order, while the budget lasts; the first always."""
+
+
+class Budget:
+    """Microseconds, spent by estimates."""
+
+    def __init__(self, budget_s: float | None) -> None:
+        self.left_us = float("inf") if budget_s is None else budget_s * 1e6
+
+    def affords(self, cost_us: float) -> bool:
+        return cost_us <= self.left_us
+
+    def spend(self, cost_us: float) -> None:
+        self.left_us -= cost_us
+
+
+@dataclass
+class _Contest:
+    """Candidates that were judged on the original graph, and what there is to say about the rest."""
+
+    problem: Problem
+    budget: Budget
+    rows: list[Candidate] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    best: tuple[tuple[int, int, int], str, Placement, Trace] | None = None
+    fullest: NoRoom | None = None
+    """A placer's last word when it found no room."""
+
+    @property
+    def graph(self) -> Graph:
+        return self.problem.graph
+
+    def judge(self, name: str, placement: Placement | NoRoom) -> bool:
+        """SIM on the original graph; True when the candidate is valid."""
+        if isinstance(placement, NoRoom):
+            self.fullest = placement
+            self.rows.append(Candidate(name, None, 0, "original"))
+            return False
+        self.budget.spend(sim_us(self.graph))
+        trace = run(self.graph, placement.device, positions(placement.order))
+        used = len(set(placement.device))
+        self.rows.append(Candidate(name, trace.makespan if trace.valid else None, used, "original"))
+        if trace.valid:
+            key = (trace.makespan, used, len(self.rows))
+            if self.best is None or key < self.best[0]:
+                self.best = (key, name, placement, trace)
+        return trace.valid
+
+
+def place_auto(problem: Problem, budget_s: float | None = 1.0) -> Plan:
+    """The best of the portfolio.
+
+    Args:
+        budget_s: seconds on one slow core, by estimate; None evaluates the whole list and searches to the end.
+    Raises:
+        InfeasibleError: nothing fits, or nothing that fits was found.
+    """
+    graph = problem.graph
+    if faults := memory_faults(graph):
+        raise InfeasibleError(faults)
+    contest = _Contest(problem, Budget(budget_s))
+    _try_singles(contest)
+    if budget_s is None or graph.n <= WHOLE_LIST_NODES:
+        _try_whole_list(contest)
+    else:
+        _try_coarse(contest)
+    return _finish(contest)
+
+
+def positions(order: list[int]) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
+    """(n,) place of every op in an order."""
+    place = np.empty(len(order), np.int64)
+    place[order] = np.arange(len(order))
+    return place
+
+
+def sim_us(graph: Graph) -> float:
+    """Microseconds of one simulation, roughly; see `estimate_us`."""
+    each = 0.5 if graph.comm_mode == "parallel" else 8.0
+    return each * (graph.n + len(graph.edge_dst))
+
+
+def _try_singles(contest: _Contest) -> None:
+    """The best single device that fits. One device runs without pauses, so its makespan is its sum of times."""
+    graph = contest.graph
+    totals = sorted((int(column.sum()), d) for d, column in enumerate(graph.k.T) if graph.group_runs[:, d].all())
+    everything = int((graph.perm + graph.out).sum() + graph.temp.max())
+    for _, d in totals:
+        name = f"single {graph.devices[d]}"
+        if graph.mem_mode == "static" and everything > graph.mem[d]:  # known without SIM, which takes its time on large graphs
+            contest.rows.append(Candidate(name, None, 1, "original"))
+        elif contest.judge(name, Placement([d] * graph.n, list(range(graph.n)), [])):
+            return
+
+
+def _try_whole_list(contest: _Contest) -> None:
+    contest.judge("m-topo", m_topo(contest.graph))
+    seen: list[Coarse] = []
+    room = False
+    for rule in COARSENINGS:
+        coarse = coarsen(contest.graph, rule)
+        contest.budget.spend(coarsen_us(contest.graph) if rule != "none" else 0)
+        if any(_same(coarse, other) for other in seen):
+            contest.notes.append(f"{rule}: the same graph as with a rule before it")
+            continue
+        seen.append(coarse)
+        for algorithm in LISTS:
+            room |= _try_list(contest, rule, coarse, algorithm)
+    if not room:
+        _try_exact(contest)
+
+
+def _try_list(contest: _Contest, rule: Coarsening, coarse: Coarse, algorithm: ListAlgorithm) -> bool:
+    """One placer on one coarsening; True when it found room (or was skipped: too slow, as only contending transfers make it here)."""
+    name = f"{algorithm}, {rule}"
+    cost_us = estimate_us(algorithm, coarse.graph)
+    contends = contest.graph.comm_mode != "parallel"
+    if contends and contest.best is not None and not contest.budget.affords(cost_us):
+        contest.notes.append(f"skipped for lack of time: {name}")
+        return True
+    contest.budget.spend(cost_us)
+    placement, how = climb(coarse.graph, placer_for(algorithm, coarse.graph))
+    if how:
+        contest.notes.append(f"{name}: {how}")
+    return contest.judge(name, placement if isinstance(placement, NoRoom) else coarse.expand(placement))
+
+
+def _same(one: Coarse, other: Coarse) -> bool:
+    return one.node_of == other.node_of and np.array_equal(one.graph.group, other.graph.group)
+
+
+def coarsen_us(graph: Graph) -> float:
+    """Microseconds of one coarsening, roughly; see `estimate_us`."""
+    return 12.0 * (graph.n + len(graph.edge_dst))
+
+
+def _try_coarse(contest: _Contest) -> None:
+    """Large graphs: rank the candidates on the guarded-coarsened graph, judge the best two on the original."""
+    coarse = coarsen(contest.graph, "guarded")
+    contest.budget.spend(coarsen_us(contest.graph) + 4 * sim_us(contest.graph))
+    contest.notes.append("skipped for lack of time: coarsenings none and paper")
+    ranking = _Ranking(contest, coarse)
+    ranking.add("m-topo", m_topo(coarse.graph))
+    for algorithm in BY_COST:
+        cost_us = estimate_us(algorithm, coarse.graph)
+        if algorithm != BY_COST[0] and not contest.budget.affords(cost_us):
+            contest.notes.append(f"skipped for lack of time: {algorithm}, guarded")
+            continue
+        contest.budget.spend(cost_us)
+        ranking.add(algorithm, climb(coarse.graph, placer_for(algorithm, coarse.graph), tries=1)[0])
+    if not ranking.found(*BY_COST):
+        ranking.climb(BY_COST[0])
+    ranking.judge_best()
+
+
+class _Ranking:
+    """Placements of the coarsened graph, by SIM on that graph."""
+
+    def __init__(self, contest: _Contest, coarse: Coarse) -> None:
+        self.contest, self.coarse = contest, coarse
+        self.rows: list[tuple[tuple[int, int, int], str, Placement]] = []
+
+    def add(self, algorithm: str, placement: Placement | NoRoom) -> None:
+        name = f"{algorithm}, guarded"
+        if isinstance(placement, NoRoom):
+            self.contest.fullest = placement
+            self.contest.rows.append(Candidate(name, None, 0, "guarded"))
+            return
+        makespan = run(self.coarse.graph, placement.device, positions(placement.order)).makespan
+        used = len(set(placement.device))
+        self.contest.rows.append(Candidate(name, makespan, used, "guarded"))
+        self.rows.append(((makespan, used, len(self.rows)), name, placement))
+
+    def found(self, *algorithms: str) -> bool:
+        return any(name.startswith(algorithms) for _, name, _ in self.rows)
+
+    def climb(self, algorithm: ListAlgorithm) -> None:
+        """No list placer found room at once: up the ladder, as far as the budget goes, or to the end when nothing fits so far."""
+        graph, budget = self.coarse.graph, self.contest.budget
+        nothing = self.contest.best is None and not self.rows
+        tries = None if nothing else 1 + int(max(0.0, budget.left_us) // estimate_us(algorithm, graph))
+        placement, how = climb(graph, placer_for(algorithm, graph), tries=tries)
+        if tries is not None:
+            budget.spend((tries - 1) * estimate_us(algorithm, graph))
+        self.contest.notes.append(f"{algorithm}, guarded: {how or 'no room, memory ladder included'}")
+        self.add(algorithm, placement)
+
+    def judge_best(self) -> None:
+        """The best two on the original graph; more when one of them turns out not to fit there."""
+        valid = 0
+        for _, name, placement in sorted(self.rows, key=lambda row: row[0]):
+            if valid < 2:
+                valid += self.contest.judge(name, self.coarse.expand(placement))
+
+
+def _try_exact(contest: _Contest) -> None:
+    """The last rung: a proof, where the problem is small enough for one."""
+    graph = contest.graph
+    if graph.num_groups > MILP_GROUPS or graph.n > MILP_OPS:
+        return
+    try:
+        contest.judge("exact", solve_exactly(graph, node_limit=MILP_NODES))
+    except UndecidedError as error:
+        contest.notes.append(str(error))
+
+
+def _finish(contest: _Contest) -> Plan:
+    if contest.best is None:
+        raise InfeasibleError(_why_nothing_fits(contest))
+    _, name, placement, trace = contest.best
+    for improve in (_search_locally, _search_all):
+        better = improve(contest, placement, trace.makespan)
+        if better is not None:
+            suffix, placement = better
+            name = f"{name}, {suffix}"
+            trace = run(contest.graph, placement.device, positions(placement.order))
+    plan = make_plan(contest.problem, trace, placement.order, name, contest.notes)
+    return replace(plan, candidates=tuple(contest.rows))
+
+
+def _search_locally(contest: _Contest, placement: Placement, makespan: int) -> tuple[str, Placement] | None:
+    """Local search as far as the budget goes."""
+    graph, budget = contest.graph, contest.budget
+    budget.spend(8 * sim_us(graph))
+    trials = int(min(2 * graph.n, max(0.0, budget.left_us) // sim_us(graph)))
+    if trials == 0:
+        contest.notes.append("skipped for lack of time: local search")
+        return None
+    searched = local_search(graph, placement, trials=trials)
+    budget.spend(searched.trials * sim_us(graph))
+    if not searched.finished:
+        contest.notes.append(f"local search stopped after {searched.trials} of at most {2 * graph.n} simulations")
+    return ("local search", searched.placement) if searched.makespan < makespan else None
+
+
+def _search_all(contest: _Contest, placement: Placement, makespan: int) -> tuple[str, Placement] | None:
+    """A few ops: look for anything better at all. The portfolio of the text ends before this step, which can only shorten a plan."""
+    graph = contest.graph
+    if graph.n > BRANCH_OPS or graph.comm_mode != "parallel" or graph.mem_mode != "static":
+        return None
+    nodes = int(min(BRANCH_NODES, max(0.0, contest.budget.left_us) // BRANCH_NODE_US))
+    explored = branch_and_bound(graph, below=makespan, node_limit=nodes)
+    if explored.finished:
+        contest.notes.append("optimal: every schedule was covered")
+    return None if explored.placement is None else ("branch and bound", explored.placement)
+
+
+def _why_nothing_fits(contest: _Contest) -> list[str]:
+    graph, room = contest.graph, contest.fullest
+    lines = ["no placement that fits was found, though no memory bound forbids one: every device is nearly full or groups are too large"]
+    if room is not None:
+        d = max(range(graph.num_devices), key=lambda d: (room.loads[d] - graph.mem[d], -d))
+        lines.append(
+            f"the last try ended at op {graph.names[room.op] if room.op < graph.n else room.op!r}; the most loaded device, "
+            f"{graph.devices[d]!r}, holds {room.loads[d]} of {graph.mem[d]} bytes"
+        )
+    return [*lines, "add memory or devices, split the largest groups, or recompute or offload outputs"]
