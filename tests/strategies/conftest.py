@@ -1,4 +1,4 @@
-"""A whole training run in one thread on float64 numbers: the three real machines, arrays in place of tensors, a queue in place of a network.
+"""A whole training run in one thread on float64 numbers: the real machines, arrays in place of tensors, a queue in place of a network.
 
 Messages take no time and arrive in the order in which they were sent; only computing takes time, so a test says by the workers' speeds
 which update comes first. After every event the machines check their invariants.
@@ -28,6 +28,7 @@ from mottle.core.layout import Range
 # D coordinates
 Vector = npt.NDArray[np.float64]
 LR = 0.1
+START = p.Version(0, 0)
 
 
 class LeastSquares:
@@ -37,7 +38,7 @@ class LeastSquares:
         rng = np.random.default_rng(seed)
         self.rows_ND = rng.normal(size=(num_samples, dim))
         self.targets_N = self.rows_ND @ rng.normal(size=dim) + 0.1 * rng.normal(size=num_samples)
-        self.start_D: Vector = np.zeros(dim)
+        self.start: Vector = np.zeros(dim)
 
     def gradient_sum(self, x_D: Vector, start: int, stop: int) -> Vector:
         rows_BD = self.rows_ND[start:stop]
@@ -55,7 +56,7 @@ class NumericShard:
     """What a driver owns of one replica."""
 
     machine: sh.Shard
-    values_D: Vector
+    values: Vector
     versions: dict[int, Vector]
     lr: float
     vectors: dict[str, Vector] = field(default_factory=dict)
@@ -68,8 +69,8 @@ class NumericWorker:
     machine: w.Worker
     sample_ns: int
     tamper: Callable[[Vector], Vector]
-    values_D: Vector | None = None
-    sum_D: Vector | None = None
+    values: Vector | None = None
+    total: Vector | None = None
     bases: dict[int, p.Version] = field(default_factory=dict)
     alive: bool = True
 
@@ -107,8 +108,8 @@ class Training:
         self._queue: list[tuple[int, int, Callable[[], None]]] = []
         self._sent = 0
         self._tamper = dict(tamper or {})
-        version = p.Version(0, 0)
-        start_D = problem.start_D
+        version = START
+        start_D = problem.start
         if resume is not None:
             assert resume.checkpoint is not None
             state = json.loads(resume.checkpoint)
@@ -159,7 +160,7 @@ class Training:
             self._obey(command)
 
     @property
-    def x_D(self) -> Vector:
+    def params(self) -> Vector:
         """The newest parameters."""
         return self.history[max(self.history)]
 
@@ -253,12 +254,12 @@ class Training:
     def _run(shard: NumericShard, command: p.ShardCommand) -> tuple[int, ...]:
         match command:
             case p.Combine(into, terms):
-                shard.vectors[into] = sum((weight * shard.vectors[name] for name, weight in terms), np.zeros_like(shard.values_D))
+                shard.vectors[into] = sum((weight * shard.vectors[name] for name, weight in terms), np.zeros_like(shard.values))
             case p.Measure(_, pairs):
                 return tuple(exact_sum(shard.vectors[a] * shard.vectors[b]) for a, b in pairs)
             case p.Step(version, source, scale, drop=drop):
-                shard.values_D = shard.values_D - shard.lr * (scale * shard.vectors[source])
-                shard.versions[version.number] = shard.values_D.copy()
+                shard.values = shard.values - shard.lr * (scale * shard.vectors[source])
+                shard.versions[version.number] = shard.values.copy()
                 for name in drop:
                     del shard.vectors[name]
             case p.Drop(names):
@@ -267,7 +268,7 @@ class Training:
             case p.Configure(settings):
                 shard.lr = settings.get("lr", shard.lr)
             case p.Snapshot(checkpoint):
-                shard.saved[checkpoint] = (shard.machine.version, shard.values_D.copy())
+                shard.saved[checkpoint] = (shard.machine.version, shard.values.copy())
         return ()
 
     def _read(self, reader: str | None, version: p.Version) -> Vector:
@@ -278,7 +279,7 @@ class Training:
             if reader is not None:
                 orders = self._shard_hears(replica, sh.ReadAsked(reader, version.number))
                 assert sh.Serve(reader, version.number) in orders, f"version {version} is not to be had for {reader}: {orders}"
-            parts.append(self.shards[replica].versions.get(version.number, self.shards[replica].values_D))
+            parts.append(self.shards[replica].versions.get(version.number, self.shards[replica].values))
         return np.concatenate(parts)
 
     # --- workers ----------------------------------------------------------------------------------------------------------------------
@@ -294,16 +295,16 @@ class Training:
     def _run_worker_order(self, slot: int, worker: NumericWorker, order: w.WorkerOrder) -> None:
         match order:
             case w.LoadBase(work_id, version):
-                worker.values_D = self._read(p.work_holder(work_id), version)
-                worker.sum_D = np.zeros_like(worker.values_D)
+                worker.values = self._read(p.work_holder(work_id), version)
+                worker.total = np.zeros_like(worker.values)
                 self._later(lambda: self._worker(slot, w.Loaded(work_id)))
             case w.ClearAccumulator(work_id):
-                worker.sum_D = np.zeros_like(self.problem.start_D)
+                worker.total = np.zeros_like(self.problem.start)
                 self._later(lambda: self._worker(slot, w.Loaded(work_id)))
             case w.RunPart():
                 self._later(lambda: self._compute(slot, worker, order, order.start + 1), worker.sample_ns)
             case w.Push(work_id, samples):
-                sum_D = worker.tamper(worker.sum_D)
+                sum_D = worker.tamper(worker.total)
                 self._later(lambda: worker.alive and self._push(p.update_name(work_id), slot, samples, sum_D))
                 self._later(lambda: self._worker(slot, w.PushConfirmed(work_id)))
             case w.Answer(event):
@@ -314,7 +315,7 @@ class Training:
         if at < order.stop and not worker.machine.interrupted(order.work_id):
             self._later(lambda: self._compute(slot, worker, order, at + 1), worker.sample_ns)
             return
-        worker.sum_D += self.problem.gradient_sum(worker.values_D, order.start, at)
+        worker.total += self.problem.gradient_sum(worker.values, order.start, at)
         self._worker(slot, w.Computed(order.work_id, order.part, at))
 
     def _push(self, name: str, sender: int, samples: int, sum_D: Vector) -> None:
@@ -328,8 +329,8 @@ class View:
     """What a strategy sees of the brain; a test sets it."""
 
     crew: tuple[int, ...] = (0, 1)
-    version: p.Version = p.Version(0, 0)
-    head: p.Version = p.Version(0, 0)
+    version: p.Version = START
+    head: p.Version = START
     free_samples: int = 100
 
     def busy(self, worker: int) -> bool:

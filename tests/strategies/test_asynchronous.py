@@ -14,7 +14,7 @@ V0, V1 = Version(0, 0), Version(0, 1)
 class Parabola:
     """f = x^2 / 2 from x = 1, whatever the sample."""
 
-    start_D = np.array([1.0])
+    start = np.array([1.0])
 
     def gradient_sum(self, x_D: np.ndarray, start: int, stop: int) -> np.ndarray:
         return (stop - start) * x_D
@@ -100,7 +100,7 @@ def test_impossible_settings_are_refused(asynchronous, options: dict[str, object
 def test_with_one_worker_it_is_plain_sgd_step_for_step(train, least_squares) -> None:
     problem = least_squares(num_samples=40, dim=6, seed=3)
     run = train("async", problem, defaults={"batch_size": 8}, num_positions=40, max_samples=80, num_shards=2).run()
-    x_D = problem.start_D
+    x_D = problem.start
     for number in range(1, 11):
         start = (number - 1) * 8 % 40
         x_D = x_D - 0.1 * problem.gradient_sum(x_D, start, start + 8) / 8

@@ -143,7 +143,7 @@ def test_impossible_settings_are_refused(sync, options: dict[str, object]) -> No
 def test_it_is_plain_sgd_on_the_concatenated_batch_step_for_step(train, least_squares) -> None:
     problem = least_squares(num_samples=47, dim=7, seed=1)
     run = train("sync", problem, speeds=(3, 1, 2), defaults={"batch_size": 10}, num_positions=47, max_samples=94, num_shards=3).run()
-    x_D = problem.start_D
+    x_D = problem.start
     batches = [(start, min(start + 10, 47)) for _ in range(2) for start in range(0, 47, 10)]
     for number, (start, stop) in enumerate(batches, 1):
         x_D = x_D - 0.1 * problem.gradient_sum(x_D, start, stop) / (stop - start)
@@ -157,17 +157,17 @@ def test_it_is_plain_sgd_on_the_concatenated_batch_step_for_step(train, least_sq
 class Points:
     """Loss 0.5 * (x - a)^2 of each point a; the worked example of unequal counts."""
 
-    points_N: np.ndarray = field(default_factory=lambda: np.array([2.0, 3.0, 20.0]))
-    start_D: np.ndarray = field(default_factory=lambda: np.zeros(1))
+    points: np.ndarray = field(default_factory=lambda: np.array([2.0, 3.0, 20.0]))
+    start: np.ndarray = field(default_factory=lambda: np.zeros(1))
 
     def gradient_sum(self, x_D: np.ndarray, start: int, stop: int) -> np.ndarray:
-        return np.array([np.sum(x_D[0] - self.points_N[start:stop])])
+        return np.array([np.sum(x_D[0] - self.points[start:stop])])
 
 
 def test_unequal_counts_give_the_mean_over_samples_not_the_mean_of_means(train) -> None:
     run = train("sync", Points(), speeds=(1, 1), defaults={"batch_size": 3}, num_positions=3, max_samples=3).run()
     assert [len(order.parts[0].lease) for order in run.orders.values()] == [2, 1]
-    gradient = -(run.x_D[0] - 0.0) / 0.1
+    gradient = -(run.params[0] - 0.0) / 0.1
     assert gradient == pytest.approx(-25 / 3, rel=1e-15)
 
 

@@ -2,6 +2,7 @@
 
 import random
 from collections import deque
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -33,11 +34,11 @@ def candidate(work_id: int, worker: int = 0, *, norm2: float = 1.0, **dots: floa
 class Candidates:
     """Loss 0.5 * |x - a|^2 of the trusted data; the worker sends the table's candidates one after the other."""
 
-    start_D = np.zeros(2)
-    table_ND = np.array([[6.0, 8.0], [5.0, 0.0], [4.0, -3.0], [-30.0, -40.0], [1.0, 1.0], [0.0, -2.0]])
+    start = np.zeros(2)
+    table = np.array([[6.0, 8.0], [5.0, 0.0], [4.0, -3.0], [-30.0, -40.0], [1.0, 1.0], [0.0, -2.0]])
 
     def gradient_sum(self, x_D: np.ndarray, start: int, stop: int) -> np.ndarray:
-        return self.table_ND[start:stop].sum(axis=0)
+        return self.table[start:stop].sum(axis=0)
 
     def trusted_gradient(self, x_D: np.ndarray) -> np.ndarray:
         return x_D - np.array([-3.0, -4.0])
@@ -83,7 +84,7 @@ def test_the_trusted_loss_never_grows_whatever_the_workers_send(train, least_squ
     speeds, defaults = (2, 3, 1, 2), {"batch_size": 4}
     run = train(spec, problem, speeds=speeds, tamper=liars, defaults=defaults, num_positions=64, max_samples=256).run()
     losses = [problem.loss(run.history[number]) for number in sorted(run.history)]
-    assert all(after <= before + 1e-12 for before, after in zip(losses, losses[1:], strict=False))
+    assert all(after <= before + 1e-12 for before, after in pairwise(losses))
     assert losses[-1] < 0.7 * losses[0]
     assert {verdict.verdict for verdict in run.verdicts if verdict.worker in (0, 2)} == {"rejected"}
 

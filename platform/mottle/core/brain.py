@@ -288,7 +288,7 @@ class Brain:
             return
         others = any(slot != worker for slot in self.crew)
         leases = () if self._paused or self._stopping else self.book.lend(worker, decision.samples, others=others)
-        self._count_samples()  # a range that nobody else could take counts as rejected now
+        self.samples = self.book.spent  # a range that nobody else could take counts as rejected now
         if not leases:
             self._starving.add(worker)
             self._heard.append(s.NoWork(worker))
@@ -436,14 +436,11 @@ class Brain:
                 used = min(left, len(part.lease))
                 self.book.spend(part.lease, used, "applied" if verdict == "accepted" else verdict, worker=worker)
                 left -= used
-        self._count_samples()
+        self.samples = self.book.spent
         self._note_verdict(order, verdict, staleness, redone)
         if drop:
             self.pipeline.drop((p.update_name(work_id),))
         self._tell(p.Verdict(work_id, worker, verdict, reason, order.used, staleness, score))
-
-    def _count_samples(self) -> None:
-        self.samples = sum(epoch.applied + epoch.unselected + epoch.rejected for epoch in self.book.epochs)
 
     def _note_verdict(self, order: Order, verdict: str, staleness: int, redone: int) -> None:
         """Keep the member's tallies; `redone` of the order's samples had been lent before in vain."""

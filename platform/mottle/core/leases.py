@@ -76,6 +76,8 @@ class LeaseBook:
         self._out: dict[int, _Loan] = {}
         self._next_id = 0
         self._stopped = False
+        self.spent = 0
+        """Positions of all epochs that are applied, unselected or rejected."""
         self.revision = 0
         """Grows whenever positions may have become free."""
 
@@ -190,6 +192,7 @@ class LeaseBook:
 
     def _cover(self, epoch: _Epoch, start: int, stop: int, how: str) -> None:
         epoch.spent[how] += stop - start
+        self.spent += stop - start
         ranges = sorted([*epoch.covered, (start, stop)])
         merged = [ranges[0]]
         for low, high in ranges[1:]:
@@ -286,6 +289,7 @@ class LeaseBook:
             epoch.covered = [(start, stop) for start, stop in saved["covered"]]
             self._open[epoch.index] = epoch
         self._out = {}
+        self.spent = sum(count.applied + count.unselected + count.rejected for count in self.epochs)
         self._newest = state["newest"]
         self._next_id = state["next_id"]
 
