@@ -92,18 +92,20 @@ class Ledger:
 
     def decide(self, work_id: int, verdict: str) -> Order:
         """Give an acknowledged update its one verdict and forget it."""
-        order = self._orders.pop(work_id, None)
+        order = self._orders.get(work_id)
         if order is None or order.state != "stored":
             raise ProtocolError(f"update {work_id} cannot be {verdict}: it is {'unknown' if order is None else order.state}")
+        del self._orders[work_id]
         self.counts.in_flight -= 1
         setattr(self.counts, verdict, getattr(self.counts, verdict) + 1)
         return order
 
     def end(self, work_id: int) -> Order:
         """The order ends without an update; a late one will be discarded."""
-        order = self._orders.pop(work_id)
-        if order.state != "issued":
-            raise ProtocolError(f"order {work_id} cannot end without an update: it is {order.state}")
+        order = self._orders.get(work_id)
+        if order is None or order.state != "issued":
+            raise ProtocolError(f"order {work_id} cannot end without an update: it is {'unknown' if order is None else order.state}")
+        del self._orders[work_id]
         order.state = "ended"
         self._ended[work_id] = order
         while len(self._ended) > _REMEMBERED_ENDED:
