@@ -1,10 +1,25 @@
 """Shared fixtures. Child processes of tests find the sources through PYTHONPATH."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE_ROOTS = [str(ROOT / root) for root in ("platform", "actors", "placement", "tune", "clusters")]
 os.environ["PYTHONPATH"] = os.pathsep.join([*SOURCE_ROOTS, os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[None]:
+    """One Ray for all tests that need one: starting it takes longer than most of them."""
+    import ray
+
+    if ray.is_initialized():
+        ray.shutdown()
+    ray.init(address="local", num_cpus=16, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()

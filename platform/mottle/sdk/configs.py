@@ -17,16 +17,14 @@ class RunSettings:
 
     name: str
     folder: Path
-    replace: bool = False
-    """Replace what an earlier run left in the folder."""
 
 
-def settings_of(run_config: Any) -> RunSettings:
-    """From Ray's `RunConfig`, from settings, or from nothing."""
-    if isinstance(run_config, RunSettings):
-        return run_config
+def settings_of(run_config: Any, folder: str | Path | None) -> RunSettings:
+    """From Ray's `RunConfig`, or from nothing; `folder` wins over what it says."""
     if run_config is not None and not isinstance(run_config, ray.train.RunConfig):
         raise ConfigError(f"run_config is a ray.train.RunConfig, got {type(run_config).__module__}.{type(run_config).__name__}")
+    if folder is not None:
+        return RunSettings(name=(run_config.name if run_config else None) or Path(folder).name, folder=Path(folder))
     name = (run_config.name if run_config else None) or "mottle"
     storage = (run_config.storage_path if run_config else None) or "runs"
     return RunSettings(name=name, folder=Path(storage).expanduser() / name)

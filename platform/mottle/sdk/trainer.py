@@ -1,7 +1,6 @@
 """`Trainer`: one description of a job, checked before anything starts."""
 
 import copy
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -51,6 +50,7 @@ class Trainer:
         seed: of data order, model randomness and everything else.
         scaling_config: Ray's `ScalingConfig`, a `WorkerGroup`, or a list of them.
         run_config: Ray's `RunConfig`.
+        folder: of the run; by default `storage_path/name` of the run config, or `runs/mottle`.
         shards: parameter shards.
         micro_batch_size: samples that go through the model at once; a smaller one saves memory.
         evaluate_every: samples between evaluations; a twentieth of the run by default.
@@ -81,6 +81,7 @@ class Trainer:
         seed: int = 0,
         scaling_config: Any = None,
         run_config: Any = None,
+        folder: str | Path | None = None,
         collate_fn: Any = None,
         shards: int = 1,
         micro_batch_size: int | None = None,
@@ -90,7 +91,7 @@ class Trainer:
         retry_rejected: bool = True,
         seed_samples: bool = True,
     ) -> None:
-        self.settings: RunSettings = settings_of(run_config)
+        self.settings: RunSettings = settings_of(run_config, folder)
         torch.manual_seed(seed)
         module = _make(model)
         spec = optim.read(optimizer)
@@ -162,9 +163,6 @@ class Trainer:
         note = ensure_ray(self.job.groups, address)
         if lacking := missing_resources(self.job.groups):
             raise ConfigError(f"the crew needs {lacking}; ask for fewer workers or resources, or add machines")
-        folder = Path(self.job.run_dir)
-        if folder.exists() and self.settings.replace:
-            shutil.rmtree(folder)
         coordinator = placing.make_coordinator(Coordinator, self.job, [note] if note else [])
         start = coordinator.start.options(concurrency_group="control")
         ray.get(start.remote(coordinator, transport.publish(self._values)))
