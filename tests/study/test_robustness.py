@@ -158,6 +158,7 @@ def test_a_study_writes_its_files_and_counts_its_cells(study):
 
 def test_the_matrix_is_the_mean_over_the_seeds(study):
     (matrix,) = study[0].matrices
+    assert matrix.setting == "10 workers, 2 faulty, 15 rounds, 2 seeds"
     assert (matrix.rules, matrix.attacks) == (("mean", "median"), ("honest", "sign_flip scale=10.0"))
     for i, rule in enumerate(matrix.rules):
         for j, attack in enumerate(matrix.attacks):

@@ -210,7 +210,8 @@ class Attack(ABC):
         faulty worker. Above that, every colluder evaluates the same channel with an equally seeded generator, and sends its own row.
 
         Args:
-            update_D: the worker's own update, 1-D; left as it is.
+            update_D: the worker's own update, 1-D; left as it is. In the unit of the channel's rows: where workers push gradient sums,
+                the mean over the worker's samples, to be multiplied by their number again.
             worker: its id.
             channel: the round as the colluders see it, for attacks whose `knowledge` is above OWN.
         Returns:

@@ -33,6 +33,12 @@ class Matrix:
     """(R, A)."""
     spread: npt.NDArray[np.float64]
     """Largest minus smallest over the seeds, (R, A)."""
+    setting: str
+    """What the cells share: workers, faulty ones, rounds, seeds."""
+
+    @property
+    def title(self) -> str:
+        return f"{self.task}: final test accuracy in percent, mean over seeds ({self.setting})"
 
 
 def check_plots() -> None:
@@ -71,7 +77,18 @@ def matrix_of(task: str, outcomes: Sequence[Outcome]) -> Matrix:
         found.setdefault((label(outcome.cell.rule), label(outcome.cell.attack)), []).append(outcome.accuracy)
     accuracy_RA = np.array([[np.mean(found[rule, attack]) for attack in attacks] for rule in rules])
     spread_RA = np.array([[np.ptp(found[rule, attack]) for attack in attacks] for rule in rules])
-    return Matrix(task=task, rules=rules, attacks=attacks, accuracy=accuracy_RA, spread=spread_RA)
+    return Matrix(task=task, rules=rules, attacks=attacks, accuracy=accuracy_RA, spread=spread_RA, setting=_setting(of_task))
+
+
+def _setting(outcomes: Sequence[Outcome]) -> str:
+    cells = [outcome.cell for outcome in outcomes]
+    parts = {
+        "workers": sorted({cell.num_workers for cell in cells}),
+        "faulty": sorted({cell.num_faulty for cell in cells}),
+        "rounds": sorted({cell.rounds for cell in cells}),
+        "seeds": [len({cell.seed for cell in cells})],
+    }
+    return ", ".join(f"{'/'.join(map(str, values))} {what}" for what, values in parts.items())
 
 
 def write_report(outcomes: Sequence[Outcome], out_dir: Path) -> tuple[tuple[Matrix, ...], tuple[Path, ...]]:
@@ -125,7 +142,7 @@ def draw_png(matrix: Matrix, path: Path) -> Path:
     axes.set_yticks(range(num_rules), matrix.rules)
     for (rule, attack), value in np.ndenumerate(matrix.accuracy):
         axes.text(attack, rule, f"{100 * value:.0f}", ha="center", va="center", color="black" if value > 0.6 else "white")
-    axes.set_title(f"{matrix.task}: final test accuracy in percent, mean over seeds")
+    axes.set_title(matrix.title)
     figure.colorbar(image, ax=axes)
     figure.savefig(path, dpi=120)
     return path
@@ -156,7 +173,7 @@ def draw_html(matrix: Matrix, outcomes: Sequence[Outcome], path: Path) -> Path:
         hovertemplate="%{y}<br>%{x}<br>accuracy %{z:.1f}<br>%{customdata}<extra></extra>",
     )
     figure = go.Figure(heat)
-    figure.update_layout(title=f"{matrix.task}: final test accuracy in percent, mean over seeds")
+    figure.update_layout(title=matrix.title)
     figure.update_yaxes(autorange="reversed")
     figure.write_html(path, include_plotlyjs=True)
     return path
