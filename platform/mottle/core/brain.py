@@ -15,6 +15,7 @@ from typing import Any
 from mottle.core import exactsum
 from mottle.core import protocol as p
 from mottle.core import strategy as s
+from mottle.core.checkpoints import Checkpoints
 from mottle.core.leases import LeaseBook
 from mottle.core.ledger import Ledger, Order
 from mottle.core.members import Members
@@ -89,7 +90,8 @@ class Brain:
         self._evaluated_at: int | None = None
         self._stopping: str | None = None
         self._told_nothing_left = False
-        self._checkpoints = _Checkpoints()
+        self._evaluated_samples = 0
+        self._checkpoints = Checkpoints(self.shards, config.checkpoint_every)
         self._handlers: dict[type, Callable[[Any], None]] = {
             p.Started: self._on_started,
             p.Joined: self._on_joined,
@@ -98,9 +100,10 @@ class Brain:
             p.Receipt: self._on_receipt,
             p.Measured: lambda e: self.pipeline.answered(e.replica, e.request, e.values),
             p.Stepped: lambda e: self.pipeline.stepped(e.replica, e.version),
-            p.SnapshotDone: self._on_snapshot_done,
+            p.SnapshotDone: lambda e: self._checkpoints.shard_saved(e.checkpoint, e.replica, e.error),
+            p.ModelSaved: lambda e: self._checkpoints.model_saved(e.checkpoint, e.error),
             p.CheckpointWritten: self._on_checkpoint_written,
-            p.CheckpointAsked: self._on_checkpoint_asked,
+            p.CheckpointAsked: lambda e: self._checkpoints.ask(),
             p.WorkReturned: self._on_work_returned,
             p.RefreshFailed: self._on_refresh_failed,
             p.Evaluated: self._on_evaluated,
@@ -178,9 +181,11 @@ class Brain:
                     self._on_refresh_failed(reference)
                 else:
                     self._heard.append(reference)
+            if self._checkpoint():
+                continue  # before the strategy hears of new versions: a barriered one has nothing out then
             if self._heard:
                 self._hear(self._heard.popleft())
-            elif not (self._checkpoint_if_due() or self._offer_again() or self._wind_down()):
+            elif not (self._offer_again() or self._wind_down()):
                 break
         batch = self.shards.flush()
         if batch is not None:
@@ -213,7 +218,7 @@ class Brain:
             self._told_nothing_left = True
             self._heard.append(s.NothingLeft())
             return True
-        if self._evaluating is not None or self._checkpoints.busy or self._checkpoints.due:
+        if self._evaluating is not None or self._checkpoints.busy:
             return False
         if self.config.evaluate_every is not None and self._evaluated_at != self.version.number:
             return self._evaluate()
@@ -481,6 +486,8 @@ class Brain:
                 holders.setdefault(order.compute.base.number, []).append(p.work_holder(order.compute.work_id))
         for name, version in self._references.pending:
             holders.setdefault(version.number, []).append(name)
+        for name, version in self._checkpoints.holds:
+            holders.setdefault(version.number, []).append(name)
         if self._evaluating is not None:
             holders.setdefault(self._evaluating.number, []).append("evaluate")
         return self.samples, tuple((number, tuple(sorted(names))) for number, names in sorted(holders.items()))
@@ -496,11 +503,8 @@ class Brain:
         self._tell(p.Published(application.version, self.samples))
         self._heard.append(s.VersionPublished(application.version))
         due = self.config.evaluate_every
-        if due is not None and self._evaluating is None and self.samples // due > self._evaluations_seen // due:
+        if due is not None and self._evaluating is None and self.samples // due > self._evaluated_samples // due:
             self._evaluate()
-        every = self.config.checkpoint_every
-        if every is not None and self.samples - self._checkpoints.samples >= every:
-            self._checkpoints.due = True
 
     def _skip(self, application: Application) -> None:
         self._tell(p.Notice("warning", f"no step: {application.skip}"))
@@ -534,14 +538,10 @@ class Brain:
         if self._references.forget(decision.name):
             self.pipeline.drop((decision.name,))
 
-    @property
-    def _evaluations_seen(self) -> int:
-        return self._checkpoints.evaluated_samples
-
     def _evaluate(self) -> bool:
         self._evaluating = self.version
         self._evaluated_at = self.version.number
-        self._checkpoints.evaluated_samples = self.samples
+        self._evaluated_samples = self.samples
         self._tell(p.Evaluate(self.version))
         return True
 
@@ -599,45 +599,46 @@ class Brain:
 
     # --- checkpoints ------------------------------------------------------------------------------------------------------------------
 
-    def _on_checkpoint_asked(self, event: p.CheckpointAsked) -> None:
-        self._checkpoints.due = True
-
-    def _checkpoint_if_due(self) -> bool:
-        """Snapshot shards and brain at one place of the command order: after a step that is published, before the next is told."""
-        if not self._checkpoints.due or self._checkpoints.busy or not self._started:
+    def _checkpoint(self) -> bool:
+        """Begin a checkpoint that is due, finish one whose parts are all there. Whether anything was set going."""
+        complete = self._checkpoints.take_complete()
+        if complete is not None:
+            number, state, error = complete
+            self._tell(self._checkpoint_failed(number, error) if error else p.SaveCheckpoint(number, state))
+            return True
+        if not self._started or not self._checkpoints.due(self.samples) or not self.pipeline.hold():
             return False
-        if not self.pipeline.hold():
-            return False
-        number = self._checkpoints.begin(self.samples)
+        number = self._checkpoints.begin(self.version, self.samples)
+        self._checkpoints.keep(self.state())
         self.shards.tell(p.Snapshot(number))
-        self._tell(p.SaveCheckpoint(number, self.state()))
+        self._tell(p.SaveModel(number, self.version))
         self.pipeline.go_on()
         return True
 
-    def _on_snapshot_done(self, event: p.SnapshotDone) -> None:
-        if event.error:
-            self._tell(p.Notice("warning", f"checkpoint {event.checkpoint}: shard {event.replica.shard} could not save: {event.error}"))
-
     def _on_checkpoint_written(self, event: p.CheckpointWritten) -> None:
-        self._checkpoints.end(event.checkpoint)
-        if event.error:
-            self._tell(
-                p.Notice("warning", f"checkpoint {event.checkpoint} failed, training goes on and the next one retries: {event.error}")
-            )
-        else:
-            self._tell(p.Notice("checkpoint", f"checkpoint {event.checkpoint} is complete at {self._checkpoints.samples} samples"))
+        samples = self._checkpoints.written(event.checkpoint)
+        if samples is not None and event.error:
+            self._tell(self._checkpoint_failed(event.checkpoint, event.error))
+        elif samples is not None:
+            self._tell(p.Notice("checkpoint", f"checkpoint {event.checkpoint} is complete at {samples} samples"))
+
+    @staticmethod
+    def _checkpoint_failed(number: int, error: str) -> p.Notice:
+        return p.Notice("warning", f"checkpoint {number} failed, training goes on and the next one tries again: {error}")
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps of the brain, as JSON types; orders and undecided updates are not kept, their samples are free."""
         return {
             "version": list(self.version),
             "samples": self.samples,
+            "now_ns": self._now_ns,
+            "checkpoint": self._checkpoints.last,
+            "members": self.members.state(),
             "leases": self.book.state(),
             "counts": self.ledger.counts.as_dict(),
             "strategy": self.strategy.state(),
             "settings": dict(self.settings),
             "next_work_id": self._next_work_id,
-            "checkpoint": self._checkpoints.last,
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -648,8 +649,10 @@ class Brain:
         self.strategy.restore(state["strategy"])
         self.settings = dict(state["settings"])
         self._next_work_id = state["next_work_id"]
-        self._checkpoints.last = state["checkpoint"]
-        self._checkpoints.samples = self._checkpoints.evaluated_samples = self.samples
+        self.members.restore(state["members"])
+        self._checkpoints.restore(state["checkpoint"], self.samples)
+        self._evaluated_samples = self.samples
+        self._now_ns = state["now_ns"]
 
     # --- invariants -------------------------------------------------------------------------------------------------------------------
 
@@ -662,23 +665,3 @@ class Brain:
         assert len(lent) == self.book.out, f"{self.book.out} leases are out, {len(lent)} belong to an open order"
         for member in self.members.all:
             assert len(member.orders) <= self.strategy.max_in_flight, f"worker {member.slot} holds {len(member.orders)} orders"
-
-
-@dataclass(slots=True)
-class _Checkpoints:
-    """Which checkpoint is being written, and where progress stood at the last ones."""
-
-    last: int = 0
-    due: bool = False
-    busy: bool = False
-    samples: int = 0
-    evaluated_samples: int = 0
-
-    def begin(self, samples: int) -> int:
-        self.last += 1
-        self.due, self.busy, self.samples = False, True, samples
-        return self.last
-
-    def end(self, checkpoint: int) -> None:
-        if checkpoint == self.last:
-            self.busy = False

@@ -4,7 +4,8 @@ A member is `active`, `leaving` (finishes what it has, gets nothing new) or gone
 is an order that all sums can rely on. Knows no lease, shard or strategy.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 
 @dataclass(slots=True)
@@ -55,6 +56,22 @@ class Members:
 
     def known(self, slot: int) -> Member | None:
         return self._all.get(slot)
+
+    def state(self) -> list[dict[str, Any]]:
+        """As JSON types, for a checkpoint."""
+        return [asdict(member) for member in self.all]
+
+    def restore(self, state: list[dict[str, Any]]) -> None:
+        """Take up the books of a checkpoint: whoever was here then has left with the run that was."""
+        self._all = {row["slot"]: Member(**{**row, "orders": []}) for row in state}
+        for member in self._all.values():
+            if member.state != "left":
+                member.state, member.left_reason = "left", "the run was resumed"
+
+    @property
+    def next_slot(self) -> int:
+        """The first slot that nobody ever had."""
+        return max(self._all, default=-1) + 1
 
     @property
     def crew(self) -> tuple[int, ...]:

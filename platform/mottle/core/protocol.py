@@ -186,7 +186,7 @@ class Configure:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Save the range and everything held, as it is at this place of the command order."""
+    """Save the optimizer's slots of the range, as they are at this place of the command order."""
 
     checkpoint: int
 
@@ -220,6 +220,14 @@ class Refresh:
 class Evaluate:
     """Compute the metrics of `version`."""
 
+    version: Version
+
+
+@dataclass(frozen=True, slots=True)
+class SaveModel:
+    """Write the parameters and buffers of `version`, by name, as part of the checkpoint; read under the name `checkpoint/N`."""
+
+    checkpoint: int
     version: Version
 
 
@@ -264,7 +272,7 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class SaveCheckpoint:
-    """Write the brain's own state beside the shards' snapshots of the same number."""
+    """Every other part of the checkpoint is on storage: write the brain's state, then the manifest."""
 
     checkpoint: int
     state: Settings
@@ -279,7 +287,20 @@ class Finished:
 
 
 Command = (
-    Compute | Cut | Abandon | Dismiss | Batch | Refresh | Evaluate | SetTimer | Verdict | Notice | Published | SaveCheckpoint | Finished
+    Compute
+    | Cut
+    | Abandon
+    | Dismiss
+    | Batch
+    | Refresh
+    | Evaluate
+    | SaveModel
+    | SetTimer
+    | Verdict
+    | Notice
+    | Published
+    | SaveCheckpoint
+    | Finished
 )
 
 
@@ -359,6 +380,12 @@ class SnapshotDone:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelSaved:
+    checkpoint: int
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class CheckpointWritten:
     """The manifest is on storage (or the error that kept it away)."""
 
@@ -424,6 +451,7 @@ Event = (
     | Measured
     | Stepped
     | SnapshotDone
+    | ModelSaved
     | CheckpointWritten
     | CheckpointAsked
     | WorkReturned
@@ -447,7 +475,9 @@ def update_name(work_id: int) -> str:
 def work_id_of(name: str) -> int | None:
     """The order whose update has that name; None for every other name, such as another spelling of the number."""
     digits = name.removeprefix("update/")[:_MAX_DIGITS]
-    work_id = int(digits) if digits.isascii() and digits.isdecimal() else -1
+    if not (digits.isascii() and digits.isdecimal()):
+        return None
+    work_id = int(digits)
     return work_id if name == update_name(work_id) else None
 
 

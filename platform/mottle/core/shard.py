@@ -51,11 +51,10 @@ class BatchArrived:
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """Answer to `Run`: `values` of a measurement, `error` of a snapshot."""
+    """Answer to `Run`: `values` of a measurement. A snapshot is answered when it is taken; `SnapshotDone` follows when it is on storage."""
 
     command: p.ShardCommand
     values: tuple[int, ...] = ()
-    error: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +112,7 @@ class FreeVersions:
 class SendUp:
     """Tell the coordinator."""
 
-    event: p.Receipt | p.Measured | p.Stepped | p.SnapshotDone
+    event: p.Receipt | p.Measured | p.Stepped
 
 
 ShardOrder = StoreRange | Run | Serve | Refuse | FreeVersions | SendUp
@@ -264,8 +263,6 @@ class Shard:
                     self._vectors.pop(name, None)
             case p.Measure(request) | p.RuleStatistics(request):
                 return [SendUp(p.Measured(self.replica, request, event.values))]
-            case p.Snapshot(checkpoint):
-                return [SendUp(p.SnapshotDone(self.replica, checkpoint, event.error))]
         return []
 
     def _stepped(self, step: p.Step) -> list[ShardOrder]:

@@ -2,7 +2,6 @@
 
 from mottle.observe.display import Display
 from mottle.observe.events import EventLog, LoggedEvent, read_events
-from mottle.observe.folder import Folder
 from mottle.observe.html import snapshot_html
 from mottle.observe.loggers import MetricLogger, MlflowLogger, TensorBoardLogger, WandbLogger
 from mottle.observe.optional import MissingDependencyError
@@ -32,7 +31,6 @@ __all__ = [
     "EpochResult",
     "EventKind",
     "EventLog",
-    "Folder",
     "LoggedEvent",
     "MetricLogger",
     "MissingDependencyError",

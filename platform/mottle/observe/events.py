@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mottle.observe.folder import Folder
+from mottle.storage.folder import Folder
 from mottle.observe.segments import SegmentedTable, iter_tables
 
 EVENTS = "events"

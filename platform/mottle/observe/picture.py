@@ -17,7 +17,7 @@ from mottle.observe.curves import (
     verdict_ticks,
 )
 from mottle.observe.figures import LANES
-from mottle.observe.folder import Folder
+from mottle.storage.folder import Folder
 from mottle.observe.optional import require_plots
 from mottle.observe.palette import BLUE, GRID, INK, MOMENT_COLORS, PAPER, SOFT, VERDICT_COLORS, WORKER_COLORS
 from mottle.observe.record import RunData, read_run

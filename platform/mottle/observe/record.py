@@ -22,7 +22,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mottle.observe.folder import Folder
+from mottle.storage.folder import Folder
 from mottle.observe.result import RunResult, read_result
 from mottle.observe.segments import SegmentedTable, read_table
 from mottle.observe.snapshot import VERDICTS, EventKind, RunEvent, Verdict

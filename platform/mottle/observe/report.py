@@ -11,7 +11,7 @@ from typing import Any
 
 from mottle.observe import figures
 from mottle.observe.curves import headline_metric, moments, verdict_totals
-from mottle.observe.folder import Folder
+from mottle.storage.folder import Folder
 from mottle.observe.html import table_html
 from mottle.observe.optional import require_plots
 from mottle.observe.record import RunData, read_run

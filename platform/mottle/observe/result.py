@@ -14,7 +14,7 @@ from typing import Any
 import pydantic
 from pydantic.dataclasses import dataclass
 
-from mottle.observe.folder import Folder
+from mottle.storage.folder import Folder
 from mottle.observe.snapshot import UpdateCounts
 
 RESULT_FILE = "result.json"

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.ipc
 import pyarrow.parquet as pq
 
-from mottle.observe.folder import Folder
+from mottle.storage.folder import Folder
 
 FORMAT = 1
 _FORMAT_KEY = b"mottle.format"

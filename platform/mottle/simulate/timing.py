@@ -168,6 +168,10 @@ class Simulation:
             case p.Evaluate(version):
                 done = partial(self._send, partial(self._tell_brain, p.Evaluated(version)))
                 self._read_all("evaluate", version.number, done, done)
+            case p.SaveModel(checkpoint, version):
+                saved = partial(self._send, partial(self._tell_brain, p.ModelSaved(checkpoint)))
+                failed = partial(self._send, partial(self._tell_brain, p.ModelSaved(checkpoint, "a shard did not answer")))
+                self._read_all(f"checkpoint/{checkpoint}", version.number, saved, failed)
             case p.SetTimer(name, at_ns):
                 self.clock.after(max(0, at_ns - self.clock.now_ns), lambda: self._tell_brain(p.TimerFired(name)))
             case p.SaveCheckpoint(checkpoint):
@@ -196,6 +200,9 @@ class Simulation:
                 dots = tuple((reference, self._number(name, reference, replica.shard)) for reference in references)
                 self._shard_handle(replica, sh.RangeStored(name, start, stop, True, 1 << 1100, dots))
             case sh.Run(command):
+                if isinstance(command, p.Snapshot):
+                    saved = p.SnapshotDone(replica, command.checkpoint)
+                    self._send(partial(self._tell_brain, saved), lambda: shard.alive)
                 if isinstance(command, p.Step):
                     shard.history.append((command.version.number, command.drop))
                 pairs = command.pairs if isinstance(command, p.Measure) else ()

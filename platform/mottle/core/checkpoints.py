@@ -1,0 +1,107 @@
+"""When a checkpoint is due and what it still waits for. Knows no storage.
+
+A checkpoint is one place in the order of commands: every step told before it is in, none after it. The shards save their optimizer slots,
+the validator saves the model by name, the brain its own state; only when all of these are on storage is the manifest written, which is
+what makes a checkpoint visible.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from mottle.core.protocol import ReplicaId, Version
+from mottle.core.shards import ShardMap
+
+
+@dataclass(slots=True)
+class _Pending:
+    number: int
+    version: Version
+    samples: int
+    state: Mapping[str, Any] = field(default_factory=dict)
+    saved: dict[ReplicaId, str] = field(default_factory=dict)
+    model: str | None = None
+    """Error of the model's file, "" if it is there, None while it is being written."""
+    asked: bool = False
+    """The manifest is being written."""
+
+
+class Checkpoints:
+    """One checkpoint at a time.
+
+    Args:
+        shards: which replicas must have saved.
+        every: samples between two checkpoints; None for those on demand only.
+    """
+
+    def __init__(self, shards: ShardMap, every: int | None) -> None:
+        self._shards = shards
+        self._every = every
+        self.last = 0
+        """Number of the newest one that was begun."""
+        self._last_samples = 0
+        self._asked = False
+        self._pending: _Pending | None = None
+
+    def ask(self) -> None:
+        """One is wanted as soon as it can be."""
+        self._asked = True
+
+    def due(self, samples: int) -> bool:
+        """Whether one should be begun now."""
+        periodic = self._every is not None and samples - self._last_samples >= self._every
+        return self._pending is None and (self._asked or periodic)
+
+    @property
+    def busy(self) -> bool:
+        """One is wanted or being written."""
+        return self._asked or self._pending is not None
+
+    @property
+    def holds(self) -> tuple[tuple[str, Version], ...]:
+        """Versions that the writer of the model may still have to read, and under which name."""
+        pending = self._pending
+        return () if pending is None or pending.model is not None else ((f"checkpoint/{pending.number}", pending.version),)
+
+    def begin(self, version: Version, samples: int) -> int:
+        """Its number, growing from 1; the brain's state follows by `keep`, so that it can name the number."""
+        self.last += 1
+        self._last_samples, self._asked = samples, False
+        self._pending = _Pending(self.last, version, samples)
+        return self.last
+
+    def keep(self, state: Mapping[str, Any]) -> None:
+        """The brain's state at the place of the checkpoint just begun."""
+        assert self._pending is not None
+        self._pending.state = state
+
+    def shard_saved(self, checkpoint: int, replica: ReplicaId, error: str) -> None:
+        if self._pending is not None and self._pending.number == checkpoint:
+            self._pending.saved[replica] = error
+
+    def model_saved(self, checkpoint: int, error: str) -> None:
+        if self._pending is not None and self._pending.number == checkpoint:
+            self._pending.model = error
+
+    def take_complete(self) -> tuple[int, Mapping[str, Any], str] | None:
+        """(number, state, error) once every part is on storage or failed; told once. With an error the checkpoint is over."""
+        pending = self._pending
+        if pending is None or pending.asked or pending.model is None or not self._shards.covered_by(set(pending.saved)):
+            return None
+        pending.asked = True
+        error = next((error for error in (pending.model, *pending.saved.values()) if error), "")
+        if error:
+            self._pending = None
+        return pending.number, pending.state, error
+
+    def written(self, checkpoint: int) -> int | None:
+        """The manifest is there, or could not be written. Samples at its place; None for one that is not awaited."""
+        pending = self._pending
+        if pending is None or pending.number != checkpoint:
+            return None
+        self._pending = None
+        return pending.samples
+
+    def restore(self, number: int, samples: int) -> None:
+        """Go on after checkpoint `number`."""
+        self.last, self._last_samples = number, samples
