@@ -275,7 +275,11 @@ class SaveCheckpoint:
     """Every other part of the checkpoint is on storage: write the brain's state, then the manifest."""
 
     checkpoint: int
+    version: Version
+    samples: int
     state: Settings
+    model: Settings
+    shards: tuple[Settings, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -374,14 +378,20 @@ class Stepped:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotDone:
+    """A replica's part of a checkpoint is on storage; `saved` names it for the manifest."""
+
     replica: ReplicaId
     checkpoint: int
+    saved: Settings = field(default_factory=dict)
     error: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSaved:
+    """The model's part of a checkpoint is on storage; `saved` names it for the manifest."""
+
     checkpoint: int
+    saved: Settings = field(default_factory=dict)
     error: str = ""
 
 

@@ -1,0 +1,294 @@
+"""One replica of a shard: literal facts in, literal orders out."""
+
+import pytest
+
+from mottle.core import protocol as p
+from mottle.core import shard as sh
+from mottle.core.layout import BLOCK, Range
+
+REPLICA = p.ReplicaId(1, 0)
+OWNED = Range(2 * BLOCK, 5 * BLOCK)
+A, B, C, D = (number * BLOCK for number in range(2, 6))  # its four block edges
+
+
+class Ear:
+    """A shard machine with a driver that answers `Run` at once; its invariants are checked after every event."""
+
+    def __init__(self, owned: Range = OWNED, **options: int) -> None:
+        self.machine = sh.Shard(REPLICA, owned, version=p.Version(0, 0), **options)
+
+    def hear(self, *events: sh.ShardEvent) -> list[sh.ShardOrder]:
+        """All orders of all events, those that follow from a command run included."""
+        orders: list[sh.ShardOrder] = []
+        for event in events:
+            for order in self.machine.handle(event):
+                orders.append(order)
+                if isinstance(order, sh.Run):
+                    orders += self.hear(sh.Ran(order.command, (5,) if isinstance(order.command, p.Measure) else ()))
+            self.machine.check()
+        return orders
+
+    def store(self, name: str, *, sender: int = 4, samples: int = 8, dots: tuple[tuple[str, int], ...] = ()) -> list[sh.ShardOrder]:
+        owned = self.machine.owned
+        self.hear(pushed(name, owned.start, owned.stop, sender=sender, samples=samples))
+        return self.hear(sh.RangeStored(name, owned.start, owned.stop, True, 9, dots))
+
+
+@pytest.fixture
+def ear() -> Ear:
+    return Ear()
+
+
+def pushed(name: str, start: int = A, stop: int = D, *, sender: int = 4, samples: int = 8, weight: float | None = None) -> sh.Pushed:
+    return sh.Pushed(name, sender, start, stop, samples, 70, "payload", weight)
+
+
+def refused(name: str, fault: str, *, sender: int = 4, samples: int = 8) -> list[sh.ShardOrder]:
+    return [sh.SendUp(p.Receipt(REPLICA, name, sender, samples, False, 0, fault=fault))]
+
+
+def batch(seq: int, *commands: p.ShardCommand, epoch: int = 0) -> sh.BatchArrived:
+    return sh.BatchArrived(p.Batch(epoch, seq, commands))
+
+
+def step(number: int, *, floor: int = 0, holds: tuple = (), drop: tuple[str, ...] = ()) -> p.Step:
+    return p.Step(p.Version(0, number), "update/1", 0.5, 10, floor, holds, drop)
+
+
+def done(number: int) -> sh.SendUp:
+    return sh.SendUp(p.Stepped(REPLICA, p.Version(0, number)))
+
+
+# --- vectors in -------------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_receipt_is_sent_when_the_whole_range_is_stored(ear: Ear) -> None:
+    assert ear.hear(pushed("update/1", A, B)) == [sh.StoreRange("update/1", A, B, 8.0, "payload", ())]
+    assert ear.hear(pushed("update/1", C, D)) == [sh.StoreRange("update/1", C, D, 8.0, "payload", ())]
+    assert ear.hear(sh.RangeStored("update/1", A, B, True, 9)) == []
+    assert ear.hear(sh.RangeStored("update/1", C, D, True, 16)) == []
+    ear.hear(pushed("update/1", B, C))
+    receipt = p.Receipt(REPLICA, "update/1", 4, 8, True, 9 + 16 + 25, compute_ns=70)
+    assert ear.hear(sh.RangeStored("update/1", B, C, True, 25)) == [sh.SendUp(receipt)]
+    assert ear.machine.held == ("update/1",)
+
+
+def test_one_range_that_is_not_finite_makes_the_update_not_finite(ear: Ear) -> None:
+    ear.hear(pushed("update/1", A, B), pushed("update/1", B, D), sh.RangeStored("update/1", A, B, False, 0))
+    (up,) = ear.hear(sh.RangeStored("update/1", B, D, True, 4))
+    assert (up.event.finite, up.event.fault) == (False, "")
+
+
+def test_a_payload_that_cannot_be_decoded_is_a_fault_of_the_update(ear: Ear) -> None:
+    ear.hear(pushed("update/1"))
+    (up,) = ear.hear(sh.RangeStored("update/1", A, D, False, 0, fault="wrong dtype"))
+    assert up.event.fault == "wrong dtype"
+
+
+def test_a_range_said_twice_is_stored_once(ear: Ear) -> None:
+    ear.hear(pushed("update/1", A, B))
+    assert ear.hear(pushed("update/1", A, B)) == []
+    ear.hear(sh.RangeStored("update/1", A, B, True, 1))
+    assert ear.hear(pushed("update/1", A, B)) == []
+
+
+@pytest.mark.parametrize(
+    ("start", "stop", "fault"),
+    [
+        (A - BLOCK, B, f"range [{A - BLOCK}, {B}) is not inside [{A}, {D})"),
+        (A, D + BLOCK, f"range [{A}, {D + BLOCK}) is not inside [{A}, {D})"),
+        (B, A, f"range [{B}, {A}) is not inside [{A}, {D})"),
+        (A, A, f"range [{A}, {A}) is not inside [{A}, {D})"),
+        (A + 1, D, f"range starts at {A + 1}, not at a multiple of {BLOCK}"),
+    ],
+)
+def test_a_range_that_does_not_fit_is_refused(ear: Ear, start: int, stop: int, fault: str) -> None:
+    assert ear.hear(pushed("update/1", start, stop)) == refused("update/1", fault)
+    assert ear.machine.held == ()
+
+
+def test_a_range_that_overlaps_one_that_is_there_is_refused(ear: Ear) -> None:
+    ear.hear(pushed("update/1", A, C))
+    assert ear.hear(pushed("update/1", B, D)) == refused("update/1", f"range [{B}, {D}) overlaps one that has arrived")
+
+
+@pytest.mark.parametrize("other", [{"sender": 5}, {"samples": 9}, {"weight": 3.0}])
+def test_ranges_of_one_update_must_agree(ear: Ear, other: dict[str, int]) -> None:
+    ear.hear(pushed("update/1", A, B))
+    (up,) = ear.hear(pushed("update/1", B, D, **other))
+    assert up.event.fault == "its ranges disagree on sender, samples or weight"
+
+
+@pytest.mark.parametrize(
+    "name", ["params", "direction", "reference/1", "update/", "update/01", "update/-1", "update/²", "update/" + "9" * 5000]
+)
+def test_a_worker_can_push_nothing_but_updates(ear: Ear, name: str) -> None:
+    fault = f"a worker may push updates of its orders only, and no vector named {name!r}"
+    assert ear.hear(pushed(name)) == refused(name, fault)
+    assert ear.machine.held == ()
+
+
+def test_a_worker_cannot_touch_a_reference_that_is_held(ear: Ear) -> None:
+    ear.store("reference/1", sender=p.VALIDATOR, samples=1)
+    (up,) = ear.hear(pushed("reference/1", A, B, sender=4))
+    assert "no vector named" in up.event.fault
+    assert ear.machine.references == ("reference/1",)
+
+
+def test_an_empty_shard_takes_part_with_empty_ranges() -> None:
+    ear = Ear(Range(7, 7))
+    assert ear.hear(pushed("update/1", 7, 7)) == [sh.StoreRange("update/1", 7, 7, 8.0, "payload", ())]
+    assert ear.hear(sh.RangeStored("update/1", 7, 7, True, 0)) == [sh.SendUp(p.Receipt(REPLICA, "update/1", 4, 8, True, 0, compute_ns=70))]
+
+
+def test_nobody_can_make_it_hold_more_vectors_than_it_may() -> None:
+    ear = Ear(max_vectors=2)
+    ear.store("update/1")
+    ear.store("update/2")
+    assert ear.hear(pushed("update/3")) == refused("update/3", "the shard holds 2 vectors already")
+    ear.hear(batch(0, p.Drop(("update/1",))))
+    assert ear.hear(pushed("update/3")) == [sh.StoreRange("update/3", A, D, 8.0, "payload", ())]
+
+
+def test_the_weight_of_a_loss_with_units_of_its_own_goes_with_the_update(ear: Ear) -> None:
+    assert ear.hear(pushed("update/1", weight=12.5)) == [sh.StoreRange("update/1", A, D, 12.5, "payload", ())]
+    (up,) = ear.hear(sh.RangeStored("update/1", A, D, True, 1))
+    assert up.event.weight == 12.5
+
+
+# --- references -------------------------------------------------------------------------------------------------------------------------
+
+
+def test_updates_are_measured_against_the_references_that_are_held_whole(ear: Ear) -> None:
+    ear.hear(pushed("reference/1", A, B, sender=p.VALIDATOR))
+    assert ear.hear(pushed("update/1"))[0].references == ()
+    ear.hear(sh.RangeStored("reference/1", A, B, True, 1), pushed("reference/1", B, D, sender=p.VALIDATOR))
+    assert ear.hear(pushed("update/2"))[0].references == ()
+    ear.hear(sh.RangeStored("reference/1", B, D, True, 1))
+    assert ear.hear(pushed("update/3"))[0].references == ("reference/1",)
+    assert ear.hear(pushed("reference/2", sender=p.VALIDATOR))[0].references == ()
+
+
+def test_inner_products_are_those_that_every_range_has(ear: Ear) -> None:
+    ear.store("reference/1", sender=p.VALIDATOR)
+    ear.hear(pushed("update/1", A, B))
+    ear.store("reference/2", sender=p.VALIDATOR)
+    ear.hear(pushed("update/1", B, D), sh.RangeStored("update/1", A, B, True, 1, (("reference/1", 3),)))
+    (up,) = ear.hear(sh.RangeStored("update/1", B, D, True, 1, (("reference/1", -5), ("reference/2", 7))))
+    assert up.event.dots == (("reference/1", -2),)
+
+
+def test_a_dropped_reference_is_measured_against_no_more(ear: Ear) -> None:
+    ear.store("reference/1", sender=p.VALIDATOR)
+    ear.hear(batch(0, p.Drop(("reference/1",))))
+    assert ear.hear(pushed("update/1"))[0].references == ()
+
+
+def test_the_rest_of_a_vector_that_was_dropped_meanwhile_sends_no_receipt(ear: Ear) -> None:
+    ear.hear(pushed("update/1"), batch(0, p.Drop(("update/1",))))
+    assert ear.hear(sh.RangeStored("update/1", A, D, True, 1)) == []
+
+
+# --- batches ----------------------------------------------------------------------------------------------------------------------------
+
+
+def drop(name: str) -> p.Drop:
+    return p.Drop((name,))
+
+
+def test_batches_run_in_order_and_each_once(ear: Ear) -> None:
+    assert ear.hear(batch(1, drop("b"))) == []
+    assert ear.hear(batch(2, drop("c"), drop("d"))) == []
+    ran = ear.hear(batch(0, drop("a")))
+    assert ran == [sh.Run(drop(name)) for name in "abcd"]
+    assert ear.hear(batch(0, drop("a")), batch(2, drop("c"))) == []
+    assert ear.hear(batch(3, drop("e"))) == [sh.Run(drop("e"))]
+
+
+def test_an_early_batch_said_twice_runs_once(ear: Ear) -> None:
+    ear.hear(batch(1, drop("b")), batch(1, drop("b")))
+    assert ear.hear(batch(0, drop("a"))) == [sh.Run(drop("a")), sh.Run(drop("b"))]
+
+
+def test_a_coordinator_that_was_replaced_is_not_obeyed(ear: Ear) -> None:
+    ear.hear(batch(0, drop("a"), epoch=2))
+    assert ear.hear(batch(1, drop("x"), epoch=1)) == []
+    assert ear.hear(batch(1, drop("b"), epoch=2)) == [sh.Run(drop("b"))]
+
+
+def test_a_new_coordinator_counts_from_zero_and_early_batches_of_the_old_one_are_forgotten(ear: Ear) -> None:
+    ear.hear(batch(0, drop("a")), batch(2, drop("old")))
+    assert ear.hear(batch(1, drop("later"), epoch=1)) == []
+    assert ear.hear(batch(1, drop("b"))) == []
+    assert ear.hear(batch(0, drop("new"), epoch=1)) == [sh.Run(drop("new")), sh.Run(drop("later"))]
+    assert ear.hear(batch(2, drop("next"), epoch=1)) == [sh.Run(drop("next"))]
+
+
+def test_answers_go_up_in_the_order_of_the_commands(ear: Ear) -> None:
+    measure, snapshot = p.Measure(6, (("update/1", "update/1"),)), p.Snapshot(3)
+    statistics = p.RuleStatistics(7, {"krum": {}}, ())
+    orders = ear.hear(batch(0, measure, step(1), statistics, snapshot, p.Configure({"lr": 0.1}), p.Combine("direction", ())))
+    assert [order.event for order in orders if isinstance(order, sh.SendUp)] == [
+        p.Measured(REPLICA, 6, (5,)),
+        p.Stepped(REPLICA, p.Version(0, 1)),
+        p.Measured(REPLICA, 7, ()),
+        p.SnapshotDone(REPLICA, 3),
+    ]
+
+
+def test_the_error_of_a_snapshot_is_told(ear: Ear) -> None:
+    told = sh.SendUp(p.SnapshotDone(REPLICA, 3, "disk full"))
+    assert ear.machine.handle(sh.Ran(p.Snapshot(3), error="disk full")) == [told]
+
+
+def test_what_went_into_a_step_is_forgotten_with_it(ear: Ear) -> None:
+    ear.store("update/1")
+    ear.store("update/2")
+    ear.hear(batch(0, step(1, drop=("update/1", "direction"))))
+    assert ear.machine.held == ("update/2",)
+
+
+# --- versions out -----------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_reader_of_the_future_is_served_when_it_comes(ear: Ear) -> None:
+    assert ear.hear(sh.ReadAsked("work/5", 2)) == []
+    assert ear.hear(batch(0, step(1))) == [sh.Run(step(1)), done(1)]
+    assert ear.hear(batch(1, step(2))) == [sh.Run(step(2)), done(2), sh.Serve("work/5", 2)]
+
+
+def test_versions_from_the_floor_on_are_kept(ear: Ear) -> None:
+    ear.hear(batch(0, step(1), step(2)))
+    for number in (0, 1, 2):
+        assert ear.hear(sh.ReadAsked("anybody", number)) == [sh.Serve("anybody", number)]
+    assert sh.FreeVersions((0, 1)) in ear.hear(batch(1, step(3, floor=2)))
+    gone = sh.Refuse("anybody", 1, "version 1 is gone, the newest is 3")
+    assert ear.hear(sh.ReadAsked("anybody", 1)) == [gone]
+
+
+def test_a_version_that_is_held_is_kept_until_its_holder_has_read_it(ear: Ear) -> None:
+    holds = ((0, ("reference/1", "work/5")),)
+    assert sh.FreeVersions((0,)) not in ear.hear(batch(0, step(1, floor=0), step(2, floor=1, holds=holds)))
+    assert ear.hear(sh.ReadAsked("work/5", 0)) == [sh.Serve("work/5", 0)]
+    assert ear.hear(sh.ReadAsked("reference/1", 0)) == [sh.Serve("reference/1", 0), sh.FreeVersions((0,))]
+
+
+def test_a_holder_that_read_before_the_step_holds_nothing_back(ear: Ear) -> None:
+    ear.hear(sh.ReadAsked("work/5", 0))
+    assert sh.FreeVersions((0,)) in ear.hear(batch(0, step(1, floor=1, holds=((0, ("work/5",)),))))
+
+
+def test_a_holder_that_is_no_longer_named_holds_nothing_back(ear: Ear) -> None:
+    ear.hear(batch(0, step(1), step(2, floor=1, holds=((0, ("work/5",)),))))
+    assert sh.FreeVersions((0,)) in ear.hear(batch(1, step(3, floor=1)))
+
+
+def test_reading_a_version_that_nobody_holds_does_not_free_one_above_the_floor(ear: Ear) -> None:
+    ear.hear(batch(0, step(1)))
+    assert ear.hear(sh.ReadAsked("work/5", 0), sh.ReadAsked("work/5", 0)) == [sh.Serve("work/5", 0)] * 2
+
+
+def test_the_newest_version_is_never_freed(ear: Ear) -> None:
+    orders = ear.hear(*(batch(number - 1, step(number, floor=number - 1)) for number in range(1, 6)))
+    assert [order.numbers for order in orders if isinstance(order, sh.FreeVersions)] == [(0,), (1,), (2,), (3,)]
+    assert ear.hear(sh.ReadAsked("evaluate", 5)) == [sh.Serve("evaluate", 5)]

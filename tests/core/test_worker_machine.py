@@ -1,0 +1,188 @@
+"""A worker: literal facts in, literal orders out."""
+
+import pytest
+
+from mottle.core import worker as w
+from mottle.core.protocol import Compute, Lease, Part, Samples, Version, WorkReturned
+
+SLOT = 4
+V0, V1 = Version(0, 0), Version(0, 1)
+
+
+class Ear:
+    """A worker machine whose invariants are checked after every event."""
+
+    def __init__(self) -> None:
+        self.machine = w.Worker(SLOT)
+
+    def hear(self, *events: w.WorkerEvent) -> list[w.WorkerOrder]:
+        """Orders that follow from the last of the events."""
+        orders: list[w.WorkerOrder] = []
+        for event in events:
+            orders = self.machine.handle(event)
+            self.machine.check()
+        return orders
+
+
+@pytest.fixture
+def ear() -> Ear:
+    return Ear()
+
+
+def order(work_id: int, base: Version = V0) -> Compute:
+    """Eight samples in two leases."""
+    parts = (Part(Lease(2 * work_id, 3, 0, 5)), Part(Lease(2 * work_id + 1, 3, 20, 23), coefficient=0.5))
+    return Compute(work_id, SLOT, base, parts, Samples(8))
+
+
+def run(work_id: int, part: int) -> w.RunPart:
+    return (w.RunPart(work_id, 0, 3, 0, 5, 1.0), w.RunPart(work_id, 1, 3, 20, 23, 0.5))[part]
+
+
+def returned(work_id: int, reason: str) -> w.Answer:
+    return w.Answer(WorkReturned(SLOT, work_id, reason))
+
+
+FETCH = [w.Fetch(3, 0, 5), w.Fetch(3, 20, 23)]
+
+
+# --- an order from its arrival to its end -----------------------------------------------------------------------------------------------
+
+
+def test_an_order_is_fetched_loaded_computed_part_by_part_and_pushed(ear: Ear) -> None:
+    assert ear.hear(w.Ordered(order(1))) == [*FETCH, w.LoadBase(1, V0)]
+    assert ear.hear(w.Loaded(1)) == [run(1, 0)]
+    assert ear.hear(w.Computed(1, 0, 5)) == [run(1, 1)]
+    assert ear.hear(w.Computed(1, 1, 23)) == [w.Push(1, 8)]
+    assert ear.machine.orders_in_hand == 1
+    assert ear.hear(w.PushConfirmed(1)) == []
+    assert ear.machine.orders_in_hand == 0
+
+
+def finish(ear: Ear, work_id: int) -> list[w.WorkerOrder]:
+    return ear.hear(w.Loaded(work_id), w.Computed(work_id, 0, 5), w.Computed(work_id, 1, 23), w.PushConfirmed(work_id))
+
+
+def test_a_second_order_is_fetched_at_once_and_begins_when_the_first_is_pushed(ear: Ear) -> None:
+    ear.hear(w.Ordered(order(1)))
+    assert ear.hear(w.Ordered(order(2, V1))) == FETCH
+    assert finish(ear, 1) == [w.LoadBase(2, V1)]
+
+
+def test_parameters_that_are_in_place_are_not_read_again(ear: Ear) -> None:
+    ear.hear(w.Ordered(order(1)))
+    finish(ear, 1)
+    assert ear.hear(w.Ordered(order(2)))[-1] == w.ClearAccumulator(2)
+    finish(ear, 2)
+    assert ear.hear(w.Ordered(order(3, V1)))[-1] == w.LoadBase(3, V1)
+
+
+def test_parameters_are_read_again_after_a_failure(ear: Ear) -> None:
+    ear.hear(w.Ordered(order(1)), w.Loaded(1), w.WorkFailed(1, "out of memory"))
+    assert ear.hear(w.Ordered(order(2)))[-1] == w.LoadBase(2, V0)
+
+
+def test_an_order_said_twice_is_computed_once_even_when_it_is_done_with(ear: Ear) -> None:
+    ear.hear(w.Ordered(order(1)))
+    assert ear.hear(w.Ordered(order(1))) == []
+    finish(ear, 1)
+    assert ear.hear(w.Ordered(order(1))) == []
+    assert ear.hear(w.Ordered(order(0)))[-1] == w.ClearAccumulator(0), "an order that was overtaken is none of the past"
+
+
+def test_facts_about_other_orders_and_phases_are_ignored(ear: Ear) -> None:
+    ear.hear(w.Ordered(order(1)), w.Ordered(order(2)))
+    for event in (w.Loaded(2), w.Computed(1, 0, 5), w.PushConfirmed(1), w.Loaded(9), w.WorkFailed(2, "x"), w.CutAsked(9)):
+        assert ear.hear(event) == []
+    assert ear.hear(w.Loaded(1)) == [run(1, 0)]
+    assert ear.hear(w.Loaded(1)) == []
+
+
+# --- cut --------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_cut_pushes_what_is_there(ear: Ear) -> None:
+    ear.hear(w.Ordered(order(1)), w.Loaded(1), w.Computed(1, 0, 5))
+    assert not ear.machine.interrupted(1)
+    assert ear.hear(w.CutAsked(1)) == []
+    assert ear.machine.interrupted(1)
+    assert ear.hear(w.Computed(1, 1, 21)) == [w.Push(1, 6)]
+
+
+def test_a_cut_in_the_middle_of_a_part_does_not_begin_the_next(ear: Ear) -> None:
+    ear.hear(w.Ordered(order(1)), w.Loaded(1), w.CutAsked(1))
+    assert ear.hear(w.Computed(1, 0, 4)) == [w.Push(1, 4)]
+
+
+def test_a_cut_before_anything_is_computed_gives_the_order_back(ear: Ear) -> None:
+    ear.hear(w.Ordered(order(1)), w.CutAsked(1))
+    assert ear.hear(w.Loaded(1)) == [returned(1, "cut before the first micro-batch")]
+    ear.hear(w.Ordered(order(2)), w.Ordered(order(3)))
+    assert ear.hear(w.CutAsked(3)) == [returned(3, "cut before it began")]
+    assert ear.machine.orders_in_hand == 1
+
+
+def test_a_cut_while_pushing_comes_too_late_to_matter(ear: Ear) -> None:
+    ear.hear(w.Ordered(order(1)), w.Loaded(1), w.Computed(1, 0, 5), w.Computed(1, 1, 23))
+    assert ear.hear(w.CutAsked(1)) == []
+    assert ear.hear(w.PushConfirmed(1)) == []
+    assert ear.machine.orders_in_hand == 0
+
+
+# --- abandon ----------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("phase", ["loading", "computing"])
+def test_an_abandoned_order_pushes_nothing_and_the_next_begins(ear: Ear, phase: str) -> None:
+    ear.hear(w.Ordered(order(1)), w.Ordered(order(2, V1)))
+    if phase == "computing":
+        ear.hear(w.Loaded(1))
+    assert ear.hear(w.AbandonAsked(1)) == []
+    assert ear.machine.interrupted(1)
+    assert ear.hear(w.Loaded(1) if phase == "loading" else w.Computed(1, 0, 2)) == [w.LoadBase(2, V1)]
+
+
+def test_an_abandoned_order_that_waits_is_forgotten(ear: Ear) -> None:
+    ear.hear(w.Ordered(order(1)), w.Ordered(order(2)))
+    assert ear.hear(w.AbandonAsked(2)) == []
+    assert ear.hear(w.Ordered(order(2))) == []
+    assert finish(ear, 1) == []
+
+
+def test_abandoning_wins_over_a_cut_and_not_the_other_way_round(ear: Ear) -> None:
+    for work_id, asked in ((1, (w.CutAsked, w.AbandonAsked)), (2, (w.AbandonAsked, w.CutAsked))):
+        ear.hear(w.Ordered(order(work_id)), w.Loaded(work_id), *(ask(work_id) for ask in asked))
+        assert ear.hear(w.Computed(work_id, 0, 4)) == []
+    assert ear.machine.orders_in_hand == 0
+
+
+# --- failure and leaving ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_failure_gives_the_order_back_and_the_next_begins(ear: Ear) -> None:
+    ear.hear(w.Ordered(order(1)), w.Ordered(order(2)))
+    assert ear.hear(w.WorkFailed(1, "version 0 is gone")) == [returned(1, "version 0 is gone"), w.LoadBase(2, V0)]
+
+
+def test_the_failure_of_an_abandoned_order_is_nobodys_business(ear: Ear) -> None:
+    ear.hear(w.Ordered(order(1)), w.Loaded(1), w.AbandonAsked(1))
+    assert ear.hear(w.WorkFailed(1, "x")) == []
+    assert ear.machine.orders_in_hand == 0
+
+
+def test_an_idle_worker_that_is_dismissed_exits_at_once_and_takes_nothing_new(ear: Ear) -> None:
+    assert ear.hear(w.DismissAsked()) == [w.Exit()]
+    assert ear.hear(w.Ordered(order(1))) == []
+
+
+def test_a_dismissed_worker_finishes_nothing(ear: Ear) -> None:
+    ear.hear(w.Ordered(order(1)), w.Ordered(order(2)), w.Loaded(1))
+    assert ear.hear(w.DismissAsked()) == []
+    assert ear.machine.interrupted(1)
+    assert ear.hear(w.Computed(1, 0, 2)) == [w.Exit()]
+
+
+def test_a_push_under_way_ends_before_a_dismissed_worker_exits(ear: Ear) -> None:
+    ear.hear(w.Ordered(order(1)), w.Loaded(1), w.Computed(1, 0, 5), w.Computed(1, 1, 23))
+    assert ear.hear(w.DismissAsked()) == []
+    assert ear.hear(w.PushConfirmed(1)) == [w.Exit()]
