@@ -31,10 +31,12 @@ _VALIDATOR = _remote(num_cpus=0)(Validator)
 
 def make_worker(slot: int, group: WorkerGroup) -> Any:
     """A worker's actor, with the resources that its group declares."""
+    resources = dict(group.resources)
     options: dict[str, Any] = {
         "num_cpus": group.num_cpus,
         "num_gpus": group.num_gpus,
-        "resources": dict(group.resources) or None,
+        "memory": resources.pop("memory", None),  # Ray has it as an option of its own and refuses it among the custom ones
+        "resources": resources or None,
         "runtime_env": environment(),
     }
     if group.accelerator_type is not None:
