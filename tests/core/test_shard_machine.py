@@ -225,20 +225,15 @@ def test_a_new_coordinator_counts_from_zero_and_early_batches_of_the_old_one_are
 
 
 def test_answers_go_up_in_the_order_of_the_commands(ear: Ear) -> None:
-    measure, snapshot = p.Measure(6, (("update/1", "update/1"),)), p.Snapshot(3)
+    measure = p.Measure(6, (("update/1", "update/1"),))
     statistics = p.RuleStatistics(7, {"krum": {}}, ())
-    orders = ear.hear(batch(0, measure, step(1), statistics, snapshot, p.Configure({"lr": 0.1}), p.Combine("direction", ())))
+    silent = (p.Snapshot(3), p.Configure({"lr": 0.1}), p.Combine("direction", ()))
+    orders = ear.hear(batch(0, measure, step(1), *silent, statistics))
     assert [order.event for order in orders if isinstance(order, sh.SendUp)] == [
         p.Measured(REPLICA, 6, (5,)),
         p.Stepped(REPLICA, p.Version(0, 1)),
         p.Measured(REPLICA, 7, ()),
-        p.SnapshotDone(REPLICA, 3),
     ]
-
-
-def test_the_error_of_a_snapshot_is_told(ear: Ear) -> None:
-    told = sh.SendUp(p.SnapshotDone(REPLICA, 3, "disk full"))
-    assert ear.machine.handle(sh.Ran(p.Snapshot(3), error="disk full")) == [told]
 
 
 def test_what_went_into_a_step_is_forgotten_with_it(ear: Ear) -> None:

@@ -60,7 +60,6 @@ class NumericShard:
     versions: dict[int, Vector]
     lr: float
     vectors: dict[str, Vector] = field(default_factory=dict)
-    saved: dict[int, tuple[p.Version, Vector]] = field(default_factory=dict)
     alive: bool = True
 
 
@@ -73,6 +72,16 @@ class NumericWorker:
     total: Vector | None = None
     bases: dict[int, p.Version] = field(default_factory=dict)
     alive: bool = True
+
+
+@dataclass
+class Saved:
+    """A complete checkpoint, and which samples had been used at its place."""
+
+    state: str
+    version: p.Version
+    params: Vector
+    used: Counter[tuple[int, int]]
 
 
 class Training:
@@ -88,7 +97,7 @@ class Training:
         step_ns: int = 0,
         lr: float = LR,
         defaults: Mapping[str, object] | None = None,
-        resume: "Training | None" = None,
+        resume: "Saved | None" = None,
         **config: Any,
     ) -> None:
         self.problem = problem
@@ -103,7 +112,7 @@ class Training:
         self.notices: list[p.Notice] = []
         self.references: list[tuple[str, int]] = []
         self.finished: p.Finished | None = None
-        self.checkpoint: str | None = None
+        self.checkpoint: Saved | None = None
         self.on_event: Callable[[p.Event], None] = lambda event: None
         self._queue: list[tuple[int, int, Callable[[], None]]] = []
         self._sent = 0
@@ -111,15 +120,13 @@ class Training:
         version = START
         start_D = problem.start
         if resume is not None:
-            assert resume.checkpoint is not None
-            state = json.loads(resume.checkpoint)
-            self.brain.restore(state)
-            version, start_D = p.Version(*state["version"]), resume.saved(state["checkpoint"], p.Version(*state["version"]))
-            self.used = Counter(resume.checkpointed)
+            self.brain.restore(json.loads(resume.state))
+            version, start_D, self.used = resume.version, resume.params, Counter(resume.used)
         self._cuts = [len(start_D) * i // self.brain.config.num_shards for i in range(self.brain.config.num_shards + 1)]
         self.shards = {replica: self._shard(replica, start_D, version) for replica in sorted(self.brain.shards.live)}
         self.history[version.number] = start_D.copy()
         self.workers: dict[int, NumericWorker] = {}
+        self._first_slot = self.brain.members.next_slot
         for sample_ns in speeds:
             self.join(sample_ns)
         self.tell(p.Started(version))
@@ -139,7 +146,7 @@ class Training:
         return self
 
     def join(self, sample_ns: int) -> int:
-        slot = len(self.workers)
+        slot = self._first_slot + len(self.workers)
         self.workers[slot] = NumericWorker(w.Worker(slot), sample_ns, self._tamper.get(slot, lambda sum_D: sum_D))
         self.tell(p.Joined(slot))
         return slot
@@ -166,12 +173,6 @@ class Training:
 
     def count(self, verdict: str) -> int:
         return sum(each.verdict == verdict for each in self.verdicts)
-
-    def saved(self, checkpoint: int, version: p.Version) -> Vector:
-        """The parameters of a checkpoint, put together from the shards' snapshots."""
-        snapshots = [self.shards[p.ReplicaId(i, 0)].saved[checkpoint] for i in range(self.brain.config.num_shards)]
-        assert {of for of, _ in snapshots} == {version}, "shards and brain saved different versions"
-        return np.concatenate([values_D for _, values_D in snapshots])
 
     # --- brain ------------------------------------------------------------------------------------------------------------------------
 
@@ -207,8 +208,11 @@ class Training:
                 self.notices.append(command)
             case p.Published(version):
                 self.history[version.number] = self._read(None, version)
-            case p.SaveCheckpoint(checkpoint, state):
-                self.checkpoint, self.checkpointed = json.dumps(state), Counter(self.used)
+            case p.SaveModel(checkpoint, version):
+                self._saved_used, self._saved_model = Counter(self.used), self._read(f"checkpoint/{checkpoint}", version)
+                self._later(lambda: self.tell(p.ModelSaved(checkpoint)), 3)
+            case p.SaveCheckpoint(checkpoint, version, state=state):
+                self.checkpoint = Saved(json.dumps(state), version, self._saved_model, self._saved_used)
                 self._later(lambda: self.tell(p.CheckpointWritten(checkpoint)), 1)
             case p.Finished():
                 self.finished = command
@@ -239,11 +243,14 @@ class Training:
             case sh.StoreRange(name, start, stop, payload=payload, references=references):
                 shard.vectors[name] = payload
                 finite = bool(np.isfinite(payload).all())
-                dots = tuple((each, exact_sum(payload * shard.vectors[each])) for each in references if finite)
-                norm2 = exact_sum(payload * payload) if finite else 0
+                with np.errstate(over="ignore"):  # a sum too large for float64 is infinite
+                    dots = tuple((each, exact_sum(payload * shard.vectors[each])) for each in references if finite)
+                    norm2 = exact_sum(payload * payload) if finite else 0
                 self._shard_hears(replica, sh.RangeStored(name, start, stop, finite, norm2, dots))
             case sh.Run(command):
                 self._shard_hears(replica, sh.Ran(command, self._run(shard, command)))
+                if isinstance(command, p.Snapshot):
+                    self._later(lambda: self.tell(p.SnapshotDone(replica, command.checkpoint)), 2)
             case sh.SendUp(event):
                 self._later(lambda: self.tell(event), self.step_ns if isinstance(event, p.Stepped) else 0)
             case sh.FreeVersions(numbers):
@@ -267,8 +274,6 @@ class Training:
                     shard.vectors.pop(name, None)
             case p.Configure(settings):
                 shard.lr = settings.get("lr", shard.lr)
-            case p.Snapshot(checkpoint):
-                shard.saved[checkpoint] = (shard.machine.version, shard.values.copy())
         return ()
 
     def _read(self, reader: str | None, version: p.Version) -> Vector:
