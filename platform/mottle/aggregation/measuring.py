@@ -9,11 +9,11 @@ import numpy as np
 
 from mottle.aggregation.decisions.base import Measurement
 from mottle.aggregation.decisions.statistics import Statistics, num_points, sizes
-from mottle.aggregation.kernels import engine
+from mottle.aggregation.kernels import sums
 from mottle.aggregation.rows import Rows
 
 
-def measure(rows: Rows, what: Measurement, companions: engine.Companions, excluded: Sequence[int]) -> Statistics:
+def measure(rows: Rows, what: Measurement, companions: sums.Companions, excluded: Sequence[int]) -> Statistics:
     """Exact sums over the coordinates of these rows.
 
     Args:
@@ -23,14 +23,14 @@ def measure(rows: Rows, what: Measurement, companions: engine.Companions, exclud
     out = sorted({*excluded, *(set(range(rows.num_given)) - set(rows.positions))})
     kept = [position for position in rows.positions if position not in out]
     nonfinite = [0] * rows.num_given
-    sums = {part: [0] * size for part, size in sizes(what, rows.num_given).items()}
+    laid_out = {part: [0] * size for part, size in sizes(what, rows.num_given).items()}
     if kept:
-        finite, totals = engine.measure(rows.given(kept), what, companions)
+        finite, totals = sums.measure(rows.given(kept), what, companions)
         for position, fine in zip(kept, finite, strict=True):
             nonfinite[position] = int(not fine)
         for part, values in totals.items():
-            _scatter(sums[part], values, _places(part, what, kept, rows.num_given))
-    return Statistics(what, rows.num_given, tuple(nonfinite), tuple(value for part in sums.values() for value in part), tuple(out))
+            _scatter(laid_out[part], values, _places(part, what, kept, rows.num_given))
+    return Statistics(what, rows.num_given, tuple(nonfinite), tuple(value for part in laid_out.values() for value in part), tuple(out))
 
 
 def _scatter(target: list[int], values: Sequence[int], places: Sequence[int]) -> None:

@@ -27,7 +27,7 @@ from mottle.aggregation.decisions.nnm import Nnm
 from mottle.aggregation.decisions.registry import build_config
 from mottle.aggregation.decisions.statistics import Statistics
 from mottle.aggregation.errors import InputError
-from mottle.aggregation.kernels import engine
+from mottle.aggregation.kernels import engine, native, sums
 from mottle.aggregation.rows import Rows, Updates, collect, companion
 from mottle.aggregation.scoring import Score, descents
 from mottle.core.naming import Spec
@@ -117,7 +117,7 @@ class Rule:
         """As a call, with the reasons; `num_expected` counts the rows that were waited for, if more than are given."""
         rows = collect(updates_ND)
         self._check_inputs({"center": center, "reference": reference, "score": score})
-        companions = engine.Companions(companion(center, rows, "center"), companion(reference, rows, "reference"))
+        companions = sums.Companions(companion(center, rows, "center"), companion(reference, rows, "reference"))
         facts = _Facts(self, rows, companions, weights, score, num_expected)
         decision, aggregate = facts.aggregate()
         if decision.fault_budget_exceeded:
@@ -145,7 +145,7 @@ class Rule:
                 must be told of all of them.
         """
         collected = collect(rows)
-        companions = engine.Companions(companion(center, collected, "center"), companion(reference, collected, "reference"))
+        companions = sums.Companions(companion(center, collected, "center"), companion(reference, collected, "reference"))
         return measuring.measure(collected, self.measures, companions, excluded)
 
     def decide(
@@ -193,7 +193,9 @@ def build(spec: Spec | RuleConfig, *, strict: bool = True, num_workers: int | No
     Raises:
         ConfigError: unknown rule or parameter, with the nearest name; ConditionError: cannot run with `num_workers`.
     """
-    return Rule(build_config(spec, num_workers=num_workers), strict=strict)
+    config = build_config(spec, num_workers=num_workers)
+    native.prepare()
+    return Rule(config, strict=strict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,7 +204,7 @@ class _Facts:
 
     rule: Rule
     rows: Rows
-    companions: engine.Companions
+    companions: sums.Companions
     weights: npt.ArrayLike | None
     score: Score | None
     num_expected: int | None

@@ -16,67 +16,104 @@ from mottle.aggregation.decisions.base import Floats
 from mottle.aggregation.kernels.programs import Program
 from mottle.core.layout import BLOCK
 
-COLUMNS = 1 << 16
-"""Columns of a piece: long enough that an operation is not all overhead, short enough that 30 rows of it fit the last cache (8 MB)."""
+_PROCESSOR_COLUMNS = 1 << 15
+"""Up to here torch runs an operation on one thread; 30 rows of it fit a last cache (4 MB)."""
 
-_BINARY: dict[str, Callable[..., Tensor]] = {
+_DEVICE_COLUMNS = 1 << 22
+"""On an accelerator a block must be long enough to outlast the launch of an operation."""
+
+
+def columns_at_once(device: torch.device) -> int:
+    """Columns of a block, a multiple of 4096."""
+    return _PROCESSOR_COLUMNS if device.type == "cpu" else _DEVICE_COLUMNS
+
+
+_MASKS = frozenset({"above", "equal", "both"})
+_OPERATIONS: dict[str, Callable[..., Tensor]] = {
     "min": torch.minimum,
     "max": torch.maximum,
     "add": torch.add,
     "sub": torch.sub,
     "mul": torch.mul,
     "div": torch.div,
+    "above": torch.gt,
+    "equal": torch.eq,
+    "both": torch.logical_and,
 }
-_MASKS: dict[str, Callable[..., Tensor]] = {"above": torch.gt, "equal": torch.eq, "both": torch.logical_and}
+
+
+class Interpreter:
+    """Runs one program on blocks of columns, in buffers that are made once.
+
+    Args:
+        like: its dtype and device are those of the blocks.
+        width: columns of the widest block.
+        weights: one a row, if the program has weights.
+    """
+
+    def __init__(self, program: Program, like: Tensor, width: int, weights: Floats | None) -> None:
+        self._program = program
+        self._numbers = _numbers(program, like, weights)
+        self._slots, num_values, num_masks = _slots(program)
+        values = torch.empty(num_values, width, dtype=like.dtype, device=like.device)
+        masks = torch.empty(num_masks, width, dtype=torch.bool, device=like.device)
+        self._buffers: dict[tuple[bool, int], Tensor] = {(False, slot): row for slot, row in enumerate(values)}
+        self._buffers |= {(True, slot): row for slot, row in enumerate(masks)}
+
+    def run(self, block: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """The result (C,), in a buffer that the next run overwrites, and for each column whether nothing overflowed.
+
+        Args:
+            block: the rows' values, one vector of C columns a row; not written to.
+        """
+        program, width = self._program, len(block[0])
+        registers = dict(enumerate(block)) | self._numbers
+        if program.presorted:
+            registers |= dict(enumerate(torch.sort(torch.stack(list(block)), dim=0).values, start=program.num_rows))
+        registers |= {register: self._buffers[slot][:width] for register, slot in self._slots.items()}
+        for kind, target, operands in program.steps:
+            if kind == "pick":
+                torch.where(*(registers[operand] for operand in operands), out=registers[target])
+            else:
+                _OPERATIONS[kind](registers[operands[0]], registers[operands[1]], out=registers[target])
+        fine = torch.ones_like(block[0], dtype=torch.bool)
+        for register in program.watched:
+            fine &= torch.isfinite(registers[register])
+        return registers[program.result], fine
 
 
 def run_columns(program: Program, block: Sequence[Tensor], weights: Floats | None) -> tuple[Tensor, Tensor]:
-    """Run a program on a block of columns.
+    """One block of columns, see `Interpreter`."""
+    return Interpreter(program, block[0], len(block[0]), weights).run(block)
 
-    Args:
-        block: the rows' values, one vector of C columns a row, float32 or float64; not written to.
-        weights: one a row, if the program has weights.
-    Returns:
-        The result (C,), and for each column whether nothing overflowed.
-    """
-    registers = _inputs(program, block, weights)
+
+def _slots(program: Program) -> tuple[dict[int, tuple[bool, int]], int, int]:
+    """For each computed register a buffer (is it a mask, which one), taken again once its value is dead; and how many of either."""
     last_use = program.last_uses()
-    keep = {program.result, *program.watched, *registers}
-    spare: dict[bool, list[Tensor]] = {False: [], True: []}
-    like = block[0]
+    keep = {program.result, *program.watched}
+    slots: dict[int, tuple[bool, int]] = {}
+    spare: dict[bool, list[int]] = {False: [], True: []}
+    count = {False: 0, True: 0}
     for position, (kind, target, operands) in enumerate(program.steps):
-        values = [registers[operand] for operand in operands]
         is_mask = kind in _MASKS
-        out = spare[is_mask].pop() if spare[is_mask] else torch.empty_like(like, dtype=torch.bool if is_mask else like.dtype)
-        if kind == "pick":
-            torch.where(values[0], values[1], values[2], out=out)
-        else:
-            (_MASKS if is_mask else _BINARY)[kind](values[0], values[1], out=out)
-        registers[target] = out
+        if not spare[is_mask]:
+            spare[is_mask].append(count[is_mask])
+            count[is_mask] += 1
+        slots[target] = is_mask, spare[is_mask].pop()
         for operand in set(operands):
-            if last_use[operand] == position and operand not in keep:
-                dead = registers.pop(operand)
-                spare[dead.dtype == torch.bool].append(dead)
-    fine = torch.ones_like(like, dtype=torch.bool)
-    for register in program.watched:
-        fine &= torch.isfinite(registers[register])
-    return registers[program.result], fine
+            if operand in slots and last_use[operand] == position and operand not in keep:
+                dead_is_mask, slot = slots[operand]
+                spare[dead_is_mask].append(slot)
+    return slots, count[False], count[True]
 
 
-def _inputs(program: Program, block: Sequence[Tensor], weights: Floats | None) -> dict[int, Tensor]:
-    like = block[0]
-    registers = dict(enumerate(block))
-    if program.presorted:
-        registers |= dict(enumerate(torch.sort(torch.stack(list(block)), dim=0).values, start=program.num_rows))
+def _numbers(program: Program, like: Tensor, weights: Floats | None) -> dict[int, Tensor]:
+    """Registers that hold one number: weights and constants."""
+    numbers = dict(program.constants)
     if program.weights:
         assert weights is not None
-        registers |= {
-            register: torch.tensor(weight, dtype=like.dtype, device=like.device)
-            for register, weight in zip(program.weights, weights.tolist(), strict=True)
-        }
-    for register, value in program.constants:
-        registers[register] = torch.tensor(value, dtype=like.dtype, device=like.device)
-    return registers
+        numbers |= dict(zip(program.weights, weights.tolist(), strict=True))
+    return {register: torch.tensor(value, dtype=like.dtype, device=like.device) for register, value in numbers.items()}
 
 
 def mix(block: Sequence[Tensor], mixing_MN: Floats) -> list[Tensor]:

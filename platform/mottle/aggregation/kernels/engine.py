@@ -1,12 +1,13 @@
-"""Runs kernels over whole rows: in pieces of blocks, compiled where that is possible, in plain torch otherwise.
+"""Runs kernels over whole rows: compiled where that is possible, in plain torch otherwise.
 
 Whatever runs, a block of 4096 coordinates gives the same partial sums and a coordinate the same result, and partial sums add exactly; so
 pieces, threads and shards can be cut anywhere between blocks.
 
-Letters: N rows, D coordinates, K sums.
+Letters: N rows, D coordinates.
 """
 
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,24 +15,19 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mottle.aggregation.decisions.base import ColumnPlan, Floats, Measurement
-from mottle.aggregation.kernels import eager
+from mottle.aggregation.decisions.base import ColumnPlan, Floats
+from mottle.aggregation.kernels import eager, native
+from mottle.aggregation.kernels.pieces import PIECE, in_pieces
 from mottle.aggregation.kernels.programs import Program, column_program
 from mottle.aggregation.rows import Rows, spans
-from mottle.core.exactsum import exact_sums
 
 MEDIAN = ColumnPlan(kind="median")
 
+WORTH_COMPILING = 1 << 20
+"""Values in a call from which a column program is compiled (about a second of one processor); below, plain torch takes milliseconds."""
+
 _HEADROOM = 2.0**-16
 """Scale at which a column is computed again when a sum of finite values overflowed; a power of two, so it changes nothing else."""
-
-
-@dataclass(frozen=True, eq=False)
-class Companions:
-    """Vectors beside the rows, already in the working dtype."""
-
-    center: Tensor | None = None
-    reference: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,62 +41,35 @@ class Columns:
     def program(self, num_rows: int) -> Program:
         return column_program(self.plan, num_rows if self.mixing is None else len(self.mixing), weighted=self.weights is not None)
 
+    def interpreter(self, rows: Rows, width: int) -> eager.Interpreter:
+        """Plain torch for blocks of so many columns."""
+        like = torch.empty(0, dtype=rows.work_dtype, device=rows.device)
+        return eager.Interpreter(self.program(len(rows.vectors)), like, width, self.scaled_weights)
+
     @property
     def scaled_weights(self) -> Floats | None:
         """Weights of at most 1, so that they cannot make a sum overflow; only their ratios count."""
         return None if self.weights is None else self.weights / self.weights.max()
 
 
+def piece(rows: Rows, start: int, stop: int) -> tuple[Sequence[Tensor], int, int]:
+    """Vectors that a compiled kernel can read, and where columns [start, stop) are in them."""
+    if rows.direct:
+        return rows.vectors, start, stop
+    return [vector.contiguous() for vector in rows.block(start, stop)], 0, stop - start
+
+
 def finite_rows(rows: Rows) -> npt.NDArray[np.bool_]:
     """Which rows hold neither NaN nor infinity."""
-    finite = np.ones(len(rows.vectors), dtype=bool)
-    for start, stop in spans(rows.length, eager.COLUMNS):
-        finite &= eager.finite_rows(rows.block(start, stop))
-    return finite
-
-
-def measure(rows: Rows, what: Measurement, companions: Companions) -> tuple[npt.NDArray[np.bool_], dict[str, tuple[int, ...]]]:
-    """The exact sums of a measurement over all coordinates, by part; and which rows are finite (the sums of others mean nothing)."""
-    finite = finite_rows(rows)
-    totals: dict[str, tuple[int, ...]] = {}
-    for start, stop in spans(rows.length, eager.COLUMNS):
-        block = [row if fine else torch.zeros_like(row) for row, fine in zip(rows.block(start, stop), finite, strict=True)]
-        for part, sums_BK in _piece_sums(block, what, companions, start, stop):
-            totals[part] = _add(totals.get(part), exact_sums(sums_BK))
-    return finite, totals
-
-
-def _add(total: tuple[int, ...] | None, more: tuple[int, ...]) -> tuple[int, ...]:
-    return more if total is None else tuple(map(int.__add__, total, more))
-
-
-def _piece_sums(block: list[Tensor], what: Measurement, companions: Companions, start: int, stop: int) -> Iterator[tuple[str, Floats]]:
-    if what.distances:
-        yield "distances", eager.distance_sums(block)
-    if what.gram:
-        yield "gram", _tame_gram(eager.gram_sums(*_points(block, what, companions, start, stop)))
-    if what.norms:
-        yield "norms", eager.norm_sums(block)
-    if what.dots:
-        assert companions.reference is not None
-        yield "dots", np.nan_to_num(eager.dot_sums(block, companions.reference[start:stop]), nan=0.0, posinf=0.0, neginf=0.0)
-
-
-def _points(block: list[Tensor], what: Measurement, companions: Companions, start: int, stop: int) -> tuple[list[Tensor], Tensor]:
-    """The points of the Gram matrix and its origin."""
-    assert what.gram is not None
-    zero = torch.zeros_like(block[0])
-    center = zero if companions.center is None else companions.center[start:stop]
-    origin = center if what.gram.origin == "center" else eager.run_columns(column_program(MEDIAN, len(block)), block, None)[0]
-    extra = [] if what.gram.point is None else [zero if what.gram.point == "zero" else center]
-    return [*block, *extra], origin
-
-
-def _tame_gram(sums_BK: Floats) -> Floats:
-    """+inf on the diagonal where a square overflowed, 0 for the products that then have no value: nobody reads them."""
-    num_points = int(np.sqrt(2 * sums_BK.shape[1]))
-    on_diagonal = np.equal(*np.triu_indices(num_points))
-    return np.where(np.isfinite(sums_BK), sums_BK, np.where(on_diagonal, np.inf, 0.0))
+    library = native.statistics_library() if rows.device.type == "cpu" else None
+    bad = np.zeros(len(rows.vectors), dtype=np.uint8)
+    if library is None:
+        for start, stop in spans(rows.length, eager.columns_at_once(rows.device)):
+            bad |= ~np.array(eager.finite_rows(rows.block(start, stop)), dtype=bool)
+    elif len(bad):
+        # Threads only ever set a flag, so it does not matter which of them writes last.
+        in_pieces(rows.length, PIECE, lambda start, stop: native.mark_bad(library, *piece(rows, start, stop), bad))
+    return np.equal(bad, 0)
 
 
 def apply_columns(rows: Rows, columns: Columns) -> tuple[Tensor, bool]:
@@ -110,33 +79,93 @@ def apply_columns(rows: Rows, columns: Columns) -> tuple[Tensor, bool]:
         Shape (D,), working dtype.
     """
     out = torch.empty(rows.length, dtype=rows.work_dtype, device=rows.device)
-    for start, stop in spans(rows.length, eager.COLUMNS):
+    compiled = _CompiledColumns.find(rows, columns)
+    if compiled is not None:
+        return out, compiled.run(rows, out)
+    return out, _interpret(rows, columns, out)
+
+
+def _interpret(rows: Rows, columns: Columns, out: Tensor) -> bool:
+    """Plain torch, in blocks too small for torch's own threads, which would cost more than they bring."""
+    own = threading.local()
+    spoilt: list[int] = []
+
+    def work(start: int, stop: int) -> None:
+        if not hasattr(own, "interpreter"):
+            own.interpreter = columns.interpreter(rows, min(eager.columns_at_once(rows.device), rows.length))
         block = rows.block(start, stop)
-        if not _finite(block):
-            return out, False
-        out[start:stop] = _columns_of(block, columns)
-    return out, True
+        if spoilt or not _finite(block):
+            spoilt.append(start)
+        else:
+            out[start:stop] = _columns_of(block, columns, own.interpreter)
+
+    in_pieces(rows.length, eager.columns_at_once(rows.device), work)
+    return not spoilt
+
+
+def compiled_program(rows: Rows, columns: Columns) -> native.Function | None:
+    """The compiled form if it is at hand; asks for it, for a later call, where it is worth while."""
+    if rows.device.type != "cpu" or rows.length * len(rows.vectors) < WORTH_COMPILING:
+        return None
+    return native.columns_function(columns.program(len(rows.vectors)), rows.work_dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class _CompiledColumns:
+    columns: Columns
+    function: native.Function
+    library: native.Library
+
+    @classmethod
+    def find(cls, rows: Rows, columns: Columns) -> "_CompiledColumns | None":
+        function = compiled_program(rows, columns)
+        library = native.apply_library()
+        return None if function is None or library is None else cls(columns, function, library)
+
+    def run(self, rows: Rows, out: Tensor) -> bool:
+        spoilt: list[int] = []
+
+        def work(start: int, stop: int) -> None:
+            if spoilt:
+                return
+            finite, fine = self._piece(rows, start, stop, out[start:stop])
+            if not finite:
+                spoilt.append(start)
+            elif not fine:
+                interpreter = self.columns.interpreter(rows, stop - start)
+                out[start:stop] = _columns_of(rows.block(start, stop), self.columns, interpreter)
+
+        in_pieces(rows.length, PIECE, work)
+        return not spoilt
+
+    def _piece(self, rows: Rows, start: int, stop: int, out: Tensor) -> tuple[bool, bool]:
+        block, lo, hi = piece(rows, start, stop)
+        weights, mixing = self.columns.scaled_weights, self.columns.mixing
+        if mixing is None:
+            return native.run_columns(self.function, block, weights, lo, hi, out)
+        return native.run_mixed_columns(self.library, self.function, block, mixing, weights, lo, hi, out)
 
 
 def _finite(block: Sequence[Tensor]) -> bool:
-    """A sum is finite if all its terms are; the other way round it may overflow, and then each value is looked at."""
+    """A sum is finite only if all its terms are; the other way round it may overflow, and then each value is looked at."""
     sums = torch.stack([row.sum() for row in block])
     return bool(torch.isfinite(sums).all()) or all(eager.finite_rows(block))
 
 
-def _columns_of(block: list[Tensor], columns: Columns) -> Tensor:
-    mixed = block if columns.mixing is None else eager.mix(block, columns.mixing)
-    program = columns.program(len(block))
-    result, fine = eager.run_columns(program, mixed, columns.scaled_weights)
-    if bool(fine.all()):
-        return result
-    again = torch.nonzero(~fine).squeeze(1)
-    scaled = [row[again] * _HEADROOM for row in block]
-    mixed = scaled if columns.mixing is None else eager.mix(scaled, columns.mixing)
-    repaired, _ = eager.run_columns(program, mixed, columns.scaled_weights)
-    result = result.clone()
-    result[again] = repaired / _HEADROOM
+def _columns_of(block: list[Tensor], columns: Columns, interpreter: eager.Interpreter) -> Tensor:
+    """One block in plain torch; what overflowed is computed again on a smaller scale."""
+    result, fine = interpreter.run(_mixed(block, columns))
+    if not bool(fine.all()):
+        again = torch.nonzero(~fine).squeeze(1)
+        scaled = [row[again] * _HEADROOM for row in block]
+        # The first result must be out of the buffers before they are used again.
+        result = result.clone()
+        result[again] = interpreter.run(_mixed(scaled, columns))[0] / _HEADROOM
     return result
+
+
+def _mixed(block: list[Tensor], columns: Columns) -> list[Tensor]:
+    return block if columns.mixing is None else eager.mix(block, columns.mixing)
 
 
 def apply_weights(rows: Rows, weights: Floats, divisor: float, center: Tensor | None, center_weight: float) -> Tensor:
@@ -146,13 +175,25 @@ def apply_weights(rows: Rows, weights: Floats, divisor: float, center: Tensor | 
     """
     out = torch.empty(rows.length, dtype=rows.work_dtype, device=rows.device)
     chosen = np.flatnonzero(weights)
-    factors = [float(weights[row]) for row in chosen] + ([center_weight] if center is not None and center_weight else [])
-    if not factors:
+    extra = [] if center is None or not center_weight else [center]
+    factors = np.append(weights[chosen], [center_weight] * len(extra)).astype(np.float64)
+    if not len(factors):
         return out.zero_()
     part = rows.only(chosen.tolist())
-    for start, stop in spans(rows.length, eager.COLUMNS):
-        block = part.block(start, stop)
-        if center is not None and center_weight:
-            block = [*block, center[start:stop]]
-        out[start:stop] = eager.combine(block, factors, divisor)
+    library = native.apply_library() if rows.device.type == "cpu" else None
+    if library is None:
+
+        def add(start: int, stop: int) -> None:
+            block = [*part.block(start, stop), *(vector[start:stop] for vector in extra)]
+            out[start:stop] = eager.combine(block, factors.tolist(), divisor)
+
+        in_pieces(rows.length, eager.columns_at_once(rows.device), add)
+        return out
+
+    def work(start: int, stop: int) -> None:
+        block, lo, hi = piece(part, start, stop)
+        beside = extra if part.direct else [vector[start:stop] for vector in extra]
+        native.combine(library, [*block, *beside], factors, divisor, lo, hi, out[start:stop])
+
+    in_pieces(rows.length, PIECE, work)
     return out
