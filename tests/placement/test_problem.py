@@ -96,7 +96,7 @@ def test_compute_times_follow_speed_class_and_pin() -> None:
     ops = (Op("a", 10), Op("b", {"y": 7}), Op("c", 0), Op("d", 3, pin=("fast",)))
     graph = Problem(ops=ops, devices=devices).graph
     rows = dict(zip(graph.names, graph.k_rows, strict=True))
-    assert rows == {"a": [34, 5], "b": [ABSENT, 7], "c": [1, 1], "d": [ABSENT, 2]}
+    assert rows == {"a": (34, 5), "b": (ABSENT, 7), "c": (1, 1), "d": (ABSENT, 2)}
 
 
 def test_communication_is_exact_beyond_64_bits() -> None:

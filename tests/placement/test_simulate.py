@@ -12,10 +12,10 @@ from mottle.placement.errors import ProblemError
 from mottle.placement.events import run_events
 from mottle.placement.generate import SmallShape, small_problem
 from mottle.placement.graph import Graph
+from mottle.placement.judge import Trace, run
 from mottle.placement.memory import Transfers
 from mottle.placement.plan import simulate
 from mottle.placement.problem import COMM_MODES, CommMode, Device, Edge, Op, Problem
-from mottle.placement.simulate import Trace, run
 
 E4_ASSIGNMENT = {"a": "D0", "b": "D0", "c": "D1", "e": "D1", "d": "D2"}
 E4_TRANSFERS = {

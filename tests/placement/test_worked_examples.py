@@ -5,16 +5,16 @@ from fractions import Fraction
 
 import pytest
 
-from mottle.placement.bounds import bounds
 from mottle.placement.favourites import favour_by_lp, favour_critical, solve_favourites
 from mottle.placement.heft import heft, upward_ranks
+from mottle.placement.judge import run
 from mottle.placement.list_fast import list_fast
 from mottle.placement.list_plain import list_plain
+from mottle.placement.lower_bounds import bounds
 from mottle.placement.mtopo import m_topo, uniform_caps
 from mottle.placement.placed import NoRoom, Placement
 from mottle.placement.plan import simulate
 from mottle.placement.problem import Problem
-from mottle.placement.simulate import run
 
 
 def schedule(problem: Problem, placement: Placement | NoRoom) -> dict[str, str]:

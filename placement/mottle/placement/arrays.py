@@ -12,16 +12,19 @@ def int_list(values: Ints) -> list[int]:
     return plain
 
 
-def int_rows(values: Ints) -> list[list[int]]:
-    """A two-dimensional array as rows of Python integers."""
-    plain: list[list[int]] = values.tolist()
-    return plain
+def int_rows(values: Ints) -> list[tuple[int, ...]]:
+    """A two-dimensional array as rows of Python integers.
+
+    Tuples of integers, because the cyclic garbage collector stops tracking those: tens of thousands of small lists would be walked
+    again and again while a graph is being built.
+    """
+    return list(zip(*(int_list(column) for column in values.T), strict=True))
 
 
-def split_rows(values: Ints, owner: Ints, size: int) -> list[list[int]]:
-    """Rows of `values` by `owner`, which is sorted; row r holds the values whose owner is r."""
+def split_rows(values: Ints, owner: Ints, size: int) -> list[tuple[int, ...]]:
+    """Rows of `values` by `owner`, which is sorted; row r holds the values whose owner is r. Tuples as in `int_rows`."""
     ends = int_list(np.searchsorted(owner, np.arange(size + 1)))
-    flat = int_list(values)
+    flat = tuple(int_list(values))
     return [flat[ends[row] : ends[row + 1]] for row in range(size)]
 
 

@@ -8,8 +8,8 @@ the op just placed is too late for what must follow it, or when the work that is
 from typing import NamedTuple
 
 from mottle.placement.arrays import int_list
-from mottle.placement.bounds import tails
 from mottle.placement.graph import Graph
+from mottle.placement.lower_bounds import tails
 from mottle.placement.placed import MemoryState, Placement, order_by_start
 
 

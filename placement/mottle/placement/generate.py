@@ -86,40 +86,46 @@ def block_problem(
     num_blocks: int,
     num_devices: int,
     *,
-    ops_per_block: int = 50,
     branches: int = 4,
+    chain: int = 6,
+    weights: bool = True,
     speeds: Sequence[int] = (1000,),
     share: float = 0.4,
 ) -> Problem:
-    """An operator graph of the shape that models have: blocks in a row, each with parallel branches of tiny ops, and constants.
+    """Blocks in a row, each with parallel branches that are chains of ops: the shape that models have.
 
-    Transfers cost several times a typical op, constants are ready at time 0 and feed one op each: what makes raw greedy placers
-    slower than one device (specification 6.4).
+    Args:
+        chain: ops a branch.
+        weights: an *operator* graph: short ops, and for every fourth one a prepared weight, made at time 0 from two constants whose
+            transfer takes longer than most of the step. Raw greedy placers put the two on different devices (specification 6.4).
+            False: a *layer* graph, whose ops are long compared with their transfers.
     """
     ops: list[Op] = []
     edges: list[Edge] = []
+    sizes: dict[str, int] = {}
+    typical = 30_000 if weights else 10_000
 
-    def add(time: int, perm: int, inputs: Sequence[tuple[str, int]]) -> str:
+    def add(time: int, perm: int, inputs: Sequence[str], emits: int) -> str:
         name = f"n{len(ops)}"
         ops.append(Op(name, time, perm, rng.randint(0, 2000)))
-        edges.extend(Edge(src, name, size) for src, size in dict(inputs).items())
+        edges.extend(Edge(src, name, sizes[src]) for src in dict.fromkeys(inputs))
+        sizes[name] = emits
         return name
 
-    trunk, sizes = add(50, 0, []), {"n0": 60_000}
-    while len(ops) < num_blocks * ops_per_block:
+    trunk = add(50, 0, [], typical)
+    for _ in range(num_blocks):
         ends = []
         for _ in range(branches):
             last = trunk
-            for step in range(max(1, (ops_per_block - 2) // (2 * branches))):
-                constant = add(1, rng.randint(100, 4000), [])
-                sizes[constant] = rng.randint(0, 2000)
-                time = rng.randint(200, 900) if step % 4 == 0 else rng.randint(2, 40)
-                last = add(time, 0, [(last, sizes[last]), (constant, sizes[constant])])
-                sizes[last] = rng.randint(20_000, 60_000)
+            for step in range(chain):
+                extra = []
+                if weights and step % 4 == 0:
+                    constants = [add(1, rng.randint(100, 4000), [], rng.randint(1, 9) * 1_000_000) for _ in range(2)]
+                    extra = [add(1, 0, constants, rng.randint(1_000, 4_000))]
+                time = rng.randint(2, 40) if weights and step % 4 else rng.randint(200, 900)
+                last = add(time, 0 if weights else rng.randint(0, 4000), [last, *extra], rng.randint(typical // 2, typical * 2))
             ends.append(last)
-        trunk = add(rng.randint(20, 60), 0, [(end, sizes[end]) for end in ends])
-        sizes[trunk] = rng.randint(20_000, 60_000)
+        trunk = add(rng.randint(20, 60), 0, ends, typical)
     need = sum(op.perm + op.temp for op in ops) + sum(sizes.values())
-    link = Link(100, 1_000_000_000)
     devices = fleet(num_devices, int(need * share), speeds)
-    return Problem(ops=tuple(ops), edges=tuple(edges), devices=devices, default_link=link, tick_ns=1000)
+    return Problem(ops=tuple(ops), edges=tuple(edges), devices=devices, default_link=Link(100, 1_000_000_000), tick_ns=1000)

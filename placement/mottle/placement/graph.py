@@ -69,7 +69,7 @@ class Graph:
     # --- lists for the inner loops -----------------------------------------------------------------------------
 
     @cached_property
-    def k_rows(self) -> list[list[int]]:
+    def k_rows(self) -> list[tuple[int, ...]]:
         return int_rows(self.k)
 
     @cached_property
@@ -88,38 +88,38 @@ class Graph:
     @cached_property
     def cost_rows(self) -> list[list[int]]:
         """link class -> tensor -> ticks."""
-        return int_rows(self.cost)
+        return [int_list(row) for row in self.cost]
 
     @cached_property
-    def consumers(self) -> list[list[int]]:
+    def consumers(self) -> list[tuple[int, ...]]:
         """Tensor -> ops that consume it, increasing."""
         return split_rows(self.edge_dst, self.edge_tensor, len(self.tensor_names))
 
     @cached_property
-    def inputs(self) -> list[list[int]]:
+    def inputs(self) -> list[tuple[int, ...]]:
         """Op -> tensors it consumes, increasing."""
         order = np.lexsort((self.edge_tensor, self.edge_dst))
         return split_rows(self.edge_tensor[order], self.edge_dst[order], self.n)
 
     @cached_property
-    def outputs(self) -> list[list[int]]:
+    def outputs(self) -> list[tuple[int, ...]]:
         """Op -> tensors it emits, increasing."""
         return split_rows(np.arange(len(self.tensor_names)), self.tensor_src, self.n)
 
     @cached_property
-    def successors(self) -> list[list[int]]:
+    def successors(self) -> list[tuple[int, ...]]:
         """Op -> distinct consumers of its tensors, increasing."""
         pairs = np.unique(self.tensor_src[self.edge_tensor] * self.n + self.edge_dst)
         return split_rows(pairs % self.n, pairs // self.n, self.n)
 
     @cached_property
-    def predecessors(self) -> list[list[int]]:
+    def predecessors(self) -> list[tuple[int, ...]]:
         """Op -> distinct producers of its inputs, increasing."""
         pairs = np.unique(self.edge_dst * self.n + self.tensor_src[self.edge_tensor])
         return split_rows(pairs % self.n, pairs // self.n, self.n)
 
     @cached_property
-    def members(self) -> list[list[int]]:
+    def members(self) -> list[tuple[int, ...]]:
         """Group -> its ops, increasing."""
         order = np.argsort(self.group, kind="stable")
         return split_rows(order, self.group[order], self.num_groups)

@@ -11,9 +11,9 @@ from itertools import chain, islice
 import numpy as np
 
 from mottle.placement.graph import Graph
+from mottle.placement.judge import run
 from mottle.placement.mtopo import fill, uniform_caps
 from mottle.placement.placed import MemoryState, NoRoom, Placement
-from mottle.placement.simulate import run
 
 Placer = Callable[[Graph, dict[int, int] | None, Sequence[int] | None], Placement | NoRoom]
 """(graph, groups bound beforehand, budgets) -> placement."""

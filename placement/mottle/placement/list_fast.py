@@ -5,16 +5,19 @@ makes a repair, where nearly every op is bound, almost free of array work. m-SCT
 urgency of every op.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from heapq import heappop, heappush
 
 import numpy as np
 
-from mottle.placement.arrays import Ints
+from mottle.placement.arrays import Ints, int_list
 from mottle.placement.favourites import Favourites
 from mottle.placement.graph import ABSENT, Graph
 from mottle.placement.placed import MemoryState, NoRoom, Placement, order_by_start
 from mottle.placement.ready_table import ReadyTable
+
+FEW = 5
+"""Up to so many ready ops a loop beats array operations."""
 
 _Choice = tuple[int, int, int]  # start, op, device
 
@@ -66,7 +69,8 @@ class _Engine:
             if not self.held[t] >> d & 1:
                 new += graph.bytes_of[t]
                 self.held[t] |= 1 << d
-                self.table.received(t, d)
+                if self.table.size:
+                    self.table.received(t, d)
         if not self.memory.fits(g, d, new):
             return False
         self.memory.commit(g, d, new)
@@ -124,6 +128,10 @@ class _EarliestStart:
         self.soon: list[list[tuple[int, int]]] = [[] for _ in devices]  # (data ready, op) of ops with one device
         self.now: list[list[int]] = [[] for _ in devices]  # ops of the device whose data was there when it last became free
         self.free_D1 = np.zeros((graph.num_devices, 1), np.int64)
+        # Best choice of the table and the devices (bits) on which any of its ops is admissible. A commit elsewhere only makes pairs
+        # worse that did not count, so the choice stands until one of these devices is taken or the table changes.
+        self.table_choice: _Choice | None = None
+        self.table_devices = 0
 
     def add(self, i: int) -> bool:
         engine = self.engine
@@ -132,24 +140,36 @@ class _EarliestStart:
         if d < 0 and len(self.only[g]) == 1:
             d = self.only[g][0]
         if d < 0:
-            return engine.table.add(i, engine.data_ready(i), engine.new_bytes(i))
+            room = engine.table.add(i, engine.data_ready(i), engine.new_bytes(i))
+            if self.table_choice is not None:
+                self._compare([engine.table.slot[i]])
+            return room
         heappush(self.soon[d], (engine.ready_on(i, d), i))
         return True
 
     def best(self) -> _Choice:
-        choice = self._best_of_table() if self.engine.table.size else (ABSENT, 0, 0)
+        choice: _Choice = (ABSENT, 0, 0)
         for d, soon in enumerate(self.soon):
             now, free = self.now[d], self.engine.free[d]
             while soon and soon[0][0] <= free:
                 heappush(now, heappop(soon)[1])
             if now:
-                if (free, now[0]) < choice[:2]:
+                if free < choice[0] or (free == choice[0] and now[0] < choice[1]):
                     choice = (free, now[0], d)
             elif soon and soon[0] < choice[:2]:
                 choice = (*soon[0], d)
-        return choice
+        if self.engine.table.size == 0:
+            return choice
+        if self.table_choice is None:
+            self.table_choice, self.table_devices = (ABSENT, 0, 0), 0
+            if self.engine.table.size <= FEW:
+                self._compare(range(self.engine.table.size))
+            else:
+                self._compare_all()
+        return min(choice, self.table_choice)
 
-    def _best_of_table(self) -> _Choice:
+    def _compare_all(self) -> None:
+        """Find the choice of the table."""
         table = self.engine.table
         m = table.size
         est_DC = np.maximum(table.ready_DC[:, :m], self.free_D1)
@@ -159,13 +179,38 @@ class _EarliestStart:
         e = start_C.min()
         first = (start_C == e).nonzero()[0]
         s = first[table.op_C[first].argmin()]
-        return int(e), int(table.op_C[s]), int((start_DC[:, s] == e).argmax())
+        self.table_choice = int(e), int(table.op_C[s]), int((start_DC[:, s] == e).argmax())
+        self.table_devices = sum(1 << d for d in int_list(np.flatnonzero((start_DC < ABSENT).any(axis=1))))
+
+    def _compare(self, slots: Iterable[int]) -> None:
+        """Hold the choice of the table against some of its ops; plain Python is quicker for a handful."""
+        table, choice, devices = self.engine.table, self.table_choice, self.table_devices
+        assert choice is not None
+        for s in slots:
+            ready, k = table.ready_DC[:, s].tolist(), table.k_DC[:, s].tolist()
+            finish = start = ABSENT
+            where = admissible = 0
+            for d, free in enumerate(self.engine.free):
+                e = ready[d] if ready[d] > free else free
+                if e + k[d] < finish:
+                    finish, start, where = e + k[d], e, d
+                    admissible = 1 << d
+                elif e + k[d] == finish:
+                    admissible |= 1 << d
+                    if e < start:
+                        start, where = e, d
+            devices |= admissible
+            choice = min(choice, (start, int(table.op_C[s]), where))
+        self.table_choice, self.table_devices = choice, devices
 
     def committed(self, i: int, d: int) -> bool:
         engine = self.engine
         table, g = engine.table, engine.graph.group_of[i]
         self.free_D1[d, 0] = engine.free[d]
+        if self.table_devices >> d & 1:
+            self.table_choice = None
         if i in table.slot:
+            self.table_choice = None
             table.remove(i)
             for j in engine.graph.members[g]:
                 if j in table.slot:
@@ -175,6 +220,9 @@ class _EarliestStart:
             heappop(self.now[d])
         else:
             heappop(self.soon[d])
+        if table.roomy(d):
+            return True
+        self.table_choice = None
         return table.block(d)
 
 

@@ -10,10 +10,10 @@ from typing import NamedTuple
 import numpy as np
 
 from mottle.placement.arrays import int_list
-from mottle.placement.bounds import tails
 from mottle.placement.graph import Graph
+from mottle.placement.judge import run
+from mottle.placement.lower_bounds import tails
 from mottle.placement.placed import Placement
-from mottle.placement.simulate import run
 from mottle.placement.static_ledger import StaticLedger
 
 
@@ -60,22 +60,18 @@ def _moves(graph: Graph, judge: "_Replay | _Rerun", movable: Collection[int] | N
                     yield g, d
 
 
-def critical_chain(
-    graph: Graph, device: list[int], order: list[int], start: list[int], end: list[int], arrival: dict[tuple[int, int], int]
-) -> list[int]:
+def critical_chain(graph: Graph, judge: "_Replay | _Rerun") -> list[int]:
     """Ops of the chain that the makespan hangs on, last first."""
-    last_end = max(end)
-    i = end.index(last_end)
-    before: dict[int, int] = {}
+    device, start, end, src = judge.device, judge.start, judge.end, graph.src_of
+    before = [-1] * graph.n  # the op that its device ran before
     latest = [-1] * graph.num_devices
-    for op in sorted(order, key=start.__getitem__):
+    for op in judge.order:
         before[op], latest[device[op]] = latest[device[op]], op
+    i = end.index(max(end))
     chain = [i]
     while True:
         waited_for = [
-            graph.src_of[t]
-            for t in graph.inputs[i]
-            if (end[graph.src_of[t]] if device[graph.src_of[t]] == device[i] else arrival[t, device[i]]) == start[i]
+            src[t] for t in graph.inputs[i] if start[i] == (end[src[t]] if device[src[t]] == device[i] else judge.arrival(t, device[i]))
         ]
         if waited_for:
             i = min(waited_for)
@@ -89,7 +85,7 @@ def critical_chain(
 def _by_chain_time(graph: Graph, judge: "_Replay | _Rerun") -> list[int]:
     """Groups on the critical chain, most chain time first."""
     spent: dict[int, int] = {}
-    for i in critical_chain(graph, judge.device, judge.order, judge.start, judge.end, judge.arrivals()):
+    for i in critical_chain(graph, judge):
         g = graph.group_of[i]
         spent[g] = spent.get(g, 0) + judge.end[i] - judge.start[i]
     return sorted(spent, key=lambda g: (-spent[g], g))
@@ -109,6 +105,8 @@ class _Rerun:
         self.trace = run(self.graph, device, self.priority)
         self.device, self.makespan = device, self.trace.makespan
         self.start, self.end = int_list(self.trace.start), int_list(self.trace.end)
+        rows = self.trace.transfers
+        self.arrivals = dict(zip(zip(int_list(rows.tensor), int_list(rows.dst), strict=True), int_list(rows.end), strict=True))
 
     def accepts(self, g: int, d: int) -> bool:
         device = list(self.device)
@@ -120,9 +118,8 @@ class _Rerun:
         self._read(device)
         return True
 
-    def arrivals(self) -> dict[tuple[int, int], int]:
-        rows = self.trace.transfers
-        return dict(zip(zip(int_list(rows.tensor), int_list(rows.dst), strict=True), int_list(rows.end), strict=True))
+    def arrival(self, t: int, d: int) -> int:
+        return self.arrivals[t, d]
 
     def placement(self) -> Placement:
         return Placement(self.device, self.order, self.start)
@@ -187,14 +184,9 @@ class _Replay:
         self.ledger.move(g, home)
         return False
 
-    def arrivals(self) -> dict[tuple[int, int], int]:
-        graph = self.graph
-        return {
-            (t, self.device[j]): self.end[i] + graph.cost_rows[graph.link_class[self.device[i]][self.device[j]]][t]
-            for t, i in enumerate(graph.src_of)
-            for j in graph.consumers[t]
-            if self.device[j] != self.device[i]
-        }
+    def arrival(self, t: int, d: int) -> int:
+        producer = self.graph.src_of[t]
+        return self.end[producer] + self.graph.cost_rows[self.graph.link_class[self.device[producer]][d]][t]
 
     def placement(self) -> Placement:
         return Placement(self.device, self.order, self.start)

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from mottle.placement.graph import Graph
+from mottle.placement.judge import run
 from mottle.placement.placed import NoRoom, Placement
-from mottle.placement.simulate import run
 
 
 def m_topo(graph: Graph) -> Placement | NoRoom:

@@ -11,9 +11,9 @@ import numpy as np
 from mottle.placement.arrays import Ints
 from mottle.placement.errors import ProblemError
 from mottle.placement.graph import ABSENT
+from mottle.placement.judge import Dispatch, Trace, run
 from mottle.placement.pg1 import Priority, dump_problem, load_file, placement_faults, write_json
 from mottle.placement.problem import Problem
-from mottle.placement.simulate import Dispatch, Trace, run
 
 
 class Transfer(NamedTuple):

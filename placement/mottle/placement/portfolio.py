@@ -8,20 +8,21 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from mottle.placement.bounds import memory_faults
+from mottle.placement.baselines import best_single
 from mottle.placement.branch import branch_and_bound
 from mottle.placement.coarsen import COARSENINGS, Coarse, Coarsening, coarsen
 from mottle.placement.errors import InfeasibleError, UndecidedError
 from mottle.placement.exact import solve_exactly
 from mottle.placement.graph import Graph
+from mottle.placement.judge import Trace, run
 from mottle.placement.ladder import climb
 from mottle.placement.local_search import local_search
+from mottle.placement.lower_bounds import memory_faults
 from mottle.placement.mtopo import m_topo
 from mottle.placement.placed import NoRoom, Placement
 from mottle.placement.placers import ListAlgorithm, estimate_us, placer_for
 from mottle.placement.plan import Candidate, Plan, make_plan
 from mottle.placement.problem import Problem
-from mottle.placement.simulate import Trace, run
 
 WHOLE_LIST_NODES = 2_000
 """Up to so many ops every candidate is evaluated within any budget."""
@@ -94,7 +95,7 @@ def place_auto(problem: Problem, budget_s: float | None = 1.0) -> Plan:
     if faults := memory_faults(graph):
         raise InfeasibleError(faults)
     contest = _Contest(problem, Budget(budget_s))
-    _try_singles(contest)
+    _try_single(contest)
     if budget_s is None or graph.n <= WHOLE_LIST_NODES:
         _try_whole_list(contest)
     else:
@@ -111,21 +112,17 @@ def positions(order: list[int]) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
 
 def sim_us(graph: Graph) -> float:
     """Microseconds of one simulation, roughly; see `estimate_us`."""
-    each = 0.5 if graph.comm_mode == "parallel" else 8.0
+    each = 0.3 if graph.comm_mode == "parallel" else 8.0
     return each * (graph.n + len(graph.edge_dst))
 
 
-def _try_singles(contest: _Contest) -> None:
-    """The best single device that fits. One device runs without pauses, so its makespan is its sum of times."""
-    graph = contest.graph
-    totals = sorted((int(column.sum()), d) for d, column in enumerate(graph.k.T) if graph.group_runs[:, d].all())
-    everything = int((graph.perm + graph.out).sum() + graph.temp.max())
-    for _, d in totals:
-        name = f"single {graph.devices[d]}"
-        if graph.mem_mode == "static" and everything > graph.mem[d]:  # known without SIM, which takes its time on large graphs
-            contest.rows.append(Candidate(name, None, 1, "original"))
-        elif contest.judge(name, Placement([d] * graph.n, list(range(graph.n)), [])):
-            return
+def _try_single(contest: _Contest) -> None:
+    """The best single device that fits."""
+    device = best_single(contest.graph)
+    if device is None:
+        contest.rows.append(Candidate("single", None, 1, "original"))
+    else:
+        contest.judge(f"single {contest.graph.devices[device[0]]}", Placement(device, list(range(contest.graph.n)), []))
 
 
 def _try_whole_list(contest: _Contest) -> None:
@@ -253,16 +250,22 @@ def _finish(contest: _Contest) -> Plan:
     return replace(plan, candidates=tuple(contest.rows))
 
 
+def affordable_trials(graph: Graph, budget_us: float) -> int:
+    """Simulations that a local search may spend: 2 n, or what the budget leaves after setting up. A trial is cut short half-way or
+    sooner, on average."""
+    left_us = max(0.0, budget_us - 4 * sim_us(graph))
+    return int(min(2 * graph.n, 2 * left_us // sim_us(graph)))
+
+
 def _search_locally(contest: _Contest, placement: Placement, makespan: int) -> tuple[str, Placement] | None:
     """Local search as far as the budget goes."""
     graph, budget = contest.graph, contest.budget
-    budget.spend(8 * sim_us(graph))
-    trials = int(min(2 * graph.n, max(0.0, budget.left_us) // sim_us(graph)))
+    trials = affordable_trials(graph, budget.left_us)
     if trials == 0:
         contest.notes.append("skipped for lack of time: local search")
         return None
     searched = local_search(graph, placement, trials=trials)
-    budget.spend(searched.trials * sim_us(graph))
+    budget.spend((4 + searched.trials / 2) * sim_us(graph))
     if not searched.finished:
         contest.notes.append(f"local search stopped after {searched.trials} of at most {2 * graph.n} simulations")
     return ("local search", searched.placement) if searched.makespan < makespan else None

@@ -1,6 +1,8 @@
 """Static memory of a whole placement under moves of groups, kept up to date instead of summed again."""
 
-from mottle.placement.arrays import int_list
+import numpy as np
+
+from mottle.placement.arrays import int_list, sum_by
 from mottle.placement.graph import Graph
 
 
@@ -10,21 +12,24 @@ class StaticLedger:
     def __init__(self, graph: Graph, device: list[int]) -> None:
         self.graph = graph
         self.device = device
-        self.resident = [0] * graph.num_devices
-        self.uses: dict[tuple[int, int], int] = {}  # (tensor, device) -> consumers there
-        self.groups: list[set[int]] = [set() for _ in graph.devices]
+        self._num_devices, self._src, self._bytes = graph.num_devices, graph.src_of, graph.bytes_of
         self._base, self._scratch = int_list(graph.base), int_list(graph.scratch)
         self._largest: list[int | None] = [None] * graph.num_devices
+        homes = np.array(device, np.int64)
+        consumer = homes[graph.edge_dst]
+        somewhere = consumer >= 0
+        keys, counts = np.unique(graph.edge_tensor[somewhere] * graph.num_devices + consumer[somewhere], return_counts=True)
+        self._uses = dict(zip(int_list(keys), int_list(counts), strict=True))  # tensor * D + device -> consumers there
+        tensor, where = keys // graph.num_devices, keys % graph.num_devices
+        copies = homes[graph.tensor_src[tensor]] != where
+        placed = homes >= 0
+        resident = sum_by(homes[placed], (graph.perm + graph.out)[placed], graph.num_devices)
+        resident += sum_by(where[copies], graph.tensor_bytes[tensor[copies]], graph.num_devices)
+        self.resident = int_list(resident)
+        self.groups: list[set[int]] = [set() for _ in graph.devices]
         for g, members in enumerate(graph.members):
-            if (d := device[members[0]]) >= 0:
-                self.groups[d].add(g)
-                self.resident[d] += self._base[g]
-        for t, consumers in enumerate(graph.consumers):
-            for j in consumers:
-                self._use(t, device[j], 1)
-            for d in {device[j] for j in consumers}:
-                if self._is_copy(t, d):
-                    self.resident[d] += graph.bytes_of[t]
+            if device[members[0]] >= 0:
+                self.groups[device[members[0]]].add(g)
 
     def peak(self, d: int) -> int:
         """Static peak of a device."""
@@ -59,13 +64,13 @@ class StaticLedger:
 
     def _use(self, t: int, d: int, change: int) -> None:
         if d >= 0:
-            self.uses[t, d] = self.uses.get((t, d), 0) + change
-
-    def _is_copy(self, t: int, d: int) -> bool:
-        return d >= 0 and self.uses.get((t, d), 0) > 0 and self.device[self.graph.src_of[t]] != d
+            key = t * self._num_devices + d
+            self._uses[key] = self._uses.get(key, 0) + change
 
     def _count_copies(self, tensors: set[int], devices: tuple[int, ...], sign: int) -> None:
+        """Add or take away the copies of these tensors on these devices."""
         for d in devices:
-            for t in tensors:
-                if self._is_copy(t, d):
-                    self.resident[d] += sign * self.graph.bytes_of[t]
+            if d >= 0:
+                for t in tensors:
+                    if self._uses.get(t * self._num_devices + d, 0) > 0 and self.device[self._src[t]] != d:
+                        self.resident[d] += sign * self._bytes[t]

@@ -6,17 +6,17 @@ placing a few groups is quicker than placing all of them.
 
 from dataclasses import dataclass, replace
 
-from mottle.placement.bounds import memory_faults
 from mottle.placement.errors import InfeasibleError
 from mottle.placement.graph import Graph
-from mottle.placement.list_plain import list_plain
+from mottle.placement.judge import run
 from mottle.placement.list_fast import list_fast
+from mottle.placement.list_plain import list_plain
 from mottle.placement.local_search import local_search
+from mottle.placement.lower_bounds import memory_faults
 from mottle.placement.placed import NoRoom, Placement
 from mottle.placement.plan import Plan, make_plan
-from mottle.placement.portfolio import place_auto, positions, sim_us
+from mottle.placement.portfolio import affordable_trials, place_auto, positions
 from mottle.placement.problem import Device, Problem
-from mottle.placement.simulate import run
 from mottle.placement.static_ledger import StaticLedger
 
 RETRIES = 8
@@ -37,7 +37,7 @@ class Repair:
     """Repairing found no room, everything was placed anew."""
 
 
-def repair(plan: Plan, devices: tuple[Device, ...], *, budget_s: float = 0.15) -> Repair:
+def repair(plan: Plan, devices: tuple[Device, ...], *, budget_s: float = 0.1) -> Repair:
     """Adapt a plan to a new list of devices.
 
     Args:
@@ -63,7 +63,7 @@ def repair(plan: Plan, devices: tuple[Device, ...], *, budget_s: float = 0.15) -
         return _keep(plan, problem)
     placement = _place_around(graph, home, displaced)
     if placement is not None:
-        trials = int(min(2 * graph.n, budget_s * 1e6 // sim_us(graph)))
+        trials = affordable_trials(graph, budget_s * 1e6)
         placement = local_search(graph, placement, trials=trials, movable=displaced).placement if trials else placement
         trace = run(graph, placement.device, positions(placement.order))
         if trace.valid:
@@ -94,6 +94,9 @@ def _shed(plan: Plan, graph: Graph, home: list[int]) -> None:
 
     Under dynamic accounting the old simulated peak counts, and a group is taken to free its resident bytes.
     """
+    before = {device.id: device.mem for device in plan.problem.devices}
+    if all(before.get(name, mem) <= mem for name, mem in zip(graph.devices, graph.mem, strict=True)):
+        return  # the plan in force fits, and nothing was added to any device
     ledger = StaticLedger(graph, [home[g] for g in graph.group_of])
     for d, name in enumerate(graph.devices):
         if graph.mem_mode == "static":
