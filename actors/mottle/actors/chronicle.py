@@ -10,7 +10,7 @@ from collections import defaultdict, deque
 from collections.abc import Mapping
 from typing import Any
 
-from mottle.actors.job import Job
+from mottle.actors.job import Job, Resumption
 from mottle.core import protocol as p
 from mottle.core import wire
 from mottle.core.brain import Brain
@@ -32,27 +32,38 @@ class Chronicle:
         job: for names and the run's folder.
         brain: whose books are shown.
         notes: standing remarks for whoever watches.
+        resumption: for a run that goes on: what was recorded after its checkpoint is dropped.
     """
 
-    def __init__(self, job: Job, brain: Brain, notes: list[str]) -> None:
+    def __init__(self, job: Job, brain: Brain, notes: list[str], resumption: Resumption | None = None) -> None:
         self._job = job
         self._brain = brain
         self._notes = tuple(notes)
         self.failure = ""
         """Why the run could not go on."""
-        self._record = RunRecord(job.run_dir)
-        self._log = EventLog(job.run_dir)
+        resumed = None if resumption is None else resumption.brain["now_ns"] / 1e9
+        self._record = RunRecord(job.run_dir, resume_at_s=resumed)
+        self._log = EventLog(job.run_dir, resume_after=None if resumption is None else resumption.log_seq)
         self._metrics: dict[str, float] = {}
         self._notices: deque[RunEvent] = deque(maxlen=EVENTS_SHOWN)
         self._num_notices = 0
         self._recent: dict[int, deque[tuple[int, int]]] = defaultdict(deque)
-        self._seq = 0
-        self._versions = 0
+        self._seq = 0 if resumption is None else resumption.log_seq + 1
+        self._places: dict[int, int] = {}
         self._finished = ""
         self._trouble = ""
         self._inbox: queue.SimpleQueue[tuple[int, int, p.Event, list[p.Command]] | None] = queue.SimpleQueue()
         self._writer = threading.Thread(target=self._write, name="chronicle", daemon=True)
         self._writer.start()
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Latest values."""
+        return dict(self._metrics)
+
+    def place_of(self, checkpoint: int) -> int:
+        """Number of the event at which the checkpoint was taken: what the log says later is not part of it."""
+        return self._places[checkpoint]
 
     # --- in ---------------------------------------------------------------------------------------------------------------------------
 
@@ -68,8 +79,8 @@ class Chronicle:
                     known: Any = kind if kind in EVENT_KINDS else "warning"
                     self._notices.append(RunEvent(t_s=now_ns / 1e9, kind=known, text=text, worker=_name(slot)))
                     self._num_notices += 1
-                case p.Published():
-                    self._versions += 1
+                case p.SaveModel(checkpoint):
+                    self._places[checkpoint] = self._seq
                 case p.Finished(reason, failed):
                     self._finished = reason
                     self.failure = reason if failed else ""

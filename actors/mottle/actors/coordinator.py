@@ -15,14 +15,16 @@ from mottle import strategies
 from mottle.actors import transport
 from mottle.actors.chronicle import Chronicle
 from mottle.actors.fleet import START_TIMEOUT_S, CrewError, Fleet
-from mottle.actors.job import Job
+from mottle.actors.job import Job, Resumption
 from mottle.actors.shard import peak_rss_bytes
 from mottle.actors.timers import Timers
+from mottle.checkpoint import Manifest, Saved, prune, write_manifest
 from mottle.core import protocol as p
 from mottle.core import worker as w
 from mottle.core.brain import Brain
 from mottle.observe.result import RunResult
 from mottle.observe.snapshot import Snapshot
+from mottle.storage import Folder
 
 
 class Coordinator:
@@ -31,13 +33,17 @@ class Coordinator:
     Args:
         job: what to do.
         notes: sentences that whoever watches the run should see.
+        resumption: for a run that goes on from a checkpoint.
     """
 
-    def __init__(self, job: Job, notes: list[str]) -> None:
+    def __init__(self, job: Job, notes: list[str], resumption: Resumption | None = None) -> None:
         torch.set_num_threads(1)
         self._job = job
         self._brain = Brain(job.brain, strategies.build(job.strategy, job.strategy_defaults))
-        self._chronicle = Chronicle(job, self._brain, notes)
+        self._resumption = resumption
+        if resumption is not None:
+            self._brain.restore(resumption.brain)
+        self._chronicle = Chronicle(job, self._brain, notes, resumption)
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._began_ns: int | None = None
@@ -51,13 +57,16 @@ class Coordinator:
 
         Args:
             me: this actor's own handle, for the others to send events to.
-            values: the initial flat vector, as `transport.publish` made it.
+            values: the flat vector to begin with, as `transport.publish` made it.
         Raises:
             CrewError: the workers did not come in time.
         """
         self._fleet = Fleet(self._job, me, lambda event: self.events([event]))
-        version = p.Version(0, 0)
-        self._fleet.make_shards(sorted(self._brain.shards.live), transport.receive(values), version)
+        version, slots = p.Version(0, 0), None
+        if self._resumption is not None:
+            version, slots = p.Version(*self._resumption.version), self._resumption.slots
+            self._fleet.next_slot = self._brain.members.next_slot
+        self._fleet.make_shards(sorted(self._brain.shards.live), transport.receive(values), version, slots)
         for group in self._job.groups:
             self._fleet.add_workers(group.count, group.name)
         wanted = sum(group.count for group in self._job.groups)
@@ -118,6 +127,10 @@ class Coordinator:
                 self._fleet.validator.refresh.remote(command)
             case p.Evaluate():
                 self._fleet.validator.evaluate.remote(command)
+            case p.SaveModel():
+                self._fleet.validator.save_model.remote(command)
+            case p.SaveCheckpoint():
+                threading.Thread(target=self._write_manifest, args=(command,), name="manifest", daemon=True).start()
             case p.SetTimer(name, at_ns):
                 self._timers.set(name, max(0, at_ns - self._now_ns()))
 
@@ -125,9 +138,37 @@ class Coordinator:
         assert self._fleet is not None
         self._fleet.workers[slot].post.options(concurrency_group="mail").remote(event)
 
+    def _write_manifest(self, order: p.SaveCheckpoint) -> None:
+        """Make a checkpoint visible, then let go of those that are not kept."""
+        job, run = self._job, Folder.at(self._job.run_dir)
+        manifest = Manifest(
+            number=order.checkpoint,
+            version=(order.version.lineage, order.version.number),
+            samples=order.samples,
+            layout_digest=job.layout.digest,
+            num_shards=job.brain.num_shards,
+            model=Saved(**order.model),
+            optimizer=tuple(Saved(**part) for part in order.shards),
+            brain=order.state,
+            metrics=self._chronicle.metrics,
+            log_seq=self._chronicle.place_of(order.checkpoint),
+        )
+        error = ""
+        try:
+            write_manifest(run, manifest)
+            prune(run, keep=job.keep.count, score=job.keep.score, highest=job.keep.highest)
+        except OSError as trouble:
+            error = str(trouble)
+        self.events([p.CheckpointWritten(order.checkpoint, error)])
+
+    def checkpoint(self) -> None:
+        """Save as soon as a step is complete; training goes on meanwhile."""
+        self.events([p.CheckpointAsked()])
+
     def _now_ns(self) -> int:
-        """The run's clock: it stands at 0 until training begins."""
-        return 0 if self._began_ns is None else time.monotonic_ns() - self._began_ns
+        """The run's clock: it stands until training begins, and goes on where a resumed run was."""
+        earlier_ns = 0 if self._resumption is None else self._resumption.brain["now_ns"]
+        return int(earlier_ns) + (0 if self._began_ns is None else time.monotonic_ns() - self._began_ns)
 
     # --- what people ask --------------------------------------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 import threading
 import traceback
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ray
@@ -37,7 +37,7 @@ class Fleet:
         self._tell = tell
         self._groups = {group.name: group for group in job.groups}
         self._num_in_group: dict[str, int] = defaultdict(int)
-        self._next_slot = 0
+        self.next_slot = 0
         self.shards: dict[p.ReplicaId, Any] = {}
         self.workers: dict[int, Any] = {}
         self.validator: Any = None
@@ -45,15 +45,23 @@ class Fleet:
 
     # --- shards and validator ---------------------------------------------------------------------------------------------------------
 
-    def make_shards(self, replicas: list[p.ReplicaId], vector: Tensor, version: p.Version) -> None:
-        """Cut the flat vector into shards and wait until they and the validator stand."""
+    def make_shards(
+        self, replicas: list[p.ReplicaId], vector: Tensor, version: p.Version, slots: Sequence[Mapping[str, Any]] | None
+    ) -> None:
+        """Cut the flat vector into shards and wait until they and the validator stand.
+
+        Args:
+            slots: optimizer state of each shard, for a run that goes on from a checkpoint.
+        """
         job = self._job
         ranges = job.layout.cut(job.brain.num_shards)
         for replica in replicas:
             owned = ranges[replica.shard]
             spec = ShardSpec(layout=job.layout, owned=owned, optimizer=job.optimizer, codec=job.codec, schedule=job.schedule)
             values = transport.publish(vector[owned.start : owned.stop])
-            self.shards[replica] = placing.make_shard(replica, spec, values, version, self._coordinator)
+            self.shards[replica] = placing.make_shard(
+                replica, spec, values, version, self._coordinator, job.run_dir, slots[replica.shard] if slots else None
+            )
         ray.get([shard.ready.remote() for shard in self.shards.values()])
         self.validator = placing.make_validator(job, self.by_shard(), self._coordinator)
         ray.get(self.validator.ready.remote())
@@ -90,7 +98,7 @@ class Fleet:
             )
         slots = []
         for _ in range(count):
-            slot, self._next_slot = self._next_slot, self._next_slot + 1
+            slot, self.next_slot = self.next_slot, self.next_slot + 1
             self._num_in_group[group] += 1
             self.workers[slot] = placing.make_worker(slot, wanted)
             self._thread(self._accompany, slot, wanted)

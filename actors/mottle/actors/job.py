@@ -1,6 +1,6 @@
 """What the actors of a run must know, in plain picklable data. The front door builds it; nothing here decides anything."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,3 +62,24 @@ class Job:
     max_grad_norm_per_worker: float | None = None
     threads_per_worker: int = 1
     total_samples: int | None = None
+    keep: "KeepCheckpoints" = field(default_factory=lambda: KeepCheckpoints())
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeepCheckpoints:
+    """Which checkpoints stay: the newest `count`, or those that are best by a metric; all of them with `count` None."""
+
+    count: int | None = None
+    score: str | None = None
+    highest: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resumption:
+    """Where an interrupted run is taken up."""
+
+    version: tuple[int, int]
+    brain: Mapping[str, Any]
+    slots: Sequence[Mapping[str, Any]]
+    """Optimizer state of each shard."""
+    log_seq: int

@@ -6,15 +6,19 @@ One thread runs all calls, in the order in which each caller sent them.
 import os
 import threading
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from typing import Any
 
 import psutil
 import torch
 
 from mottle.actors import transport
+from mottle.checkpoint import folder_of, write_optimizer
 from mottle.core import protocol as p
 from mottle.core import shard as sh
+from mottle.storage import Folder
 from mottle.vectors import ShardMemory, ShardSpec
 
 
@@ -27,13 +31,28 @@ class ParameterShard:
         values: the range at `version`, as `transport.publish` made it.
         version: the version that it holds at the start.
         coordinator: handle that takes `events`.
+        run_dir: where checkpoints go.
+        slots: the optimizer's state to go on from, cut to the range.
     """
 
-    def __init__(self, replica: p.ReplicaId, spec: ShardSpec, values: Any, version: p.Version, coordinator: Any) -> None:
+    def __init__(
+        self,
+        replica: p.ReplicaId,
+        spec: ShardSpec,
+        values: Any,
+        version: p.Version,
+        coordinator: Any,
+        run_dir: str,
+        slots: Mapping[str, torch.Tensor] | None,
+    ) -> None:
         torch.set_num_threads(1)
         self._machine = sh.Shard(replica, spec.owned, version=version)
         self._memory = ShardMemory(spec, transport.receive(values).clone(), version.number, transport.publish)
+        if slots:
+            self._memory.restore_optimizer(slots)
         self._coordinator = coordinator
+        self._run = Folder.at(run_dir)
+        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._answers: dict[tuple[str, int], Any] = {}
         self._up: list[p.Event] = []
 
@@ -88,6 +107,9 @@ class ParameterShard:
                 case sh.StoreRange():
                     stored = self._memory.store(order.name, order.start, order.stop, order.weight, order.payload, order.references)
                     self._obey(self._machine.handle(stored))
+                case sh.Run(p.Snapshot(checkpoint)):
+                    self._writer.submit(self._save, checkpoint, self._memory.optimizer_state())
+                    self._obey(self._machine.handle(sh.Ran(order.command)))
                 case sh.Run(command):
                     self._obey(self._machine.handle(self._memory.run(command)))
                 case sh.Serve(reader, number):
@@ -98,6 +120,16 @@ class ParameterShard:
                     self._memory.free(numbers)
                 case sh.SendUp(event):
                     self._up.append(event)
+
+    def _save(self, checkpoint: int, slots: Mapping[str, torch.Tensor]) -> None:
+        """In the writer's thread: training goes on meanwhile."""
+        replica, owned = self._machine.replica, self._machine.owned
+        try:
+            saved = asdict(write_optimizer(folder_of(self._run, checkpoint), replica, owned, slots))
+            done = p.SnapshotDone(replica, checkpoint, saved)
+        except OSError as error:
+            done = p.SnapshotDone(replica, checkpoint, error=f"{error}")
+        self._coordinator.events.remote([done])
 
 
 def peak_rss_bytes() -> int:

@@ -2,6 +2,7 @@
 
 import traceback
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,13 @@ from mottle import compression
 from mottle.actors import transport
 from mottle.actors.job import Job
 from mottle.actors.reading import load_version
+from mottle.checkpoint import folder_of, write_model
 from mottle.core import protocol as p
 from mottle.core.brain import VALIDATOR
 from mottle.data import derive_seed
 from mottle.data.source import Source
 from mottle.engines import TorchEngine
+from mottle.storage import Folder
 
 EVALUATION_BATCH = 256
 
@@ -61,6 +64,16 @@ class Validator:
         except Exception:
             print(traceback.format_exc(), flush=True)
         self._tell(p.Evaluated(order.version, metrics))
+
+    def save_model(self, order: p.SaveModel) -> None:
+        """Write a version by name, as its part of a checkpoint."""
+        try:
+            self._load(f"checkpoint/{order.checkpoint}", order.version.number)
+            saved = write_model(folder_of(Folder.at(self._job.run_dir), order.checkpoint), self._engine.tensors())
+            self._tell(p.ModelSaved(order.checkpoint, asdict(saved)))
+        except Exception as error:
+            print(traceback.format_exc(), flush=True)
+            self._tell(p.ModelSaved(order.checkpoint, error=f"{type(error).__name__}: {error}"))
 
     def measure(self) -> dict[str, float]:
         """Mean loss and metrics of the version last loaded, named `test_...`."""

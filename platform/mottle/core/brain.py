@@ -100,8 +100,8 @@ class Brain:
             p.Receipt: self._on_receipt,
             p.Measured: lambda e: self.pipeline.answered(e.replica, e.request, e.values),
             p.Stepped: lambda e: self.pipeline.stepped(e.replica, e.version),
-            p.SnapshotDone: lambda e: self._checkpoints.shard_saved(e.checkpoint, e.replica, e.error),
-            p.ModelSaved: lambda e: self._checkpoints.model_saved(e.checkpoint, e.error),
+            p.SnapshotDone: lambda e: self._checkpoints.shard_saved(e),
+            p.ModelSaved: lambda e: self._checkpoints.model_saved(e),
             p.CheckpointWritten: self._on_checkpoint_written,
             p.CheckpointAsked: lambda e: self._checkpoints.ask(),
             p.WorkReturned: self._on_work_returned,
@@ -603,8 +603,7 @@ class Brain:
         """Begin a checkpoint that is due, finish one whose parts are all there. Whether anything was set going."""
         complete = self._checkpoints.take_complete()
         if complete is not None:
-            number, state, error = complete
-            self._tell(self._checkpoint_failed(number, error) if error else p.SaveCheckpoint(number, state))
+            self._tell(self._checkpoint_failed(*complete) if isinstance(complete, tuple) else complete)
             return True
         if not self._started or not self._checkpoints.due(self.samples) or not self.pipeline.hold():
             return False

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mottle.core.protocol import ReplicaId, Version
+from mottle.core.protocol import ModelSaved, ReplicaId, SaveCheckpoint, SnapshotDone, Version
 from mottle.core.shards import ShardMap
 
 
@@ -19,9 +19,8 @@ class _Pending:
     version: Version
     samples: int
     state: Mapping[str, Any] = field(default_factory=dict)
-    saved: dict[ReplicaId, str] = field(default_factory=dict)
-    model: str | None = None
-    """Error of the model's file, "" if it is there, None while it is being written."""
+    shards: dict[ReplicaId, SnapshotDone] = field(default_factory=dict)
+    model: ModelSaved | None = None
     asked: bool = False
     """The manifest is being written."""
 
@@ -75,24 +74,28 @@ class Checkpoints:
         assert self._pending is not None
         self._pending.state = state
 
-    def shard_saved(self, checkpoint: int, replica: ReplicaId, error: str) -> None:
-        if self._pending is not None and self._pending.number == checkpoint:
-            self._pending.saved[replica] = error
+    def shard_saved(self, event: SnapshotDone) -> None:
+        if self._pending is not None and self._pending.number == event.checkpoint:
+            self._pending.shards[event.replica] = event
 
-    def model_saved(self, checkpoint: int, error: str) -> None:
-        if self._pending is not None and self._pending.number == checkpoint:
-            self._pending.model = error
+    def model_saved(self, event: ModelSaved) -> None:
+        if self._pending is not None and self._pending.number == event.checkpoint:
+            self._pending.model = event
 
-    def take_complete(self) -> tuple[int, Mapping[str, Any], str] | None:
-        """(number, state, error) once every part is on storage or failed; told once. With an error the checkpoint is over."""
+    def take_complete(self) -> SaveCheckpoint | tuple[int, str] | None:
+        """Once every part is on storage or failed, told once: what the manifest says, or (number, error) of a checkpoint that is over."""
         pending = self._pending
-        if pending is None or pending.asked or pending.model is None or not self._shards.covered_by(set(pending.saved)):
+        if pending is None or pending.asked or pending.model is None or not self._shards.covered_by(set(pending.shards)):
             return None
         pending.asked = True
-        error = next((error for error in (pending.model, *pending.saved.values()) if error), "")
+        parts: list[ModelSaved | SnapshotDone] = [pending.model, *pending.shards.values()]
+        error = next((part.error for part in parts if part.error), "")
         if error:
             self._pending = None
-        return pending.number, pending.state, error
+            return pending.number, error
+        by_shard = {replica.shard: part.saved for replica, part in sorted(pending.shards.items(), reverse=True) if part.saved}
+        shards = tuple(by_shard[shard] for shard in sorted(by_shard))
+        return SaveCheckpoint(pending.number, pending.version, pending.samples, pending.state, pending.model.saved, shards)
 
     def written(self, checkpoint: int) -> int | None:
         """The manifest is there, or could not be written. Samples at its place; None for one that is not awaited."""

@@ -23,7 +23,7 @@ from mottle.engines import averages, randomness
 from mottle.engines.base import Accumulated, Batch, Fetch, Loss, Metric, never
 from mottle.engines.batches import to_device
 from mottle.engines.buffers import Buffers
-from mottle.engines.flat import tensors_of, view_of
+from mottle.engines.flat import tensors_of, unflatten, view_of
 from mottle.engines.loss_scale import LossScale
 from mottle.engines.memory import SampleTooLargeError, is_out_of_memory
 from mottle.optim.clipping import factor_of_norm
@@ -188,6 +188,10 @@ class TorchEngine:
             if math.isfinite(mean_norm):
                 gradient.mul_(factor_of_norm(mean_norm, self._max_norm))
         return self._sum
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Parameters and travelling buffers by name, at the version last loaded: views, valid until the next `load`."""
+        return unflatten(self._flat, self.layout)
 
     def evaluate(self, batches: Iterable[tuple[Batch, int]], metrics: Mapping[str, Metric]) -> dict[str, float]:
         """Weighted means of the loss, under `"loss"`, and of the metrics, at the version last loaded.

@@ -101,6 +101,10 @@ class Run:
     def resume(self) -> None:
         self._ask("configure", {"paused": False})
 
+    def checkpoint(self) -> None:
+        """Save a checkpoint as soon as a step is complete; training goes on meanwhile."""
+        self._ask("checkpoint")
+
     def stop(self, reason: str = "stopped by the user") -> None:
         """Give out no new work and end when what is out has come in."""
         self._ask("stop", reason)

@@ -12,7 +12,7 @@ from torch import nn
 from mottle import compression, data, optim, strategies
 from mottle.actors import placing, transport
 from mottle.actors.coordinator import Coordinator
-from mottle.actors.job import Job
+from mottle.actors.job import Job, KeepCheckpoints, Resumption
 from mottle.core.brain import BrainConfig
 from mottle.core.errors import ConfigError
 from mottle.core.naming import Spec, parse
@@ -23,6 +23,7 @@ from mottle.optim import schedule
 from mottle.sdk.configs import RunSettings, groups_of, settings_of
 from mottle.sdk.local import ensure_ray, missing_resources
 from mottle.sdk.result import Result
+from mottle.sdk.resuming import take_up
 from mottle.sdk.run import Run, RunFailedError
 from mottle.sdk.until import Until
 
@@ -54,6 +55,7 @@ class Trainer:
         shards: parameter shards.
         micro_batch_size: samples that go through the model at once; a smaller one saves memory.
         evaluate_every: samples between evaluations; a twentieth of the run by default.
+        checkpoint_every: samples between checkpoints; None for those on demand only.
         max_grad_norm: clip the aggregate to this global norm.
         max_grad_norm_per_worker: clip each worker's mean gradient.
         retry_rejected: try a rejected update's samples once more, on another worker.
@@ -86,6 +88,7 @@ class Trainer:
         shards: int = 1,
         micro_batch_size: int | None = None,
         evaluate_every: int | None = None,
+        checkpoint_every: int | None = None,
         max_grad_norm: float | None = None,
         max_grad_norm_per_worker: float | None = None,
         retry_rejected: bool = True,
@@ -129,6 +132,7 @@ class Trainer:
                 max_ns=None if limits.seconds is None else round(limits.seconds * 1e9),
                 target=None if limits.metric is None else next(iter(limits.metric.items())),
                 evaluate_every=evaluate_every or max(1, (total or 20 * source.num_rows) // 20),
+                checkpoint_every=checkpoint_every,
                 num_shards=shards,
                 max_grad_norm=max_grad_norm,
                 retry_rejected=retry_rejected,
@@ -139,6 +143,9 @@ class Trainer:
             seed=seed,
             max_grad_norm_per_worker=max_grad_norm_per_worker,
             total_samples=total,
+            keep=KeepCheckpoints(
+                count=self.settings.num_to_keep, score=self.settings.score_attribute, highest=self.settings.score_order == "max"
+            ),
         )
 
     @staticmethod
@@ -160,12 +167,24 @@ class Trainer:
         Raises:
             ConfigError: the cluster lacks what the crew needs, with what it has.
         """
+        return self._start(self._values, None, address)
+
+    def resume(self, checkpoint: int | None = None, *, address: str | None = None) -> Run:
+        """Go on from a checkpoint in the run's folder, the newest by default; crew and shards may be others than before.
+
+        Raises:
+            CheckpointError: there is none, it is damaged, or of another model.
+            ConfigError: as `start`.
+        """
+        return self._start(*take_up(self.job, checkpoint), address)
+
+    def _start(self, values: torch.Tensor, resumption: Resumption | None, address: str | None) -> Run:
         note = ensure_ray(self.job.groups, address)
         if lacking := missing_resources(self.job.groups):
             raise ConfigError(f"the crew needs {lacking}; ask for fewer workers or resources, or add machines")
-        coordinator = placing.make_coordinator(Coordinator, self.job, [note] if note else [])
+        coordinator = placing.make_coordinator(Coordinator, self.job, [note] if note else [], resumption)
         start = coordinator.start.options(concurrency_group="control")
-        ray.get(start.remote(coordinator, transport.publish(self._values)))
+        ray.get(start.remote(coordinator, transport.publish(values)))
         return Run(self.job, coordinator)
 
     def fit(self) -> Result:

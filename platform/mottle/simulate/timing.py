@@ -170,7 +170,7 @@ class Simulation:
                 self._read_all("evaluate", version.number, done, done)
             case p.SaveModel(checkpoint, version):
                 saved = partial(self._send, partial(self._tell_brain, p.ModelSaved(checkpoint)))
-                failed = partial(self._send, partial(self._tell_brain, p.ModelSaved(checkpoint, "a shard did not answer")))
+                failed = partial(self._send, partial(self._tell_brain, p.ModelSaved(checkpoint, error="a shard did not answer")))
                 self._read_all(f"checkpoint/{checkpoint}", version.number, saved, failed)
             case p.SetTimer(name, at_ns):
                 self.clock.after(max(0, at_ns - self.clock.now_ns), lambda: self._tell_brain(p.TimerFired(name)))

@@ -57,6 +57,11 @@ class Folder:
         found = self.filesystem.get_file_info(pafs.FileSelector(self.path, allow_not_found=True))
         return sorted(info.base_name for info in found if info.is_file and not info.base_name.endswith(_PASSING))
 
+    def folders(self) -> list[str]:
+        """Names of the directories here, sorted; empty when there is no such directory."""
+        found = self.filesystem.get_file_info(pafs.FileSelector(self.path, allow_not_found=True))
+        return sorted(info.base_name for info in found if info.type == pafs.FileType.Directory)
+
     @contextmanager
     def writing(self, name: str) -> Iterator[Any]:
         """An output stream; the file appears under `name`, replacing an older one, only when the block ends well."""

@@ -41,7 +41,7 @@ class ShardSpec:
 
 @dataclass(slots=True)
 class _Held:
-    values_D: Tensor
+    values: Tensor
     weight: float
     """What the sum is divided by to give a mean."""
 
@@ -52,13 +52,13 @@ class ShardMemory:
 
     Args:
         spec: the job's part.
-        values_D: values of the range at `version`; taken over.
+        values: values of the range at `version`; taken over.
         version: number of the version that they are.
         publish: makes the copy that readers get.
     """
 
     spec: ShardSpec
-    values_D: Tensor
+    values: Tensor
     version: int
     publish: Publisher
     _vectors: dict[str, _Held] = field(default_factory=dict, init=False)
@@ -74,7 +74,7 @@ class ShardMemory:
     def __post_init__(self) -> None:
         self._codec = compression.build(self.spec.codec)
         self._plain = compression.build("identity")
-        self._optimizer = optim.build(self.spec.optimizer, self.values_D, self.spec.layout.groups_in(self.spec.owned))
+        self._optimizer = optim.build(self.spec.optimizer, self.values, self.spec.layout.groups_in(self.spec.owned))
 
     @property
     def _num_params(self) -> int:
@@ -91,25 +91,25 @@ class ShardMemory:
             held = self._vectors[name] = _Held(self._buffer(), weight)
         try:
             codec = self._plain if name.startswith("reference/") else self._codec
-            codec.decode(payload, held.values_D[begin:end])
+            codec.decode(payload, held.values[begin:end])
         except (ValueError, TypeError) as error:
             return RangeStored(name, start, stop, False, 0, fault=str(error))
-        values_D = held.values_D[begin : min(end, self._num_params)]
-        finite, norm2 = squared_norm(values_D)
-        finite = finite and bool(torch.isfinite(held.values_D[max(begin, self._num_params) : end]).all())
+        values = held.values[begin : min(end, self._num_params)]
+        finite, norm2 = squared_norm(values)
+        finite = finite and bool(torch.isfinite(held.values[max(begin, self._num_params) : end]).all())
         if not finite:
             return RangeStored(name, start, stop, False, 0)
-        others = [(each, self._vectors[each].values_D[begin : begin + len(values_D)]) for each in references]
-        return RangeStored(name, start, stop, True, norm2, tuple((each, exact_dot(values_D, other_D)) for each, other_D in others))
+        others = [(each, self._vectors[each].values[begin : begin + len(values)]) for each in references]
+        return RangeStored(name, start, stop, True, norm2, tuple((each, exact_dot(values, other_D)) for each, other_D in others))
 
     def _buffer(self) -> Tensor:
-        return self._pool.pop() if self._pool else torch.empty_like(self.values_D)
+        return self._pool.pop() if self._pool else torch.empty_like(self.values)
 
     def _drop(self, names: tuple[str, ...]) -> None:
         for name in names:
             held = self._vectors.pop(name, None)
             if held is not None and len(self._pool) < 2:
-                self._pool.append(held.values_D)
+                self._pool.append(held.values)
 
     # --- commands ---------------------------------------------------------------------------------------------------------------------
 
@@ -122,12 +122,14 @@ class ShardMemory:
                 self._combine(into, terms)
             case p.Measure(_, pairs):
                 params = slice(0, self._num_params)
-                dots = [exact_dot(self._vectors[a].values_D[params], self._vectors[b].values_D[params]) for a, b in pairs]
+                dots = [exact_dot(self._vectors[a].values[params], self._vectors[b].values[params]) for a, b in pairs]
                 return Ran(command, tuple(dots))
             case p.Drop(names):
                 self._drop(names)
             case p.Configure(settings):
                 self._settings.update(settings)
+            case p.Snapshot():
+                pass  # the shell takes and writes it
             case _:
                 raise ProtocolError(f"a shard cannot run {type(command).__name__}")
         return Ran(command)
@@ -137,24 +139,24 @@ class ShardMemory:
         total_D = self._buffer().zero_()
         count = sum(weight * self._vectors[name].weight for name, weight in terms)
         for name, weight in terms:
-            self._add(total_D, self._vectors[name].values_D, weight, weight / count if count else 0.0)
+            self._add(total_D, self._vectors[name].values, weight, weight / count if count else 0.0)
         self._vectors[into] = _Held(total_D, 1.0)
 
-    def _add(self, total_D: Tensor, values_D: Tensor, weight: float, tail_weight: float) -> None:
+    def _add(self, total_D: Tensor, values: Tensor, weight: float, tail_weight: float) -> None:
         cut = self._num_params
-        total_D[:cut].add_(values_D[:cut], alpha=weight)
-        total_D[cut:].add_(values_D[cut:], alpha=tail_weight)
+        total_D[:cut].add_(values[:cut], alpha=weight)
+        total_D[cut:].add_(values[cut:], alpha=tail_weight)
 
     def _step(self, step: p.Step) -> None:
         previous = step.version.number - 1
         if previous not in self._published:
-            self._published[previous] = self.publish(self.values_D)
+            self._published[previous] = self.publish(self.values)
         source = self._vectors[step.source]
-        source.values_D[self._num_params :].div_(source.weight)
+        source.values[self._num_params :].div_(source.weight)
         factor = 1.0 if self.spec.schedule is None else self.spec.schedule(step.samples)
         base = self._settings.get("lr")
         lr = None if base is None and factor == 1.0 else factor * (self._optimizer.base_lr if base is None else base)
-        self._optimizer.step(source.values_D, lr, step.scale)
+        self._optimizer.step(source.values, lr, step.scale)
         self.version = step.version.number
         self._drop(step.drop)
 
@@ -165,7 +167,7 @@ class ShardMemory:
         if number not in self._published:
             if number != self.version:
                 raise ProtocolError(f"version {number} was not kept, the newest is {self.version}")
-            self._published[number] = self.publish(self.values_D)
+            self._published[number] = self.publish(self.values)
         return self._published[number]
 
     def free(self, numbers: tuple[int, ...]) -> None:
@@ -174,11 +176,11 @@ class ShardMemory:
 
     # --- checkpoints ------------------------------------------------------------------------------------------------------------------
 
-    def snapshot(self) -> dict[str, Tensor]:
-        """Copies of the parameters (under `values`) and of the optimizer's state."""
+    def optimizer_state(self) -> dict[str, Tensor]:
+        """Copies of the optimizer's slots, as of the newest version."""
         state: dict[str, Tensor] = self._optimizer.state()
-        return {"values": self.values_D.clone(), **{f"optimizer.{name}": value for name, value in state.items()}}
+        return state
 
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Take up optimizer state that is cut to this range; the values came with the constructor."""
-        self._optimizer.load_state({name.removeprefix("optimizer."): value for name, value in state.items() if name != "values"})
+    def restore_optimizer(self, state: Mapping[str, Tensor]) -> None:
+        """Take up slots that are cut to this range; the values came with the constructor."""
+        self._optimizer.load_state(state)
