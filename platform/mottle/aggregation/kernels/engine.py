@@ -129,11 +129,14 @@ class _CompiledColumns:
             if spoilt:
                 return
             finite, fine = self._piece(rows, start, stop, out[start:stop])
-            if not finite:
+            if finite and fine:
+                return
+            block = rows.block(start, stop)
+            # A mixture of finite rows may overflow; then the flag says nothing about the rows themselves.
+            if finite or (self.columns.mixing is not None and _finite(block)):
+                out[start:stop] = _columns_of(block, self.columns, self.columns.interpreter(rows, stop - start))
+            else:
                 spoilt.append(start)
-            elif not fine:
-                interpreter = self.columns.interpreter(rows, stop - start)
-                out[start:stop] = _columns_of(rows.block(start, stop), self.columns, interpreter)
 
         in_pieces(rows.length, PIECE, work)
         return not spoilt
@@ -154,7 +157,10 @@ def _finite(block: Sequence[Tensor]) -> bool:
 
 def _columns_of(block: list[Tensor], columns: Columns, interpreter: eager.Interpreter) -> Tensor:
     """One block in plain torch; what overflowed is computed again on a smaller scale."""
-    result, fine = interpreter.run(_mixed(block, columns))
+    mixed = _mixed(block, columns)
+    result, fine = interpreter.run(mixed)
+    if columns.mixing is not None:
+        fine &= torch.isfinite(torch.stack(mixed)).all(dim=0)
     if not bool(fine.all()):
         again = torch.nonzero(~fine).squeeze(1)
         scaled = [row[again] * _HEADROOM for row in block]
