@@ -584,6 +584,16 @@ def test_a_run_that_goes_on_from_a_checkpoint_lends_what_was_out_and_numbers_on(
     assert only(said, p.Batch)[0].epoch == 1
 
 
+def test_a_run_that_goes_on_has_the_settings_of_the_one_before_and_is_not_paused() -> None:
+    ear = Ear()
+    ear.start()
+    ear.hear(p.Configured({"lr": 0.5, "paused": True}))
+    resumed = Ear(restore=through_json(save(ear).state))
+    said = resumed.hear(p.Joined(2), p.Started(V0))
+    assert shard_commands(said) == [p.Configure({"lr": 0.5})]
+    assert len(only(said, p.Compute)) == 1
+
+
 def test_a_stopped_run_can_go_on_from_its_last_checkpoint() -> None:
     ear = Ear()
     ear.start()

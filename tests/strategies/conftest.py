@@ -145,6 +145,13 @@ class Training:
             deliver()
         return self
 
+    def drain(self) -> None:
+        """After the end: what was on its way to the shards arrives, and nobody computes any more."""
+        for worker in self.workers.values():
+            worker.alive = False
+        while self._queue:
+            heapq.heappop(self._queue)[2]()
+
     def join(self, sample_ns: int) -> int:
         slot = self._first_slot + len(self.workers)
         self.workers[slot] = NumericWorker(w.Worker(slot), sample_ns, self._tamper.get(slot, lambda sum_D: sum_D))

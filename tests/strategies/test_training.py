@@ -126,6 +126,21 @@ def test_a_barriered_run_that_goes_on_from_a_checkpoint_takes_the_same_path(trai
     assert min(resumed.workers) == 2, "slots are never used again"
 
 
+def test_a_learning_rate_that_was_changed_is_still_so_after_a_checkpoint(train, least_squares) -> None:
+    problem = least_squares(num_samples=40, dim=5, seed=19)
+    settings = {"defaults": {"batch_size": 8}, "num_positions": 40, "max_samples": 80}
+    whole, killed = (train("sync", problem, **settings) for _ in range(2))
+    for run in (whole, killed):
+        run.run(until=lambda run=run: len(run.history) == 3)
+        run.tell(p.Configured({"lr": 0.03}))
+        run.run(until=lambda run=run: len(run.history) == 5)
+        run.tell(p.CheckpointAsked())
+    whole.run()
+    killed.run(until=lambda: killed.checkpoint is not None)
+    resumed = train("sync", problem, resume=killed.checkpoint, coordination_epoch=1, **settings).run()
+    same(resumed, [whole.history[number] for number in sorted(whole.history)], first=killed.checkpoint.version.number)
+
+
 @pytest.mark.parametrize(
     "spec",
     [

@@ -235,6 +235,7 @@ class Brain:
     def _on_started(self, event: p.Started) -> None:
         self._started = True
         self.pipeline.published = self.pipeline.head = event.version
+        self._configure_shards(self.settings)  # those of the run that this one goes on from
         if self.config.max_ns is not None:
             self._tell(p.SetTimer("brain/max_time", self._now_ns + self.config.max_ns))
         if self.config.evaluate_every is not None:
@@ -564,14 +565,17 @@ class Brain:
 
     def _on_configured(self, event: p.Configured) -> None:
         self.settings.update(event.settings)
-        shard_settings = {key: value for key, value in event.settings.items() if key != "paused"}
-        if shard_settings:
-            self.shards.tell(p.Configure(shard_settings))
+        self._configure_shards(event.settings)
         self._tell(p.Notice("configured", ", ".join(f"{key} = {value}" for key, value in event.settings.items())))
         if "paused" in event.settings and not self._paused:
             self._offered_at = None
             for worker in self.crew:
                 self._offer(worker)
+
+    def _configure_shards(self, settings: Mapping[str, Any]) -> None:
+        told = {key: value for key, value in settings.items() if key != "paused"}
+        if told:
+            self.shards.tell(p.Configure(told))
 
     def _on_replica_lost(self, event: p.ReplicaLost) -> None:
         if not self.shards.lose(event.replica):
@@ -646,7 +650,7 @@ class Brain:
         self.book.restore(state["leases"])
         self.ledger.restore(state["counts"])
         self.strategy.restore(state["strategy"])
-        self.settings = dict(state["settings"])
+        self.settings = {key: value for key, value in state["settings"].items() if key != "paused"}  # whoever resumes wants it to go on
         self._next_work_id = state["next_work_id"]
         self.members.restore(state["members"])
         self._checkpoints.restore(state["checkpoint"], self.samples)
