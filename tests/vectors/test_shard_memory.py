@@ -1,0 +1,322 @@
+"""The numbers of a shard, command by command, against plain torch on the whole vector."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from mottle import compression
+from mottle.compression.payload import Payload
+from mottle.core import exactsum
+from mottle.core import protocol as p
+from mottle.core.errors import ProtocolError
+from mottle.core.layout import BLOCK, Entry, Layout, Range, pack
+from mottle.optim.schedule import PiecewiseLinear
+from mottle.vectors import ShardMemory, ShardSpec
+
+# D coordinates of the whole vector
+NUM_PARAMS = 2 * BLOCK + 100
+NUM_BUFFERS = 7
+LAYOUT = pack([Entry("weight", (NUM_PARAMS,), "float32")], [Entry("running_mean", (NUM_BUFFERS,), "float32")])
+PLAIN = pack([Entry("weight", (NUM_PARAMS,), "float32")])
+TAIL = LAYOUT.tail_start
+SGD = {"sgd": {"lr": 0.5}}
+
+
+def vector(seed: int, layout: Layout = LAYOUT) -> Tensor:
+    """Random values; zeros in the gap before the buffers."""
+    values_D = torch.randn(layout.size, generator=torch.Generator().manual_seed(seed))
+    values_D[layout.num_params : layout.tail_start] = 0.0
+    return values_D
+
+
+def encoded(values_D: Tensor, codec: str = "identity") -> Any:
+    payload, _ = compression.build(codec).encode(values_D, None)
+    return payload
+
+
+def stepped(values_D: Tensor, lr: float = 0.5) -> Tensor:
+    """What one step with a single update of weight 1 subtracts: parameters by the rate, buffers as they are."""
+    rate_D = torch.ones_like(values_D)
+    rate_D[:NUM_PARAMS] = lr
+    return values_D * rate_D
+
+
+@dataclass
+class Cut:
+    """The whole vector on a number of shards, to be driven as one."""
+
+    shards: list[ShardMemory]
+    ranges: tuple[Range, ...]
+
+    @classmethod
+    def of(cls, start_D: Tensor, num_shards: int, layout: Layout = LAYOUT, **spec: Any) -> "Cut":
+        ranges = layout.cut(num_shards)
+        options = {"optimizer": SGD, **spec}
+        shards = [
+            ShardMemory(ShardSpec(layout=layout, owned=owned, **options), start_D[owned.start : owned.stop].clone(), 0, Tensor.clone)
+            for owned in ranges
+        ]
+        return cls(shards, ranges)
+
+    def store(self, name: str, values_D: Tensor, weight: float, references: tuple[str, ...] = ()) -> list[Any]:
+        return [
+            shard.store(name, owned.start, owned.stop, weight, encoded(values_D[owned.start : owned.stop]), references)
+            for shard, owned in zip(self.shards, self.ranges, strict=True)
+        ]
+
+    def run(self, command: p.ShardCommand) -> list[Any]:
+        return [shard.run(command) for shard in self.shards]
+
+    def read(self, number: int) -> Tensor:
+        return torch.cat([shard.read(number) for shard in self.shards])
+
+    @property
+    def values(self) -> Tensor:
+        return torch.cat([shard.values for shard in self.shards])
+
+
+def step(number: int, source: str, scale: float, *, samples: int = 0, drop: tuple[str, ...] = ()) -> p.Step:
+    return p.Step(p.Version(0, number), source, scale, samples, number - 1, drop=drop)
+
+
+# --- storing and measuring --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("num_shards", [1, 2, 3, 5])
+def test_norms_and_inner_products_are_over_the_parameters_and_the_same_for_every_cut(num_shards: int) -> None:
+    first_D, second_D = vector(1), vector(2)
+    cut = Cut.of(vector(0), num_shards)
+    cut.store("reference/1", second_D, 1.0)
+    stored = cut.store("update/0", first_D, 4.0, ("reference/1",))
+    assert all(part.finite and not part.fault for part in stored)
+    norm2 = sum(part.norm2 for part in stored)
+    dot = sum(dict(part.dots)["reference/1"] for part in stored)
+    assert exactsum.to_float(norm2) == pytest.approx(float(first_D[:NUM_PARAMS].double().square().sum()), rel=1e-6)
+    assert exactsum.to_float(dot) == pytest.approx(float(first_D[:NUM_PARAMS].double() @ second_D[:NUM_PARAMS].double()), rel=1e-4)
+    whole = Cut.of(vector(0), 1)
+    whole.store("reference/1", second_D, 1.0)
+    (of_whole,) = whole.store("update/0", first_D, 4.0, ("reference/1",))
+    assert (norm2, dot) == (of_whole.norm2, dict(of_whole.dots)["reference/1"])
+    answers = cut.run(p.Measure(1, (("update/0", "update/0"), ("update/0", "reference/1"))))
+    assert tuple(map(sum, zip(*(answer.values for answer in answers), strict=True))) == (norm2, dot)
+
+
+def test_a_range_in_two_pieces_is_the_range_in_one() -> None:
+    values_D = vector(1)
+    memory = Cut.of(vector(0), 1).shards[0]
+    parts = [memory.store("update/0", a, b, 1.0, encoded(values_D[a:b]), ()) for a, b in ((0, BLOCK), (BLOCK, LAYOUT.size))]
+    (whole,) = Cut.of(vector(0), 1).store("update/0", values_D, 1.0)
+    assert sum(part.norm2 for part in parts) == whole.norm2
+    memory.run(step(1, "update/0", 1.0))
+    assert torch.equal(memory.values, vector(0) - stepped(values_D))
+
+
+@pytest.mark.parametrize("place", [3, NUM_PARAMS - 1, TAIL, LAYOUT.size - 1])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_what_is_not_finite_is_told_wherever_it_lies(place: int, value: float) -> None:
+    values_D = vector(1)
+    values_D[place] = value
+    stored = Cut.of(vector(0), 3).store("update/0", values_D, 1.0)
+    assert [part.finite for part in stored].count(False) == 1
+    assert not any(part.fault for part in stored)
+
+
+def test_a_vector_too_long_to_be_measured_counts_as_not_finite() -> None:
+    stored = Cut.of(vector(0), 1).store("update/0", torch.full((LAYOUT.size,), 1e30), 1.0)
+    assert not stored[0].finite
+
+
+@pytest.mark.parametrize(
+    ("payload", "said"),
+    [
+        (encoded(vector(1)[:-1]), "coordinates"),
+        (encoded(torch.cat([vector(1), torch.zeros(1)])), "coordinates"),
+        (encoded(vector(1)[:0]), "coordinates"),
+        (encoded(vector(1).double()), "bytes instead of"),
+        (encoded(vector(1), "bf16"), "codec_id"),
+        (Payload(0, LAYOUT.size, np.zeros(3, np.uint8), p1=32), "3 bytes instead of"),
+        (Payload(0, LAYOUT.size, vector(1).numpy(), p1=32), "no contiguous row of bytes"),
+        (Payload(0, "many", np.zeros(4 * LAYOUT.size, np.uint8), p1=32), "num_coordinates 'many'"),  # type: ignore[arg-type]  # hostile
+        (vector(1), "a payload was wanted, got Tensor"),
+        (b"\x80\x04", "a payload was wanted, got bytes"),
+        (None, "a payload was wanted, got NoneType"),
+    ],
+)
+def test_a_payload_that_does_not_fit_is_a_fault_that_says_why_and_touches_nothing_else(payload: object, said: str) -> None:
+    memory = Cut.of(vector(0), 1).shards[0]
+    memory.store("update/0", 0, LAYOUT.size, 1.0, encoded(vector(1)), ())
+    stored = memory.store("update/1", 0, LAYOUT.size, 1.0, payload, ())
+    assert not stored.finite
+    assert said in stored.fault
+    memory.run(p.Drop(("update/1",)))
+    memory.run(step(1, "update/0", 1.0))
+    assert torch.equal(memory.values, vector(0) - stepped(vector(1)))
+
+
+def test_what_was_stored_is_a_copy_that_the_sender_cannot_change() -> None:
+    memory = Cut.of(vector(0), 1).shards[0]
+    sent_D = vector(1)
+    payload = encoded(sent_D)
+    assert np.shares_memory(payload.body, sent_D.numpy())
+    memory.store("update/0", 0, LAYOUT.size, 1.0, payload, ())
+    sent_D.fill_(torch.nan)
+    memory.run(step(1, "update/0", 1.0))
+    assert torch.equal(memory.values, vector(0) - stepped(vector(1)))
+
+
+def test_memory_of_dropped_vectors_is_used_again_without_a_trace_of_them() -> None:
+    memory = Cut.of(vector(0), 1).shards[0]
+    for number in range(3):
+        memory.store(f"update/{number}", 0, LAYOUT.size, 1.0, encoded(torch.full((LAYOUT.size,), torch.nan)), ())
+    memory.run(p.Drop(("update/0", "update/1", "update/2", "never/there")))
+    for number in (3, 4):
+        memory.store(f"update/{number}", 0, LAYOUT.size, 1.0, encoded(vector(number)), ())
+    memory.run(p.Combine("direction", (("update/3", 0.5), ("update/4", 0.5))))
+    memory.run(step(1, "direction", 1.0, drop=("update/3", "update/4", "direction")))
+    torch.testing.assert_close(memory.values, vector(0) - stepped((vector(3) + vector(4)) / 2))
+
+
+# --- steps ------------------------------------------------------------------------------------------------------------------------------
+
+
+OPTIONS: dict[str, dict[str, float]] = {
+    "sgd": {"lr": 0.5, "momentum": 0.9, "weight_decay": 0.01},
+    "adamw": {"lr": 0.01, "weight_decay": 0.1},
+}
+FALLING = PiecewiseLinear(points=((0, 1.0), (200, 0.0)))
+SCALES = (1.0, 0.25, 1.0)
+SAMPLES = (0, 100, 100)
+NEW_LR = 0.125
+
+
+def trained(optimizer: str, num_shards: int) -> Tensor:
+    """Three steps on two updates each, with a schedule, factors as from clipping, and a rate that the user changes before the third."""
+    cut = Cut.of(vector(0, PLAIN), num_shards, PLAIN, optimizer={optimizer: OPTIONS[optimizer]}, schedule=FALLING)
+    for number, (scale, samples) in enumerate(zip(SCALES, SAMPLES, strict=True), start=1):
+        if number == 3:
+            cut.run(p.Configure({"lr": NEW_LR}))
+        cut.store("update/0", vector(2 * number, PLAIN), 30.0)
+        cut.store("update/1", vector(2 * number + 1, PLAIN), 10.0)
+        cut.run(p.Combine("direction", (("update/0", 1 / 40), ("update/1", 1 / 40))))
+        cut.run(step(number, "direction", scale, samples=samples, drop=("update/0", "update/1", "direction")))
+    return cut.values
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_steps_are_those_of_torch_and_their_bits_do_not_depend_on_the_cut(optimizer: str) -> None:
+    whole = trained(optimizer, 1)
+    weight = torch.nn.Parameter(vector(0, PLAIN))
+    theirs: Any = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}[optimizer]
+    stepper = theirs([weight], **OPTIONS[optimizer])
+    rates = [OPTIONS[optimizer]["lr"], OPTIONS[optimizer]["lr"] * 0.5, NEW_LR * 0.5]
+    for number, (scale, rate) in enumerate(zip(SCALES, rates, strict=True), start=1):
+        weight.grad = (vector(2 * number, PLAIN) + vector(2 * number + 1, PLAIN)) / 40 * scale
+        stepper.param_groups[0]["lr"] = rate
+        stepper.step()
+    torch.testing.assert_close(whole, weight.detach())
+    assert all(torch.equal(trained(optimizer, num_shards), whole) for num_shards in (2, 3, 5))
+
+
+def test_buffers_become_their_mean_over_samples_whatever_the_step_does_to_the_parameters() -> None:
+    """Workers of 30 and 10 samples push weight * (base - new); the factor, the rate and momentum are for parameters alone."""
+    start_D = vector(0)
+    ends = (vector(1)[TAIL:], vector(2)[TAIL:])
+    cut = Cut.of(start_D, 3, optimizer={"sgd": {"lr": 0.5, "momentum": 0.9}})
+    for work_id, (weight, end) in enumerate(zip((30.0, 10.0), ends, strict=True)):
+        update_D = vector(10 + work_id)
+        update_D[TAIL:] = weight * (start_D[TAIL:] - end)
+        cut.store(f"update/{work_id}", update_D, weight)
+    cut.run(p.Combine("direction", (("update/0", 1 / 40), ("update/1", 1 / 40))))
+    cut.run(step(1, "direction", 0.1))
+    torch.testing.assert_close(cut.values[TAIL:], (30 * ends[0] + 10 * ends[1]) / 40)
+    assert torch.equal(cut.values[NUM_PARAMS:TAIL], torch.zeros(TAIL - NUM_PARAMS))
+
+
+def test_a_single_update_is_applied_without_a_combination() -> None:
+    start_D, end = vector(0), vector(1)[TAIL:]
+    cut = Cut.of(start_D, 2)
+    update_D = vector(10)
+    update_D[TAIL:] = 30.0 * (start_D[TAIL:] - end)
+    cut.store("update/0", update_D, 30.0)
+    cut.run(step(1, "update/0", 0.25 / 30, drop=("update/0",)))
+    torch.testing.assert_close(cut.values[TAIL:], end)
+    torch.testing.assert_close(cut.values[:NUM_PARAMS], (start_D - 0.5 * 0.25 / 30 * update_D)[:NUM_PARAMS])
+
+
+def test_a_rate_of_zero_stops_the_parameters_and_not_the_statistics() -> None:
+    cut = Cut.of(vector(0), 2)
+    cut.run(p.Configure({"lr": 0.0}))
+    cut.store("update/0", vector(1), 1.0)
+    cut.run(step(1, "update/0", 1.0))
+    assert torch.equal(cut.values[:NUM_PARAMS], vector(0)[:NUM_PARAMS])
+    assert torch.equal(cut.values[TAIL:], (vector(0) - vector(1))[TAIL:])
+
+
+def test_a_command_that_no_shard_runs_is_an_error() -> None:
+    command: Any = p.Started(p.Version(0, 0))
+    with pytest.raises(ProtocolError, match="cannot run Started"):
+        Cut.of(vector(0), 1).run(command)
+
+
+# --- versions ---------------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_version_is_copied_once_and_stays_what_it_was_until_it_is_freed() -> None:
+    copies = []
+
+    def publish(range_D: Tensor) -> Tensor:
+        copies.append(range_D.clone())
+        return copies[-1]
+
+    spec = ShardSpec(layout=PLAIN, owned=Range(0, PLAIN.size), optimizer=SGD)
+    memory = ShardMemory(spec, vector(0, PLAIN), 7, publish)
+    assert memory.read(7) is memory.read(7)
+    assert len(copies) == 1
+    memory.store("update/0", 0, PLAIN.size, 1.0, encoded(vector(1, PLAIN)), ())
+    memory.run(p.Step(p.Version(0, 8), "update/0", 1.0, 0, 7))
+    assert torch.equal(memory.read(7), vector(0, PLAIN))
+    assert torch.equal(memory.read(8), vector(0, PLAIN) - 0.5 * vector(1, PLAIN))
+    memory.free((7,))
+    with pytest.raises(ProtocolError, match="version 7 was not kept, the newest is 8"):
+        memory.read(7)
+    with pytest.raises(ProtocolError, match="version 9"):
+        memory.read(9)
+
+
+def test_a_version_that_nobody_has_read_yet_survives_the_step_that_replaces_it() -> None:
+    memory = Cut.of(vector(0, PLAIN), 1, PLAIN).shards[0]
+    memory.store("update/0", 0, PLAIN.size, 1.0, encoded(vector(1, PLAIN)), ())
+    memory.run(step(1, "update/0", 1.0))
+    assert torch.equal(memory.read(0), vector(0, PLAIN))
+
+
+def test_writing_into_a_version_that_was_read_never_reaches_the_shard() -> None:
+    memory = Cut.of(vector(0, PLAIN), 1, PLAIN).shards[0]
+    memory.read(0).fill_(torch.nan)
+    memory.store("update/0", 0, PLAIN.size, 1.0, encoded(vector(1, PLAIN)), ())
+    memory.run(step(1, "update/0", 1.0))
+    assert torch.equal(memory.values, vector(0, PLAIN) - 0.5 * vector(1, PLAIN))
+
+
+# --- checkpoints ------------------------------------------------------------------------------------------------------------------------
+
+
+def test_optimizer_state_is_taken_up_by_another_shard_that_goes_on_alike() -> None:
+    options: Any = {"adamw": {"lr": 0.01}}
+
+    def fresh(values_D: Tensor, version: int) -> ShardMemory:
+        return ShardMemory(ShardSpec(layout=PLAIN, owned=Range(0, PLAIN.size), optimizer=options), values_D, version, Tensor.clone)
+
+    first = fresh(vector(0, PLAIN), 0)
+    first.store("update/0", 0, PLAIN.size, 1.0, encoded(vector(1, PLAIN)), ())
+    first.run(step(1, "update/0", 1.0, drop=("update/0",)))
+    second = fresh(first.read(1).clone(), 1)
+    second.restore_optimizer(first.optimizer_state())
+    for memory in (first, second):
+        memory.store("update/1", 0, PLAIN.size, 1.0, encoded(vector(2, PLAIN)), ())
+        memory.run(step(2, "update/1", 1.0))
+    assert torch.equal(first.values, second.values)
