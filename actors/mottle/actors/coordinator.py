@@ -18,6 +18,7 @@ from mottle.actors.fleet import START_TIMEOUT_S, CrewError, Fleet
 from mottle.actors.job import Job, Resumption
 from mottle.actors.shard import peak_rss_bytes
 from mottle.actors.timers import Timers
+from mottle.aggregation.decisions.rulebook import Rules
 from mottle.checkpoint import Manifest, Saved, prune, write_manifest
 from mottle.core import protocol as p
 from mottle.core import worker as w
@@ -39,7 +40,7 @@ class Coordinator:
     def __init__(self, job: Job, notes: list[str], resumption: Resumption | None = None) -> None:
         torch.set_num_threads(1)
         self._job = job
-        self._brain = Brain(job.brain, strategies.build(job.strategy, job.strategy_defaults))
+        self._brain = Brain(job.brain, strategies.build(job.strategy, job.strategy_defaults), rules=Rules())
         self._resumption = resumption
         if resumption is not None:
             self._brain.restore(resumption.brain)

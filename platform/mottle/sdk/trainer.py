@@ -22,6 +22,7 @@ from mottle.engines.flat import flatten, layout_of
 from mottle.optim import schedule
 from mottle.sdk.configs import RunSettings, groups_of, settings_of
 from mottle.sdk.local import ensure_ray, missing_resources
+from mottle.sdk.live_rule import live_rule
 from mottle.sdk.result import Result
 from mottle.sdk.resuming import take_up
 from mottle.sdk.run import Run, RunFailedError
@@ -107,7 +108,7 @@ class Trainer:
             data.assert_disjoint(trusted, test)
         limits = Until.of(until)
         total = limits.max_samples(source.num_rows)
-        defaults = {"batch_size": batch_size, "lr": spec.options.get("lr"), "rule": rule}
+        defaults = {"batch_size": batch_size, "lr": spec.options.get("lr"), "rule": None if rule is None else live_rule(rule)}
         defaults = {name: value for name, value in defaults.items() if value is not None}
         self._check_strategy(strategy, defaults, spec.name, trusted, rule)
         compression.build(codec or "identity")

@@ -19,6 +19,9 @@ from mottle.core.layout import Layout, Range
 from mottle.core.shard import Ran, RangeStored
 from mottle.optim.schedule import Schedule
 from mottle.vectors.measure import exact_dot, squared_norm
+from mottle.vectors.rules import RangeRules
+
+CENTER = "center"
 
 
 class Publisher(Protocol):
@@ -68,11 +71,13 @@ class ShardMemory:
     _plain: Any = field(init=False)
     """References come from the validator as they are."""
     _optimizer: Any = field(init=False)
+    _rules: RangeRules = field(init=False)
     _pool: list[Tensor] = field(default_factory=list, init=False)
     """Buffers of dropped vectors, used again: fresh pages cost more than the copy itself."""
 
     def __post_init__(self) -> None:
         self._codec = compression.build(self.spec.codec)
+        self._rules = RangeRules()
         self._plain = compression.build("identity")
         self._optimizer = optim.build(self.spec.optimizer, self.values, self.spec.layout.groups_in(self.spec.owned))
 
@@ -124,6 +129,10 @@ class ShardMemory:
                 params = slice(0, self._num_params)
                 dots = [exact_dot(self._vectors[a].values[params], self._vectors[b].values[params]) for a, b in pairs]
                 return Ran(command, tuple(dots))
+            case p.RuleStatistics(_, rule, rows):
+                return Ran(command, self._rules.measure(rule, self._means(rows), self._center(rule), self._num_params))
+            case p.ApplyRule():
+                self._apply_rule(command)
             case p.Drop(names):
                 self._drop(names)
             case p.Configure(settings):
@@ -141,6 +150,34 @@ class ShardMemory:
         for name, weight in terms:
             self._add(total_D, self._vectors[name].values, weight, weight / count if count else 0.0)
         self._vectors[into] = _Held(total_D, 1.0)
+
+    # --- robust rules -----------------------------------------------------------------------------------------------------------------
+
+    def _means(self, rows: tuple[tuple[str, float], ...]) -> list[Tensor]:
+        """The vectors as means, whatever they were: a rule compares workers, not sample counts."""
+        for name, _ in rows:
+            held = self._vectors[name]
+            if held.weight != 1.0:
+                held.values.div_(held.weight)
+                held.weight = 1.0
+        return [self._vectors[name].values for name, _ in rows]
+
+    def _center(self, rule: p.Settings) -> Tensor | None:
+        """The last direction, for rules that clip around it: zeros before the first one."""
+        if not self._rules.wants_center(rule):
+            return None
+        if CENTER not in self._vectors:
+            self._vectors[CENTER] = _Held(torch.zeros_like(self.values), 1.0)
+        return self._vectors[CENTER].values
+
+    def _apply_rule(self, order: p.ApplyRule) -> None:
+        """Parameters by the rule; buffers by the median, since a rule on gradients says nothing about running statistics."""
+        rows, center = self._means(order.rows), self._center(order.rule)
+        direction = self._buffer()
+        self._rules.apply(order.rule, order.decision, rows, center, self._num_params, direction)
+        if center is not None:
+            center.copy_(direction)
+        self._vectors[order.into] = _Held(direction, 1.0)
 
     def _add(self, total_D: Tensor, values: Tensor, weight: float, tail_weight: float) -> None:
         cut = self._num_params

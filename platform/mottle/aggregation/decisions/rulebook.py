@@ -21,7 +21,7 @@ class Rules:
         """Whether shards must measure before the rule can decide."""
         return not build_config(_spec(rule)).measures.nothing
 
-    def decide(self, rule: Settings, statistics: tuple[int, ...], counts: tuple[int, ...], num_expected: int) -> RuleDecision:
+    def decide(self, rule: Settings, statistics: tuple[int, ...], counts: tuple[float, ...], num_expected: int) -> RuleDecision:
         """The decision, or why the step must be skipped: a run goes on when a condition fails, it does not raise."""
         config, num_rows = build_config(_spec(rule)), len(counts)
         sums = None if config.measures.nothing else Statistics.from_wire(config.measures, num_rows, statistics)
