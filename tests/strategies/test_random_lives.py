@@ -84,7 +84,7 @@ def live(train, problem, seed: int):
 @pytest.mark.parametrize("block", range(7))
 def test_every_life_ends_with_every_sample_used_once_or_listed_as_rejected(train, least_squares, block: int) -> None:
     problem = least_squares(num_samples=33, dim=4, seed=22)
-    for seed in range(12 * block, 12 * block + 12):
+    for seed in range(8 * block, 8 * block + 8):
         try:
             run = live(train, problem, seed)[-1]
             assert run.finished == p.Finished("samples"), f"{run.finished}, {run.brain.book.free} free"
