@@ -6,7 +6,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mottle.placement.errors import ProblemError
@@ -211,6 +211,10 @@ shapes = st.builds(
 )
 
 
+laws = settings(max_examples=60, deadline=None)
+
+
+@laws
 @given(st.randoms(use_true_random=False), shapes)
 def test_reading_what_was_written_gives_an_equal_problem(rng: Random, shape: SmallShape) -> None:
     problem = small_problem(rng, shape)

@@ -5,7 +5,7 @@ from itertools import pairwise
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mottle.placement.errors import ProblemError
@@ -132,6 +132,10 @@ shapes = st.builds(
 )
 
 
+laws = settings(max_examples=60, deadline=None)
+
+
+@laws
 @given(st.randoms(use_true_random=False), shapes, st.sampled_from(["order", "ready"]))
 def test_nothing_starts_before_its_inputs_and_nothing_overlaps(rng: Random, shape: SmallShape, dispatch: str) -> None:
     trace = random_trace(rng, shape, dispatch)
@@ -155,12 +159,14 @@ def test_nothing_starts_before_its_inputs_and_nothing_overlaps(rng: Random, shap
         assert all(first[1] <= second[0] for first, second in pairwise(intervals))
 
 
+@laws
 @given(st.randoms(use_true_random=False), shapes)
 def test_every_dynamic_peak_is_at_most_the_static_one(rng: Random, shape: SmallShape) -> None:
     trace = random_trace(rng, shape)
     assert all(dynamic <= static for dynamic, static in zip(trace.dynamic_peaks, trace.static_peaks, strict=True))
 
 
+@laws
 @given(st.randoms(use_true_random=False), shapes)
 def test_contention_never_makes_a_fixed_order_faster(rng: Random, shape: SmallShape) -> None:
     spans = {}
@@ -171,6 +177,7 @@ def test_contention_never_makes_a_fixed_order_faster(rng: Random, shape: SmallSh
     assert spans["parallel"] <= min(spans["link"], spans["device"])
 
 
+@laws
 @given(st.randoms(use_true_random=False), shapes)
 def test_the_single_pass_equals_the_event_loop(rng: Random, shape: SmallShape) -> None:
     graph = small_problem(rng, SmallShape(**{**shape.__dict__, "comm_mode": "parallel"})).graph

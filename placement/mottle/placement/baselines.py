@@ -2,8 +2,10 @@
 
 import hashlib
 
+from mottle.placement.arrays import int_list
 from mottle.placement.graph import Graph
 from mottle.placement.judge import run
+from mottle.placement.placed import Placement
 
 
 def best_single(graph: Graph) -> list[int] | None:
@@ -43,3 +45,8 @@ def random_split(graph: Graph, seed: int) -> list[int]:
         digest = hashlib.sha256(f"{seed}\0{name}".encode("utf-8", "surrogatepass")).digest()
         home.append(int.from_bytes(digest, "big") % graph.num_devices)
     return [home[g] for g in graph.group_of]
+
+
+def in_canonical_order(graph: Graph, device: list[int]) -> Placement:
+    """Devices alone as a placement: ops in canonical order, starting when SIM has them start."""
+    return Placement(device, list(range(graph.n)), int_list(run(graph, device).start))

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from mottle.core.errors import ConfigError
-from mottle.placement.baselines import best_single, layer_split, random_split, round_robin
+from mottle.placement.baselines import best_single, in_canonical_order, layer_split, random_split, round_robin
 from mottle.placement.coarsen import COARSENINGS, Coarsening, coarsen
 from mottle.placement.errors import InfeasibleError
 from mottle.placement.exact import solve_exactly
@@ -104,7 +104,7 @@ def _place_on(graph: Graph, algorithm: str) -> tuple[Placement | NoRoom, str]:
     device = _FIXED[algorithm](graph)
     if device is None or not all(graph.group_runs[g, d] for g, d in zip(graph.group_of, device, strict=True)):
         return NoRoom(0, [0] * graph.num_devices), ""
-    return Placement(device, list(range(graph.n)), []), ""
+    return in_canonical_order(graph, device), ""
 
 
 def _no_room(graph: Graph, algorithm: str, room: NoRoom) -> str:

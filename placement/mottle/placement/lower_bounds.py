@@ -124,7 +124,7 @@ def memory_faults(graph: Graph) -> list[str]:
         short = int(need[g] - best[g])
         faults.append(
             f"group {graph.group_names[g]!r} ({len(graph.members[g])} ops) needs {need[g]} bytes on one device, the largest device that "
-            f"runs it has {best[g]}: {short} bytes short" + _relief(short, int(graph.out[graph.members[g]].sum()) if static else 0)
+            f"runs it has {best[g]}: {short} bytes short" + _relief(short, int(graph.out[list(graph.members[g])].sum()) if static else 0)
         )
     return faults
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from mottle.placement.baselines import best_single
+from mottle.placement.baselines import best_single, in_canonical_order
 from mottle.placement.branch import branch_and_bound
 from mottle.placement.coarsen import COARSENINGS, Coarse, Coarsening, coarsen
 from mottle.placement.errors import InfeasibleError, UndecidedError
@@ -61,6 +61,8 @@ class _Contest:
     best: tuple[tuple[int, int, int], str, Placement, Trace] | None = None
     fullest: NoRoom | None = None
     """A placer's last word when it found no room."""
+    proven: bool = False
+    """Nothing fits: the integer program says so."""
 
     @property
     def graph(self) -> Graph:
@@ -122,7 +124,7 @@ def _try_single(contest: _Contest) -> None:
     if device is None:
         contest.rows.append(Candidate("single", None, 1, "original"))
     else:
-        contest.judge(f"single {contest.graph.devices[device[0]]}", Placement(device, list(range(contest.graph.n)), []))
+        contest.judge(f"single {contest.graph.devices[device[0]]}", in_canonical_order(contest.graph, device))
 
 
 def _try_whole_list(contest: _Contest) -> None:
@@ -231,9 +233,14 @@ def _try_exact(contest: _Contest) -> None:
     if graph.num_groups > MILP_GROUPS or graph.n > MILP_OPS:
         return
     try:
-        contest.judge("exact", solve_exactly(graph, node_limit=MILP_NODES))
+        placement = solve_exactly(graph, node_limit=MILP_NODES)
     except UndecidedError as error:
         contest.notes.append(str(error))
+        return
+    if isinstance(placement, NoRoom):
+        contest.proven = graph.mem_mode == "static"  # the program counts static sums
+    else:
+        contest.judge("exact", placement)
 
 
 def _finish(contest: _Contest) -> Plan:
@@ -285,7 +292,8 @@ def _search_all(contest: _Contest, placement: Placement, makespan: int) -> tuple
 
 def _why_nothing_fits(contest: _Contest) -> list[str]:
     graph, room = contest.graph, contest.fullest
-    lines = ["no placement that fits was found, though no memory bound forbids one: every device is nearly full or groups are too large"]
+    verdict = "proven: no placement fits" if contest.proven else "no placement that fits was found"
+    lines = [f"{verdict}, though no single bound forbids one: groups do not pack into the devices"]
     if room is not None:
         d = max(range(graph.num_devices), key=lambda d: (room.loads[d] - graph.mem[d], -d))
         lines.append(
