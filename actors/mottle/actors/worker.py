@@ -23,7 +23,7 @@ from mottle.actors.shard import peak_rss_bytes
 from mottle.core import protocol as p
 from mottle.core import worker as w
 from mottle.core.layout import Range
-from mottle.data import Positions, Prefetcher, derive_seed
+from mottle.data import GLOBAL_RANDOMNESS, Positions, Prefetcher, derive_seed
 from mottle.engines import TorchEngine
 
 
@@ -92,6 +92,7 @@ class Session:
             job.micro_batch_size,
             group.autocast,  # type: ignore[arg-type]  # checked by the engine, which names the choices
             job.max_grad_norm_per_worker,
+            global_randomness=GLOBAL_RANDOMNESS,  # the prefetcher's thread draws from the same generators
         )
         self._codec = compression.build(job.codec)
         self._memory: dict[int, Any] = dict.fromkeys(range(len(self._ranges)))

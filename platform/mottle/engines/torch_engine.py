@@ -10,7 +10,7 @@ The flat vector is the engine's own: `load` copies into it, so a module that wri
 import gc
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -69,6 +69,8 @@ class TorchEngine:
         loss: `loss(model, batch)`.
         layout: `layout_of(model)`.
         micro_batch_size, autocast, max_grad_norm_per_worker: see `TorchConfig`.
+        global_randomness: held, again and again, while a model may draw from the process's global generators: a lock, where another
+            thread (that loads samples) draws from them too. Never held while waiting for a batch.
     Raises:
         ConfigError: the layout is of another model, or an option is out of range.
     """
@@ -82,6 +84,7 @@ class TorchEngine:
         micro_batch_size: int,
         autocast: Literal["bf16", "fp16"] | None = None,
         max_grad_norm_per_worker: float | None = None,
+        global_randomness: AbstractContextManager[object] | None = None,
     ) -> None:
         config = TorchConfig(micro_batch_size=micro_batch_size, autocast=autocast, max_grad_norm_per_worker=max_grad_norm_per_worker)
         self.layout = layout
@@ -90,6 +93,7 @@ class TorchEngine:
         self._device = torch.device(device)
         self._autocast = config.autocast
         self._max_norm = config.max_grad_norm_per_worker
+        self._global_randomness = nullcontext() if global_randomness is None else global_randomness
         self._scale = LossScale(enabled=config.autocast == "fp16")
         self._model = model.to(self._device)
         self._flat = torch.zeros(layout.size, dtype=getattr(torch, layout.dtype), device=self._device)
@@ -153,19 +157,18 @@ class TorchEngine:
         losses: list[Tensor] = []
         loss_sum = 0.0
         self._model.train()
-        with randomness.kept(self._device):
-            while position < stop and not should_stop():
-                end = min(position + self.micro_batch_size, stop)
-                done = self._attempt(fetch, position, end, seed_of_position(position), coefficient)
-                if done is None:
-                    num_failed += 1
-                    self._halve(position, end)
-                    continue
-                loss, own_weight = done
-                losses.append(loss)
-                if len(losses) > 1:
-                    loss_sum += losses.pop(0).item()  # waits for the micro-batch before this one
-                position, weight = end, weight + own_weight
+        while position < stop and not should_stop():
+            end = min(position + self.micro_batch_size, stop)
+            done = self._attempt(fetch, position, end, seed_of_position(position), coefficient)
+            if done is None:
+                num_failed += 1
+                self._halve(position, end)
+                continue
+            loss, own_weight = done
+            losses.append(loss)
+            if len(losses) > 1:
+                loss_sum += losses.pop(0).item()  # waits for the micro-batch before this one
+            position, weight = end, weight + own_weight
         loss_sum += sum(loss.item() for loss in losses)
         return Accumulated(position - start, weight, loss_sum, self.micro_batch_size, num_failed)
 
@@ -267,13 +270,14 @@ class TorchEngine:
 
     def _run(self, batch: Batch, num_samples: int, seed: int, coefficient: float) -> tuple[Tensor, float] | None:
         """Forward, backward, add; None when float16 overflowed and the scale backed off."""
-        randomness.seed(self._device, seed)
-        with self._precision():
-            loss, weight = averages.differentiable(self._loss(self._model, batch), num_samples)
-        if weight == 0:
-            return torch.zeros(()), 0.0
         scale = self._scale.value
-        (loss * scale).backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
+        with self._global_randomness, randomness.kept(self._device):
+            randomness.seed(self._device, seed)
+            with self._precision():
+                loss, weight = averages.differentiable(self._loss(self._model, batch), num_samples)
+            if weight == 0:
+                return torch.zeros(()), 0.0
+            (loss * scale).backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
         if not self._add(coefficient * weight / scale):
             return None
         self._weight += weight
