@@ -5,10 +5,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE_ROOTS = [str(ROOT / root) for root in ("platform", "actors", "placement", "tune", "clusters")]
 os.environ["PYTHONPATH"] = os.pathsep.join([*SOURCE_ROOTS, os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+# How long an example takes says more about the machine than about the code: the suite's own time limit is what counts.
+settings.register_profile("mottle", deadline=None)
+settings.load_profile("mottle")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 

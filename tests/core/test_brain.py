@@ -6,7 +6,8 @@ import pytest
 
 from mottle import strategies
 from mottle.core import protocol as p
-from mottle.core.brain import REJECTED_STREAK, Brain, BrainConfig
+from mottle.core.brain import REJECTED_STREAK, Brain
+from mottle.core.config import BrainConfig
 from mottle.core.exactsum import exact_sum
 from mottle.core.naming import Spec
 

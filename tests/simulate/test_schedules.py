@@ -6,7 +6,8 @@ import pytest
 
 from mottle import strategies
 from mottle.core import protocol as p
-from mottle.core.brain import Brain, BrainConfig
+from mottle.core.brain import Brain
+from mottle.core.config import BrainConfig
 from mottle.simulate import Fault, Fleet, Simulation
 
 SPECS = (

@@ -21,7 +21,8 @@ from mottle.core import protocol as p
 from mottle.core import shard as sh
 from mottle.core import strategy as s
 from mottle.core import worker as w
-from mottle.core.brain import Brain, BrainConfig
+from mottle.core.brain import Brain
+from mottle.core.config import BrainConfig
 from mottle.core.exactsum import exact_sum
 from mottle.core.layout import Range
 

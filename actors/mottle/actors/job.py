@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mottle.core.brain import BrainConfig
+from mottle.core.config import BrainConfig
 from mottle.core.layout import Layout
 from mottle.data import Loader
 from mottle.data.source import Source

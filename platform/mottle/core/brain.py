@@ -9,47 +9,24 @@ from the shards. What a worker says of itself is for display.
 
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from mottle.core import exactsum
 from mottle.core import protocol as p
 from mottle.core import strategy as s
 from mottle.core.checkpoints import Checkpoints
+from mottle.core.config import BrainConfig
+from mottle.core.evaluations import Evaluations
+from mottle.core.evidence import fault_of, update_of
 from mottle.core.leases import LeaseBook
 from mottle.core.ledger import Ledger, Order
 from mottle.core.members import Members
-from mottle.core.pipeline import Application, Pipeline, RuleBook, exact_totals
+from mottle.core.pipeline import Application, Pipeline, RuleBook
 from mottle.core.references import References
 from mottle.core.shards import ShardMap
 
 REJECTED_STREAK = 5  # rejections in a row after which people are told
 VALIDATOR = p.VALIDATOR
-
-
-@dataclass(frozen=True, kw_only=True)
-class BrainConfig:
-    """What the brain must know of a job; all counts in samples, times in nanoseconds."""
-
-    num_positions: int
-    """Samples in a data epoch."""
-    max_samples: int | None = None
-    """Lend no more than this many positions in all."""
-    max_ns: int | None = None
-    """Stop lending after this time."""
-    target: tuple[str, float] | None = None
-    """Stop when this metric reaches at least that value."""
-    evaluate_every: int | None = None
-    """Samples between evaluations of the published model; the first and the last model are always evaluated when this is set."""
-    checkpoint_every: int | None = None
-    num_shards: int = 1
-    replicas: int = 0
-    max_grad_norm: float | None = None
-    retry_rejected: bool = True
-    weighted_loss: bool = False
-    """Whether the loss has units of its own (tokens), so that workers say how many an update is over."""
-    coordination_epoch: int = 0
-    seed: int = 0
 
 
 class Brain:
@@ -86,11 +63,9 @@ class Brain:
         self._starving: set[int] = set()
         self._offered_at: tuple[int, tuple[int, ...]] | None = None
         self._references = References(self.shards)
-        self._evaluating: p.Version | None = None
-        self._evaluated_at: int | None = None
         self._stopping: str | None = None
         self._told_nothing_left = False
-        self._evaluated_samples = 0
+        self._evaluations = Evaluations(config.evaluate_every)
         self._checkpoints = Checkpoints(self.shards, config.checkpoint_every)
         self._handlers: dict[type, Callable[[Any], None]] = {
             p.Started: self._on_started,
@@ -218,10 +193,11 @@ class Brain:
             self._told_nothing_left = True
             self._heard.append(s.NothingLeft())
             return True
-        if self._evaluating is not None or self._checkpoints.busy:
+        if self._evaluations.running is not None or self._checkpoints.busy:
             return False
-        if self.config.evaluate_every is not None and self._evaluated_at != self.version.number:
-            return self._evaluate()
+        if self._evaluations.missing(self.version):
+            self._evaluate()
+            return True
         if self.finished is None:
             self.finished = self._stopping or "samples"
             for member in self.members.all:
@@ -380,37 +356,13 @@ class Brain:
         self._release(order)
         if late:
             self._judge(work_id, "discarded", "late: its samples had been given back", leases=False, drop=True)
-        elif fault := self._fault_of(order, receipts):
+        elif fault := fault_of(order, receipts, weighted_loss=self.config.weighted_loss):
             order.used = order.samples
             self._judge(work_id, "rejected", fault, drop=True)
             self._heard.append(s.OrderEnded(work_id, worker, fault))
         else:
-            self._heard.append(s.UpdateArrived(self._update(order)))
+            self._heard.append(s.UpdateArrived(update_of(order)))
         self._offer(worker)
-
-    def _fault_of(self, order: Order, receipts: list[p.Receipt]) -> str:
-        """Why the update may not even be looked at by the strategy; empty if it may."""
-        for receipt in receipts:
-            if receipt.fault:
-                return receipt.fault
-            if not 0 < receipt.samples <= order.samples or (receipt.samples < order.samples and not order.cut):
-                return f"claims {receipt.samples} samples, was ordered {order.samples}"
-            if (receipt.samples, receipt.weight) != (receipts[0].samples, receipts[0].weight):
-                return "claims different counts to different shards"
-            if receipt.weight is not None and not (self.config.weighted_loss and 0 < receipt.weight < float("inf")):
-                return f"claims a weight of {receipt.weight}"
-        return "" if all(receipt.finite for receipt in receipts) else "not finite"
-
-    def _update(self, order: Order) -> s.Update:
-        answers = {replica: receipt.dots for replica, receipt in order.receipts.items()}
-        shared = set.intersection(*({name for name, _ in dots} for dots in answers.values()))
-        names = sorted(shared)
-        columns = {replica: tuple(dict(dots)[name] for name in names) for replica, dots in answers.items()}
-        dots = dict(zip(names, map(exactsum.to_float, exact_totals(columns)), strict=True)) if names else {}
-        (norm2,) = exact_totals({replica: (receipt.norm2,) for replica, receipt in order.receipts.items()})
-        compute = order.compute
-        weight = next(iter(order.receipts.values())).weight or 0.0
-        return s.Update(compute.work_id, compute.worker, compute.base, order.used, exactsum.to_float(norm2), dots, weight)
 
     def _staleness(self, work_id: int) -> int:
         """Steps decided since the version that the update was computed on."""
@@ -443,29 +395,15 @@ class Brain:
                 self.book.spend(part.lease, used, "applied" if verdict == "accepted" else verdict, worker=worker)
                 left -= used
         self.samples = self.book.spent
-        self._note_verdict(order, verdict, staleness, redone)
+        member = self.members.known(worker)
+        assert member is not None
+        spent_ns = max(receipt.compute_ns for receipt in order.receipts.values())
+        member.note_verdict(verdict, staleness=staleness, samples=order.used, compute_ns=spent_ns, redone=redone / order.samples)
+        if member.rejected_in_a_row == REJECTED_STREAK:
+            self._tell(p.Notice("rejected_streak", f"worker {worker}: {REJECTED_STREAK} updates rejected in a row", worker))
         if drop:
             self.pipeline.drop((p.update_name(work_id),))
         self._tell(p.Verdict(work_id, worker, verdict, reason, order.used, staleness, score))
-
-    def _note_verdict(self, order: Order, verdict: str, staleness: int, redone: int) -> None:
-        """Keep the member's tallies; `redone` of the order's samples had been lent before in vain."""
-        member = self.members.known(order.compute.worker)
-        assert member is not None
-        member.verdicts[verdict] += 1
-        member.staleness = staleness
-        member.samples += order.used
-        spent_ns = max(receipt.compute_ns for receipt in order.receipts.values())
-        if verdict in ("accepted", "unselected"):
-            again_ns = spent_ns * redone // order.samples
-            member.compute_ns["redone"] += again_ns
-            member.compute_ns["useful"] += spent_ns - again_ns
-        else:
-            member.compute_ns["stale" if verdict == "discarded" else "rejected"] += spent_ns
-        member.rejected_in_a_row = member.rejected_in_a_row + 1 if verdict == "rejected" else 0
-        if member.rejected_in_a_row == REJECTED_STREAK:
-            text = f"worker {member.slot}: {REJECTED_STREAK} updates rejected in a row"
-            self._tell(p.Notice("rejected_streak", text, member.slot))
 
     # --- steps ------------------------------------------------------------------------------------------------------------------------
 
@@ -489,8 +427,8 @@ class Brain:
             holders.setdefault(version.number, []).append(name)
         for name, version in self._checkpoints.holds:
             holders.setdefault(version.number, []).append(name)
-        if self._evaluating is not None:
-            holders.setdefault(self._evaluating.number, []).append("evaluate")
+        if self._evaluations.running is not None:
+            holders.setdefault(self._evaluations.running.number, []).append("evaluate")
         return self.samples, tuple((number, tuple(sorted(names))) for number, names in sorted(holders.items()))
 
     def _publish(self, application: Application) -> None:
@@ -503,8 +441,7 @@ class Brain:
             self._judge(work_id, "unselected", "left out of the average", staleness=application.staleness[work_id])
         self._tell(p.Published(application.version, self.samples))
         self._heard.append(s.VersionPublished(application.version))
-        due = self.config.evaluate_every
-        if due is not None and self._evaluating is None and self.samples // due > self._evaluated_samples // due:
+        if self._evaluations.due(self.samples):
             self._evaluate()
 
     def _skip(self, application: Application) -> None:
@@ -539,17 +476,13 @@ class Brain:
         if self._references.forget(decision.name):
             self.pipeline.drop((decision.name,))
 
-    def _evaluate(self) -> bool:
-        self._evaluating = self.version
-        self._evaluated_at = self.version.number
-        self._evaluated_samples = self.samples
+    def _evaluate(self) -> None:
+        self._evaluations.begin(self.version, self.samples)
         self._tell(p.Evaluate(self.version))
-        return True
 
     def _on_evaluated(self, event: p.Evaluated) -> None:
-        if event.version != self._evaluating:
+        if not self._evaluations.end(event.version):
             return
-        self._evaluating = None
         target = self.config.target
         if target is not None and event.metrics.get(target[0], float("-inf")) >= target[1]:
             self._stop(f"target {target[0]} >= {target[1]}")
@@ -654,7 +587,7 @@ class Brain:
         self._next_work_id = state["next_work_id"]
         self.members.restore(state["members"])
         self._checkpoints.restore(state["checkpoint"], self.samples)
-        self._evaluated_samples = self.samples
+        self._evaluations.restore(self.samples)
         self._now_ns = state["now_ns"]
 
     # --- invariants -------------------------------------------------------------------------------------------------------------------

@@ -30,6 +30,19 @@ class Member:
     compute_ns: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("useful", "redone", "stale", "rejected"), 0))
     """Compute time that it reported, by what became of it; for display. Redone: samples that had been lent before in vain."""
 
+    def note_verdict(self, verdict: str, *, staleness: int, samples: int, compute_ns: int, redone: float) -> None:
+        """Add one of its updates to the tallies; `redone` is the share of its samples that had been lent before in vain."""
+        self.verdicts[verdict] += 1
+        self.staleness = staleness
+        self.samples += samples
+        if verdict in ("accepted", "unselected"):
+            again_ns = round(compute_ns * redone)
+            self.compute_ns["redone"] += again_ns
+            self.compute_ns["useful"] += compute_ns - again_ns
+        else:
+            self.compute_ns["stale" if verdict == "discarded" else "rejected"] += compute_ns
+        self.rejected_in_a_row = self.rejected_in_a_row + 1 if verdict == "rejected" else 0
+
 
 class Members:
     """Everybody who ever joined, by slot."""

@@ -13,7 +13,7 @@ from mottle import compression, data, optim, strategies
 from mottle.actors import placing, transport
 from mottle.actors.coordinator import Coordinator
 from mottle.actors.job import Job, KeepCheckpoints, Resumption
-from mottle.core.brain import BrainConfig
+from mottle.core.config import BrainConfig
 from mottle.core.errors import ConfigError
 from mottle.core.naming import Spec, parse
 from mottle.data.source import Source

@@ -1,0 +1,42 @@
+"""What the receipts of all shards say together about one update: whether it may be looked at, and its numbers."""
+
+from collections.abc import Sequence
+
+from mottle.core import exactsum
+from mottle.core.ledger import Order
+from mottle.core.pipeline import exact_totals
+from mottle.core.protocol import Receipt
+from mottle.core.strategy import Update
+
+
+def fault_of(order: Order, receipts: Sequence[Receipt], *, weighted_loss: bool) -> str:
+    """Why the update may not even be looked at by the strategy; empty if it may.
+
+    Args:
+        order: what was asked of the worker; its own claims are checked against it.
+        weighted_loss: whether the job's loss has units of its own, so that a claim of weight is in order.
+    """
+    for receipt in receipts:
+        if receipt.fault:
+            return receipt.fault
+        if not 0 < receipt.samples <= order.samples or (receipt.samples < order.samples and not order.cut):
+            return f"claims {receipt.samples} samples, was ordered {order.samples}"
+        if (receipt.samples, receipt.weight) != (receipts[0].samples, receipts[0].weight):
+            return "claims different counts to different shards"
+        if receipt.weight is not None and not (weighted_loss and 0 < receipt.weight < float("inf")):
+            return f"claims a weight of {receipt.weight}"
+    return "" if all(receipt.finite for receipt in receipts) else "not finite"
+
+
+def update_of(order: Order) -> Update:
+    """The update as a strategy sees it: norm and inner products rounded once, from exact sums over the shards.
+
+    An inner product is known if every replica measured it: one that had not yet got a reference leaves it out.
+    """
+    answers = {replica: dict(receipt.dots) for replica, receipt in order.receipts.items()}
+    names = sorted(set.intersection(*(set(dots) for dots in answers.values())))
+    totals = exact_totals({replica: (order.receipts[replica].norm2, *(dots[name] for name in names)) for replica, dots in answers.items()})
+    norm2, *dots = map(exactsum.to_float, totals)
+    compute = order.compute
+    weight = next(iter(order.receipts.values())).weight or 0.0
+    return Update(compute.work_id, compute.worker, compute.base, order.used, norm2, dict(zip(names, dots, strict=True)), weight)
