@@ -108,7 +108,8 @@ def _callback_faults(callbacks: Sequence[Any]) -> list[str]:
 
 
 def _expanded(path: str) -> str:
-    return path if "://" in path else str(Path(path).expanduser())
+    """A local path from the root on: the actors that write to it may have started in another directory than this process is in."""
+    return path if "://" in path else str(Path(path).expanduser().absolute())
 
 
 def _last_part(path: str) -> str:
