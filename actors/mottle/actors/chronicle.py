@@ -39,6 +39,8 @@ class Chronicle:
         self._job = job
         self._brain = brain
         self._notes = tuple(notes)
+        self.reports: list[dict[str, float]] = []
+        """One merged dict of metrics for each evaluation."""
         self.failure = ""
         """Why the run could not go on."""
         resumed = None if resumption is None else resumption.brain["now_ns"] / 1e9
@@ -71,6 +73,10 @@ class Chronicle:
         """An event that the brain took and what it answered."""
         if isinstance(event, p.Evaluated):
             self._metrics.update(event.metrics)
+            if event.metrics:
+                self.reports.append(
+                    {**event.metrics, "samples": self._brain.samples, "version": event.version.number, "time_s": now_ns / 1e9}
+                )
         for command in commands:
             match command:
                 case p.Verdict(worker=worker, samples=samples, verdict=verdict) if verdict != "discarded":

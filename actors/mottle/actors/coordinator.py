@@ -6,6 +6,7 @@ and never waited for, so no slow actor holds up the others.
 
 import threading
 import time
+import traceback
 from typing import Any
 
 import ray
@@ -60,7 +61,7 @@ class Coordinator:
             me: this actor's own handle, for the others to send events to.
             values: the flat vector to begin with, as `transport.publish` made it.
         Raises:
-            CrewError: the workers did not come in time.
+            CrewError: the workers did not come in time, or one of them could not start.
         """
         self._fleet = Fleet(self._job, me, lambda event: self.events([event]))
         version, slots = p.Version(0, 0), None
@@ -70,12 +71,23 @@ class Coordinator:
         self._fleet.make_shards(sorted(self._brain.shards.live), transport.receive(values), version, slots)
         for group in self._job.groups:
             self._fleet.add_workers(group.count, group.name)
-        wanted = sum(group.count for group in self._job.groups)
-        with self._changed:
-            if not self._changed.wait_for(lambda: len(self._brain.crew) >= wanted, START_TIMEOUT_S):
-                raise CrewError(f"{len(self._brain.crew)} of {wanted} workers came within {START_TIMEOUT_S:.0f} s")
+        self._wait_for_crew(sum(group.count for group in self._job.groups))
         self._began_ns = time.monotonic_ns()
         self.events([p.Started(version)])
+
+    def _wait_for_crew(self, wanted: int) -> None:
+        def failed() -> list[str]:
+            return [f"worker {each.slot} {each.left_reason}" for each in self._brain.members.all if each.left_reason]
+
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._brain.crew) >= wanted or failed(), START_TIMEOUT_S)
+            if failed():
+                raise CrewError(f"the crew could not start: {'; '.join(failed())}")
+            if len(self._brain.crew) < wanted:
+                raise CrewError(
+                    f"{len(self._brain.crew)} of {wanted} workers came within {START_TIMEOUT_S:.0f} s; "
+                    "ask for fewer workers or resources, or see what the cluster is busy with"
+                )
 
     def wait(self, timeout_s: float) -> bool:
         """Whether the run has finished, at the latest after `timeout_s`."""
@@ -102,12 +114,21 @@ class Coordinator:
         """Facts from shards, workers, validator and timers."""
         with self._changed:
             for event in events:
-                now_ns = self._now_ns()
-                commands = self._brain.handle(event, now_ns=now_ns)
-                self._chronicle.saw(event, commands, now_ns)
-                for command in commands:
-                    self._obey(command)
+                try:
+                    self._take(event)
+                except Exception as error:  # a bug of ours: the run ends and says so, for nobody waits for an answer to an event
+                    traceback.print_exc()
+                    self._brain.finished = self._chronicle.failure = f"internal error at {event}: {type(error).__name__}: {error}"
             self._changed.notify_all()
+
+    def _take(self, event: p.Event) -> None:
+        now_ns = self._now_ns()
+        if isinstance(event, p.ReplicaLost) and self._fleet is not None:
+            self._fleet.lose(event.replica)
+        commands = self._brain.handle(event, now_ns=now_ns)
+        self._chronicle.saw(event, commands, now_ns)
+        for command in commands:
+            self._obey(command)
 
     def _obey(self, command: p.Command) -> None:
         assert self._fleet is not None
@@ -177,6 +198,15 @@ class Coordinator:
         with self._lock:
             return self._chronicle.snapshot(self._now_ns())
 
+    def reports(self, after: int) -> list[dict[str, float]]:
+        """Metrics of the evaluations from number `after` on."""
+        with self._lock:
+            return self._chronicle.reports[after:]
+
+    def job(self) -> Job:
+        """What is being run, for somebody who finds a detached run again."""
+        return self._job
+
     def add_workers(self, count: int, group: str) -> list[int]:
         """Start workers while the run goes on; nobody waits for them."""
         assert self._fleet is not None
@@ -197,12 +227,26 @@ class Coordinator:
     def processes(self) -> dict[int, int]:
         """Process id of every worker that is here, by slot."""
         assert self._fleet is not None
-        here = {member.slot for member in self._brain.members.all if member.state != "left"}
-        return {slot: ray.get(self._fleet.workers[slot].where.remote())["pid"] for slot in sorted(here)}
+        asked = {
+            member.slot: self._fleet.workers[member.slot].where.remote() for member in self._brain.members.all if member.state != "left"
+        }
+        here = {}
+        for slot, answer in asked.items():
+            try:
+                here[slot] = ray.get(answer)["pid"]
+            except ray.exceptions.RayActorError:
+                continue  # it has just died, and its leaving is on the way
+        return here
 
     def newest(self) -> tuple[int, list[Any]]:
-        """The newest version: its number and the ranges of the shards, in order, as `transport.publish` made them."""
+        """The newest published version: its number and the ranges of the shards, in order, as `transport.publish` made them.
+
+        Asked for by its number, so that all ranges are of one model; should it be replaced on the way, the next one is asked for.
+        """
         assert self._fleet is not None
-        primaries = [self._fleet.shards[self._brain.shards.primary(shard)] for shard in range(self._job.brain.num_shards)]
-        answers = ray.get([primary.newest.remote() for primary in primaries])
-        return max(number for number, _ in answers), [values for _, values in answers]
+        while True:
+            number = self._brain.version.number
+            primaries = [self._fleet.shards[self._brain.shards.primary(shard)] for shard in range(self._job.brain.num_shards)]
+            ranges = ray.get([primary.read.remote("user", number) for primary in primaries])
+            if not any(isinstance(each, str) for each in ranges):
+                return number, ranges

@@ -39,6 +39,7 @@ class Fleet:
         self._num_in_group: dict[str, int] = defaultdict(int)
         self.next_slot = 0
         self.shards: dict[p.ReplicaId, Any] = {}
+        self._lost: set[p.ReplicaId] = set()
         self.workers: dict[int, Any] = {}
         self.validator: Any = None
         self.peak_bytes: dict[str, list[int]] = defaultdict(list)
@@ -69,9 +70,9 @@ class Fleet:
             self._thread(self._watch_shard, replica, shard)
 
     def by_shard(self) -> dict[int, list[Any]]:
-        """Handles of the replicas of each shard, primary first."""
+        """Handles of the live replicas of each shard, primary first."""
         handles: dict[int, list[Any]] = defaultdict(list)
-        for replica in sorted(self.shards):
+        for replica in sorted(self.shards.keys() - self._lost):
             handles[replica.shard].append(self.shards[replica])
         return dict(handles)
 
@@ -80,6 +81,11 @@ class Fleet:
             ray.get(shard.until_closed.options(concurrency_group="watch").remote())
         except ray.exceptions.RayActorError as error:
             self._tell(p.ReplicaLost(replica, first_line(error)))
+
+    def lose(self, replica: p.ReplicaId) -> None:
+        """A replica no longer holds what the others hold, or is gone: nobody may read from it any more."""
+        self._lost.add(replica)
+        ray.kill(self.shards[replica])
 
     # --- workers ----------------------------------------------------------------------------------------------------------------------
 
@@ -121,6 +127,7 @@ class Fleet:
             traceback.print_exc()
         finally:
             self._num_in_group[group.name] -= 1
+            ray.kill(actor)  # its resources are free for whoever comes next
 
     @staticmethod
     def _thread(target: Callable[..., None], *arguments: Any) -> None:

@@ -11,6 +11,9 @@ from mottle.actors.shard import ParameterShard
 from mottle.actors.validator import Validator
 from mottle.actors.worker import TrainingWorker
 
+NAMESPACE = "mottle"
+"""Ray namespace of detached runs."""
+
 
 def environment() -> dict[str, Any]:
     """What the actors' processes start with.
@@ -52,11 +55,12 @@ def make_shard(*arguments: Any) -> Any:
 
 
 def make_validator(*arguments: Any) -> Any:
-    """A validator's actor: no CPU of Ray's count."""
-    return _VALIDATOR.options(runtime_env=environment()).remote(*arguments)
+    """A validator's actor: no CPU of Ray's count. It keeps nothing, so one that dies is made again and its calls are repeated."""
+    return _VALIDATOR.options(runtime_env=environment(), max_restarts=-1, max_task_retries=-1).remote(*arguments)
 
 
-def make_coordinator(cls: type, *arguments: Any) -> Any:
-    """The coordinator's actor: events in order on one thread, people's questions on others."""
+def make_coordinator(cls: type, *arguments: Any, name: str | None = None) -> Any:
+    """The coordinator's actor: events in order on one thread, people's questions on others. With a name it outlives its maker."""
     remote = _remote(num_cpus=0, concurrency_groups={"events": 1, "control": 8})(cls)
-    return remote.options(runtime_env=environment()).remote(*arguments)
+    lasting = {} if name is None else {"name": name, "namespace": NAMESPACE, "lifetime": "detached"}
+    return remote.options(runtime_env=environment(), **lasting).remote(*arguments)

@@ -76,10 +76,6 @@ class ParameterShard:
         self._handle([sh.ReadAsked(reader, number)])
         return self._answers.pop((reader, number), f"version {number} does not exist yet")
 
-    def newest(self) -> tuple[int, Any]:
-        """The newest version, for readers without an order."""
-        return self._memory.version, transport.publish(self._memory.values)
-
     def peak_rss_bytes(self) -> int:
         return peak_rss_bytes()
 

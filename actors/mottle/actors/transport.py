@@ -8,6 +8,7 @@ into memory of their own before anything else sees it.
 import warnings
 from typing import Any
 
+import numpy as np
 import ray
 import torch
 from torch import Tensor
@@ -27,7 +28,16 @@ def publish(range_D: Tensor) -> Any:
 
 def receive(published: Any) -> Tensor:
     """The tensor behind what `publish` made: shared memory, to be copied from and let go."""
-    return torch.from_numpy(ray.get(published[0]) if isinstance(published, list) else published)
+    return torch.from_numpy(_array(published))
+
+
+def joined(ranges: list[Any]) -> Tensor:
+    """The ranges of all shards, in order, as one vector in memory of its own."""
+    return torch.from_numpy(np.concatenate([_array(published) for published in ranges]))
+
+
+def _array(published: Any) -> Any:
+    return ray.get(published[0]) if isinstance(published, list) else published
 
 
 def ship(payload: Any, num_bytes: int) -> Any:
@@ -38,3 +48,14 @@ def ship(payload: Any, num_bytes: int) -> Any:
 def unship(shipped: Any) -> Any:
     """The payload behind what `ship` made."""
     return ray.get(shipped[0]) if isinstance(shipped, list) else shipped
+
+
+def confirm(push: Any) -> None:
+    """Wait until a replica has copied what was pushed to it.
+
+    One that died has nothing to confirm: the coordinator learns of it by itself and waits for the others.
+    """
+    try:
+        ray.get(push)
+    except ray.exceptions.RayActorError as error:
+        print(f"a shard died under a push: {error}", flush=True)

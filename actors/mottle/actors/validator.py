@@ -6,7 +6,6 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-import ray
 import torch
 
 from mottle import compression
@@ -85,7 +84,7 @@ class Validator:
     # --- parts ------------------------------------------------------------------------------------------------------------------------
 
     def _load(self, reader: str, number: int) -> None:
-        load_version(self._engine, {shard: replicas[0] for shard, replicas in self._shards.items()}, self._ranges, reader, number)
+        load_version(self._engine, self._shards, self._ranges, reader, number)
 
     @staticmethod
     def _batches(source: Source) -> Iterator[tuple[Any, int]]:
@@ -117,7 +116,7 @@ class Validator:
             shipped = transport.ship(payload, (owned.stop - owned.start) * vector_D.element_size())
             calls += [replica.push.remote(name, VALIDATOR, owned.start, owned.stop, 1, None, 0, shipped) for replica in self._shards[shard]]
         for call in calls:
-            ray.get(call)
+            transport.confirm(call)
 
     def _tell(self, event: p.Event) -> None:
         self._coordinator.events.remote([event])

@@ -140,8 +140,7 @@ class Session:
     def _work(self, order: w.WorkerOrder) -> w.WorkerEvent:
         match order:
             case w.LoadBase(work_id, version):
-                primaries = {shard: replicas[0] for shard, replicas in self._shards.items()}
-                load_version(self._engine, primaries, self._ranges, p.work_holder(work_id), version.number)
+                load_version(self._engine, self._shards, self._ranges, p.work_holder(work_id), version.number)
                 self._base = version.number
                 return self._clear(work_id)
             case w.ClearAccumulator(work_id):
@@ -214,16 +213,8 @@ class Session:
                 for replica in self._shards[shard]
             ]
         for reference in copied:
-            self._confirm(reference)
+            transport.confirm(reference)
 
     def _encode(self, shard: int, owned: Range, flat_D: torch.Tensor) -> Any:
         payload, self._memory[shard] = self._codec.encode(flat_D[owned.start : owned.stop].cpu(), self._memory[shard])
         return transport.ship(payload, (owned.stop - owned.start) * flat_D.element_size())
-
-    @staticmethod
-    def _confirm(reference: Any) -> None:
-        """A replica that died has nothing to confirm: the coordinator learns of it by itself and waits for the others."""
-        try:
-            ray.get(reference)
-        except ray.exceptions.RayActorError as error:
-            print(f"a shard died under a push: {error}", flush=True)

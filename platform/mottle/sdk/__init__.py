@@ -1,6 +1,7 @@
 """The front door: describe a job, start it, watch it, get its result."""
 
 from mottle.actors.job import WorkerGroup as WorkerGroup
+from mottle.sdk.attaching import attach as attach
 from mottle.sdk.result import Result as Result
 from mottle.sdk.run import Run as Run
 from mottle.sdk.trainer import Trainer as Trainer

@@ -17,8 +17,8 @@ def live_rule(spec: Spec) -> dict[str, Any]:
     rule = aggregation.build(spec)
     if needed := sorted({"reference", "score"} & rule.config.required):
         raise ConfigError(
-            f"rule {rule.name!r} needs {' and '.join(needed)} from trusted data in every round, which no synchronous strategy provides yet; "
-            "use zeno++ for trusted data, or a rule that compares the workers with one another"
+            f"rule {rule.name!r} needs {' and '.join(needed)} from trusted data in every round, which no synchronous strategy "
+            "provides yet; use zeno++ for trusted data, or a rule that compares the workers with one another"
         )
     name, options = parse(spec, "rule")
     return {name: options}

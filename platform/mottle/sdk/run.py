@@ -1,12 +1,12 @@
 """A live run: watch it, change it, end it. Nothing here blocks training."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import ray
-import torch
+import ray.train
 from torch import Tensor
 
 from mottle.actors import transport
@@ -14,7 +14,9 @@ from mottle.actors.job import Job
 from mottle.core.errors import MottleError
 from mottle.engines.flat import unflatten
 from mottle.observe import Snapshot, snapshot_html
+from mottle.observe.loggers import MetricLogger
 from mottle.observe.result import RunResult
+from mottle.sdk.reporting import Reporter
 from mottle.sdk.result import Result
 
 POLL_S = 0.25
@@ -30,11 +32,18 @@ class Run:
     Args:
         job: what was started.
         coordinator: its actor.
+        callbacks: Ray's, told of evaluations and dead workers.
+        loggers: told of evaluations.
     """
 
-    def __init__(self, job: Job, coordinator: Any) -> None:
+    def __init__(
+        self, job: Job, coordinator: Any, *, callbacks: Sequence[ray.train.UserCallback] = (), loggers: Sequence[MetricLogger] = ()
+    ) -> None:
         self.job = job
         self._coordinator = coordinator
+        self._reporter: Reporter | None = None
+        if callbacks or loggers:
+            self._reporter = Reporter(job, callbacks, loggers, lambda seen: list(self._ask("reports", seen)), lambda: self._ask("snapshot"))
         self._result: Result | None = None
         self._last: Snapshot | None = None
 
@@ -73,8 +82,7 @@ class Run:
     def parameters(self) -> dict[str, Tensor]:
         """The newest parameters and floating-point buffers by name: copies."""
         _, pieces = self._ask("newest")
-        flat = torch.cat([transport.receive(piece) for piece in pieces])
-        return {name: tensor.clone() for name, tensor in unflatten(flat, self.job.layout).items()}
+        return {name: tensor.clone() for name, tensor in unflatten(transport.joined(pieces), self.job.layout).items()}
 
     # --- changing ---------------------------------------------------------------------------------------------------------------------
 
@@ -92,6 +100,9 @@ class Run:
         unknown = settings.keys() - {"lr"}
         if unknown:
             raise MottleError(f"a live run can change lr, got {', '.join(sorted(unknown))}")
+        for name, value in settings.items():
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+                raise MottleError(f"{name} is a finite number of at least 0, got {value!r}")
         self._ask("configure", settings)
 
     def pause(self) -> None:
@@ -121,6 +132,8 @@ class Run:
         return self._result
 
     def _close(self) -> None:
+        if self._reporter is not None:
+            self._reporter.finish()
         self._last = self._ask("snapshot")
         summary: RunResult = self._ask("close")
         failure = self._ask("failure")

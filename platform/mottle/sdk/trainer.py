@@ -1,7 +1,7 @@
 """`Trainer`: one description of a job, checked before anything starts."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,16 @@ from mottle.core.naming import Spec, parse
 from mottle.data.source import Source
 from mottle.engines import Loss, Metric
 from mottle.engines.flat import flatten, layout_of
+from mottle.observe.loggers import MetricLogger
 from mottle.optim import schedule
+from mottle.sdk.attaching import coordinator_name
 from mottle.sdk.configs import RunSettings, groups_of, settings_of
-from mottle.sdk.local import ensure_ray, missing_resources
 from mottle.sdk.live_rule import live_rule
+from mottle.sdk.local import ensure_ray, missing_resources
 from mottle.sdk.result import Result
 from mottle.sdk.resuming import take_up
 from mottle.sdk.run import Run, RunFailedError
+from mottle.sdk.trial import weighs_itself
 from mottle.sdk.until import Until
 
 Model = nn.Module | Callable[[], nn.Module]
@@ -53,7 +56,10 @@ class Trainer:
         scaling_config: Ray's `ScalingConfig`, a `WorkerGroup`, or a list of them.
         run_config: Ray's `RunConfig`.
         folder: of the run; by default `storage_path/name` of the run config, or `runs/mottle`.
+        loggers: `mottle.observe.TensorBoardLogger(...)` and the like; told of every evaluation.
+        collate_fn: list of samples -> batch.
         shards: parameter shards.
+        replicas: further copies of each shard, 0 or 1; with one, training goes on when a shard's process dies.
         micro_batch_size: samples that go through the model at once; a smaller one saves memory.
         evaluate_every: samples between evaluations; a twentieth of the run by default.
         checkpoint_every: samples between checkpoints; None for those on demand only.
@@ -85,8 +91,10 @@ class Trainer:
         scaling_config: Any = None,
         run_config: Any = None,
         folder: str | Path | None = None,
+        loggers: Sequence[MetricLogger] = (),
         collate_fn: Any = None,
         shards: int = 1,
+        replicas: int = 0,
         micro_batch_size: int | None = None,
         evaluate_every: int | None = None,
         checkpoint_every: int | None = None,
@@ -95,9 +103,11 @@ class Trainer:
         retry_rejected: bool = True,
         seed_samples: bool = True,
     ) -> None:
+        self._loggers = tuple(loggers)
         self.settings: RunSettings = settings_of(run_config, folder)
-        torch.manual_seed(seed)
-        module = _make(model)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            module = _make(model)
         spec = optim.read(optimizer)
         layout = layout_of(module, spec.group_patterns)
         self._values = flatten(module, layout)
@@ -108,16 +118,19 @@ class Trainer:
             data.assert_disjoint(trusted, test)
         limits = Until.of(until)
         total = limits.max_samples(source.num_rows)
+        self._check_target(limits, test is not None, metrics or {})
         defaults = {"batch_size": batch_size, "lr": spec.options.get("lr"), "rule": None if rule is None else live_rule(rule)}
         defaults = {name: value for name, value in defaults.items() if value is not None}
         self._check_strategy(strategy, defaults, spec.name, trusted, rule)
         compression.build(codec or "identity")
+        loader = data.Loader(source, seed=seed, seed_samples=seed_samples)
+        micro_batch_size = micro_batch_size or batch_size
         self.job = Job(
             name=self.settings.name,
             model=_Factory(model),
             loss=loss,
             layout=layout,
-            loader=data.Loader(source, seed=seed, seed_samples=seed_samples),
+            loader=loader,
             validation=trusted,
             test=test,
             metrics=dict(metrics or {}),
@@ -135,11 +148,13 @@ class Trainer:
                 evaluate_every=evaluate_every or max(1, (total or 20 * source.num_rows) // 20),
                 checkpoint_every=checkpoint_every,
                 num_shards=shards,
+                replicas=replicas,
+                weighted_loss=weighs_itself(module, loss, loader, min(micro_batch_size, source.num_rows)),
                 max_grad_norm=max_grad_norm,
                 retry_rejected=retry_rejected,
                 seed=seed,
             ),
-            micro_batch_size=micro_batch_size or batch_size,
+            micro_batch_size=micro_batch_size,
             run_dir=str(self.settings.folder),
             seed=seed,
             max_grad_norm_per_worker=max_grad_norm_per_worker,
@@ -148,6 +163,17 @@ class Trainer:
                 count=self.settings.num_to_keep, score=self.settings.score_attribute, highest=self.settings.score_order == "max"
             ),
         )
+
+    @staticmethod
+    def _check_target(limits: Until, tested: bool, metrics: Mapping[str, Metric]) -> None:
+        if limits.metric is None:
+            return
+        measured = [f"test_{name}" for name in ("loss", *metrics)] if tested else []
+        for name in limits.metric:
+            if name not in measured:
+                raise ConfigError(
+                    f"until waits for metric {name!r}, and what is measured is {', '.join(measured) or 'nothing without test_data'}"
+                )
 
     @staticmethod
     def _check_strategy(spec: Spec, defaults: Mapping[str, Any], optimizer: str, trusted: Source | None, rule: Spec | None) -> None:
@@ -162,13 +188,16 @@ class Trainer:
         if rule is not None and not strategies.takes_rule(name):
             raise ConfigError(f"strategy {name!r} applies no robust rule; use sync, or leave the rule out")
 
-    def start(self, *, address: str | None = None) -> Run:
+    def start(self, *, address: str | None = None, detached: bool = False) -> Run:
         """Begin and return at once with a live handle.
 
+        Args:
+            address: of a Ray cluster; by default the one in the environment, else a local Ray is started.
+            detached: the run outlives this process; `mottle.sdk.attach(name)` finds it again.
         Raises:
-            ConfigError: the cluster lacks what the crew needs, with what it has.
+            ConfigError: the cluster lacks what the crew needs, with what it has; or a detached run on a Ray that ends with this process.
         """
-        return self._start(self._values, None, address)
+        return self._start(self._values, None, address, detached=detached)
 
     def resume(self, checkpoint: int | None = None, *, address: str | None = None) -> Run:
         """Go on from a checkpoint in the run's folder, the newest by default; crew and shards may be others than before.
@@ -177,16 +206,21 @@ class Trainer:
             CheckpointError: there is none, it is damaged, or of another model.
             ConfigError: as `start`.
         """
-        return self._start(*take_up(self.job, checkpoint), address)
+        return self._start(*take_up(self.job, checkpoint), address, detached=False)
 
-    def _start(self, values: torch.Tensor, resumption: Resumption | None, address: str | None) -> Run:
+    def _start(self, values: torch.Tensor, resumption: Resumption | None, address: str | None, *, detached: bool) -> Run:
         note = ensure_ray(self.job.groups, address)
+        if detached and note is not None:
+            ray.shutdown()
+            raise ConfigError("a detached run needs a Ray that does not end with this process; start one with `ray start --head`")
         if lacking := missing_resources(self.job.groups):
             raise ConfigError(f"the crew needs {lacking}; ask for fewer workers or resources, or add machines")
-        coordinator = placing.make_coordinator(Coordinator, self.job, [note] if note else [], resumption)
+        coordinator = placing.make_coordinator(
+            Coordinator, self.job, [note] if note else [], resumption, name=coordinator_name(self.job.name) if detached else None
+        )
         start = coordinator.start.options(concurrency_group="control")
         ray.get(start.remote(coordinator, transport.publish(values)))
-        return Run(self.job, coordinator)
+        return Run(self.job, coordinator, callbacks=self.settings.callbacks, loggers=self._loggers)
 
     def fit(self) -> Result:
         """Train to the end.

@@ -1,0 +1,51 @@
+"""Finding a detached run again."""
+
+import logging
+from typing import Any
+
+import ray
+
+from mottle.actors.job import Job
+from mottle.actors.placing import NAMESPACE
+from mottle.core.errors import MottleError
+from mottle.sdk.run import Run
+
+
+class RunGoneError(MottleError):
+    """There is no such run on the cluster."""
+
+
+def coordinator_name(run: str) -> str:
+    """Name of a detached run's coordinator actor."""
+    return f"mottle/{run}"
+
+
+def attach(name: str, *, address: str | None = None) -> Run:
+    """The live handle of the detached run of that name.
+
+    Args:
+        name: as in the run config.
+        address: of the Ray cluster; by default the one that is running on this machine.
+    Raises:
+        RunGoneError: it has ended or its coordinator is dead, or there is no Ray to ask; says which.
+    """
+    if not ray.is_initialized():
+        try:
+            ray.init(address=address or "auto", logging_level=logging.ERROR, log_to_driver=False)
+        except ConnectionError as error:
+            raise RunGoneError(
+                f"no Ray is running to ask for {name!r}: a run ends with the Ray that it was started on ({error})"
+            ) from error
+    try:
+        coordinator: Any = ray.get_actor(coordinator_name(name), namespace=NAMESPACE)
+        job: Job = ray.get(coordinator.job.options(concurrency_group="control").remote())
+    except (ValueError, ray.exceptions.RayActorError) as error:
+        known = sorted(
+            each["name"].removeprefix("mottle/")
+            for each in ray.util.list_named_actors(all_namespaces=True)
+            if each["namespace"] == NAMESPACE
+        )
+        raise RunGoneError(
+            f"no detached run {name!r} here: it has ended, or was not started detached; running: {known or 'none'}"
+        ) from error
+    return Run(job, coordinator)
