@@ -8,7 +8,7 @@ Everything that is wrong with a file is reported at once, each with file, line a
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import UnionType
@@ -127,7 +127,7 @@ class JobFile:
             try:
                 named[dotted(path)] = self._made(value)
             except ConfigError as error:
-                faults.append(Fault(self._document.where(path), dotted(path), str(error)))
+                faults.append(self._document.fault(path, str(error)))
         if faults:
             raise JobFileError(faults)
         return named
@@ -183,8 +183,9 @@ def _checked(file: Path, document: Document, settings: Sequence[str]) -> JobFile
     try:
         spec = Job.model_validate(document.data)
     except ValidationError as error:
-        raise JobFileError([_fault(document, each) for each in error.errors()]) from error
-    if faults := list(_catalogue_faults(spec, document)):
+        found = sorted((_fault(document, each) for each in error.errors()), key=lambda fault: fault.line)
+        raise JobFileError(found) from error
+    if faults := sorted(_catalogue_faults(spec, document), key=lambda fault: fault.line):
         raise JobFileError(faults)
     return JobFile(file, spec, document)
 
@@ -201,8 +202,9 @@ def _fault(document: Document, error: Any) -> Fault:
         case "wanted":
             message = error["msg"]
         case _:
-            message = f"{error['msg'].replace('Input should be', 'wanted').replace('should have', 'wanted')}, got {shown(got)}"
-    return Fault(document.where(path), dotted(path), message)
+            wanted = error["msg"].replace("Input should be greater", "wanted a number greater").replace("Input should be", "wanted")
+            message = f"{wanted}, got {shown(got)}"
+    return document.fault(path, message)
 
 
 def _section(path: KeyPath) -> type[BaseModel]:
@@ -236,24 +238,25 @@ def _catalogue_faults(spec: Job, document: Document) -> Iterator[Fault]:
         (("rule",), spec.rule, aggregation.build),
         (("attack",), spec.attack, attacks.build),
     ]
-    checks += [(("fleet", index), group, lambda each: groups_of(_worker_group(each), None)) for index, group in enumerate(spec.fleet)]
+    for index, group in enumerate(spec.fleet):
+        checks.append((("fleet", index, "attack"), group.attack, attacks.build))
+        checks.append((("fleet", index), replace(_worker_group(group), attack=None), lambda each: groups_of(each, None)))
     for path, value, check in checks:
         if value is None:
             continue
         try:
             check(value)
         except ConfigError as error:
-            place = _narrowed(path, value, str(error))
-            yield Fault(document.where(place), dotted(place), str(error))
+            yield document.fault(_narrowed(path, value, str(error)), str(error))
 
 
 def _narrowed(path: KeyPath, value: Any, message: str) -> KeyPath:
-    """The option that the message names in quotes, if the value has one of that name; else the path itself."""
+    """The option that the message quotes first, if the value has one of that name; else the path itself."""
     if isinstance(value, dict):
         ((name, options),) = value.items()
-        for option in options or {}:
-            if repr(option) in message:
-                return (*path, name, option)
+        quoted = [(message.index(repr(option)), option) for option in options or {} if repr(option) in message]
+        if quoted:
+            return (*path, name, min(quoted)[1])
     return path
 
 

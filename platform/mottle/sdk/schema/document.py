@@ -27,6 +27,8 @@ class Fault:
     key: str
     """Dotted path; empty for the file as a whole."""
     message: str
+    line: int = 0
+    """In the file; 0 for what comes from elsewhere."""
 
     def __str__(self) -> str:
         return f"{self.where}: {self.key}: {self.message}" if self.key else f"{self.where}: {self.message}"
@@ -65,12 +67,15 @@ class Document:
     _root: yaml.Node | None = None
     _set: dict[KeyPath, str] = field(default_factory=dict)
 
-    def where(self, path: KeyPath) -> str:
-        """Where the value at that path comes from: file and line, or the `--set` that gave it."""
+    def fault(self, path: KeyPath, message: str) -> Fault:
+        """Something wrong with the value at that path; its place is a line of the file, or the `--set` that gave it."""
         for length in range(len(path), 0, -1):
             if path[:length] in self._set:
-                return self._set[path[:length]]
-        return self.name if self._root is None else f"{self.name}:{_line(self._root, path)}"
+                return Fault(self._set[path[:length]], dotted(path), message)
+        if self._root is None:
+            return Fault(self.name, dotted(path), message)
+        line = _line(self._root, path)
+        return Fault(f"{self.name}:{line}", dotted(path), message, line)
 
     def set(self, assignment: str) -> None:
         """Set one value: `until.epochs=2`, `fleet.0.count=3`, or `fleet.slow.count=3` for the list's item of that name.

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, WrapValidator
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 SCHEMA_ID = "https://json-schema.org/draft/2020-12/schema"
@@ -192,3 +193,28 @@ class Job(Section):
 def schema_text() -> str:
     """`docs/job.schema.json`."""
     return json.dumps({"$schema": SCHEMA_ID, **Job.model_json_schema()}, indent=1) + "\n"
+
+
+def keys_markdown() -> str:
+    """The tables of keys in `docs/jobs.md`."""
+    parts: dict[str, type[Section]] = {
+        "The file": Job,
+        "A group of `fleet`": Group,
+        "`until`": Limits,
+        "`checkpoint`": Checkpoints,
+        "Data in files": Files,
+    }
+    lines: list[str] = []
+    for title, section in parts.items():
+        lines += [f"### {title}", "", "| key | default | what it says |", "| --- | --- | --- |"]
+        lines += [f"| `{name}` | {_default(field)} | {field.description} |" for name, field in section.model_fields.items()]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _default(field: FieldInfo) -> str:
+    """As a reader of the table says it."""
+    if field.is_required():
+        return "**needed**"
+    value = field.get_default(call_default_factory=True, validated_data={})
+    return "" if value is None or isinstance(value, BaseModel | list | dict) else f"`{json.dumps(value)}`"

@@ -1,0 +1,50 @@
+"""The `mottle` command: its subcommands, one file each, and what they share."""
+
+from importlib.metadata import version as installed_version
+from typing import Annotated
+
+import typer
+
+from mottle.cli.answers import CODES_HELP, Answer, Json, command
+from mottle.cli.export import export
+from mottle.cli.new import new
+from mottle.cli.place import place
+from mottle.cli.report import report
+from mottle.cli.resume import resume
+from mottle.cli.status import status
+from mottle.cli.train import train
+
+app = typer.Typer(
+    help="Train one PyTorch model on unequal, changing, partly hostile machines.\n\n"
+    "Examples:\n\n"
+    "    mottle new first && mottle train first/job.yaml --out runs/first\n\n"
+    "    mottle status runs/first --json\n\n"
+    "    mottle --install-completion\n\n" + CODES_HELP,
+    invoke_without_command=True,
+    pretty_exceptions_enable=False,  # a traceback is for a bug of ours, and then the plain one is the one to send
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+for _function in (new, train, resume, status, report, export, place):
+    app.command()(command(_function))
+
+
+@command
+def _version(as_json: bool) -> Answer:
+    found = installed_version("mottle")
+    return Answer({"version": found}, f"mottle {found}")
+
+
+@app.callback()
+def root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Say the version and leave.")] = False,
+    as_json: Json = False,
+) -> None:
+    """What is asked before any command."""
+    if version:
+        _version(as_json=as_json)
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit

@@ -1,0 +1,105 @@
+"""`mottle status`: how a run stands, from what its folder holds."""
+
+import json
+import math
+import time
+from typing import Annotated, Any
+
+import typer
+
+from mottle.cli.answers import Answer, Json
+
+
+def status(
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="The run's folder, or a URI.")],
+    as_json: Json = False,
+) -> Answer:
+    """Say how a run stands: how it ended, or how far it had come when it last wrote.
+
+    It asks the folder and nobody else, so it works for a run on another machine, and for one that was killed.
+
+    Examples:
+
+        mottle status runs/digits
+
+        mottle status runs/digits --json
+    """
+    from mottle.observe import read_run
+
+    run = read_run(folder)
+    return _ended(folder, run) if run.result is not None else _unfinished(folder, run)
+
+
+def _ended(folder: str, run: Any) -> Answer:
+    from mottle.observe import result_to_json
+    from mottle.observe.wording import count, duration, label, metric, ordered_metrics
+
+    result = run.result
+    lines = [f"{result.run}: ended ({result.stopped}) after {duration(result.wall_s)}"]
+    lines += [f"  {label(name):<16} {metric(name, value)}" for name, value in ordered_metrics(result.metrics)]
+    lines += [f"  {'samples':<16} {count(result.samples)} in {count(result.versions)} versions, strategy {result.strategy}"]
+    lines += [_updates_line({name: getattr(result.updates, name) for name in ("accepted", "unselected", "rejected", "discarded", "lost")})]
+    for worker in result.workers:
+        stay = f"from {duration(worker.joined_s)} to " + ("the end" if worker.left_s is None else duration(worker.left_s))
+        why = f", {worker.left_reason}" if worker.left_reason else ""
+        lines.append(f"  worker {worker.id:<9} {worker.device}, {count(worker.samples)} samples, {stay}{why}")
+    lines += [f"  wrong: {problem}" for problem in result.problems()]
+    data = {"state": "ended", "folder": folder, "problems": result.problems(), "result": json.loads(result_to_json(result))}
+    return Answer(data, _printable(lines))
+
+
+def _unfinished(folder: str, run: Any) -> Answer:
+    from mottle.checkpoint.manifest import numbers
+    from mottle.observe.wording import count, duration, label, metric, ordered_metrics
+    from mottle.storage import Folder
+
+    where = Folder.at(folder)
+    spent = run.timeline[run.timeline["verdict"] != "discarded"]
+    updates = {str(verdict): int(number) for verdict, number in run.timeline["verdict"].value_counts().items()}
+    latest = run.metrics.groupby("name", sort=True).last()
+    metrics = {str(name): float(value) if math.isfinite(value) else None for name, value in latest["value"].items()}
+    silent_s = _silent_s(where)
+    data = {
+        "state": "unfinished",
+        "folder": folder,
+        "recorded_s": run.wall_s,
+        "silent_s": silent_s,
+        "samples": int(spent["samples"].sum()),
+        "updates": updates,
+        "metrics": metrics,
+        "checkpoints": numbers(where),
+    }
+    lines = [
+        f"{run.name}: live, or killed before its end; {_last_wrote(silent_s)}, {duration(run.wall_s)} into the run",
+        *(f"  {label(name):<16} {metric(name, value)}" for name, value in ordered_metrics(metrics)),
+        f"  {'samples':<16} {count(data['samples'])}, judged so far",
+        _updates_line(updates),
+        f"  {'checkpoints':<16} {', '.join(map(str, data['checkpoints'])) or 'none'}",
+    ]
+    return Answer(data, _printable(lines))
+
+
+def _updates_line(updates: dict[str, int]) -> str:
+    return f"  {'updates':<16} " + ", ".join(f"{number:,d} {verdict}" for verdict, number in updates.items())
+
+
+def _printable(lines: list[str]) -> str:
+    """Names and reasons may come from hosts that nobody trusts."""
+    from mottle.observe.wording import clean
+
+    return "\n".join(clean(line) for line in lines)
+
+
+def _last_wrote(silent_s: float | None) -> str:
+    from mottle.observe.wording import duration
+
+    return "its record ends" if silent_s is None else f"it last wrote {duration(silent_s)} ago"
+
+
+def _silent_s(where: Any) -> float | None:
+    """Seconds since the newest file of the run was written, by the clocks of storage and of this machine; None if storage does not say."""
+    import pyarrow.fs as pafs
+
+    files = where.filesystem.get_file_info(pafs.FileSelector(where.path, recursive=True))
+    newest = max((info.mtime_ns for info in files if info.is_file and info.mtime_ns is not None), default=None)
+    return None if newest is None else max(0.0, time.time() - newest / 1e9)

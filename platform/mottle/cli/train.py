@@ -1,0 +1,61 @@
+"""`mottle train`: run a job file."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mottle.cli.answers import Answer, BadInputError, Json
+from mottle.cli.running import absolute, before_ray, conduct
+
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set a value over what the job says; can be given again.")
+]
+Address = Annotated[str | None, typer.Option(help="Ray cluster to run on; without it, the one of RAY_ADDRESS or a Ray of its own.")]
+
+
+def train(
+    job: Annotated[Path, typer.Argument(metavar="JOB.yaml", help="Job file.")],
+    out: Annotated[str | None, typer.Option(metavar="DIR", help="The run's folder, or a URI; the job's own `out` without it.")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Delete an earlier run in that folder.")] = False,
+    settings: Settings = None,
+    address: Address = None,
+    as_json: Json = False,
+) -> Answer:
+    """Train what a job file describes, and show how it goes.
+
+    Ctrl-C ends the run well: what is computed is kept, a checkpoint saved, everything released. A second one ends at once.
+
+    Examples:
+
+        mottle train examples/digits/zenopp.yaml --out runs/digits
+
+        mottle train job.yaml --set until.epochs=2 --set fleet.slow.count=3 --replace
+    """
+    before_ray()
+    from mottle.sdk import jobfile
+
+    read = jobfile.read(job, settings or [])
+    folder = absolute(out or read.out)
+    trainer = read.trainer(folder=folder)
+    _make_way(folder, replace=replace)
+    run = trainer.start(address=address)
+    read.record(folder)
+    return conduct(run, as_json=as_json)
+
+
+def _make_way(folder: str, *, replace: bool) -> None:
+    """See that the folder holds no run; with `replace`, delete the one that it holds, and nothing that is none."""
+    from mottle.observe.events import EVENTS
+    from mottle.observe.result import RESULT_FILE
+    from mottle.sdk.jobfile import RECORD_FILE
+    from mottle.storage import Folder
+
+    where = Folder.at(folder)
+    if not where.exists() or not (where.names() or where.folders()):
+        return
+    if not any(map(where.has, (RECORD_FILE, RESULT_FILE, f"{EVENTS}.parquet"))) and EVENTS not in where.folders():
+        raise BadInputError(f"{folder} holds files and no run; name another folder with --out")
+    if not replace:
+        raise BadInputError(f"{folder} holds a run already; name another folder with --out, or delete that run with --replace")
+    where.remove_all()
