@@ -12,6 +12,7 @@ from torch import nn
 from mottle import compression, data, optim, strategies
 from mottle.actors import placing, transport
 from mottle.actors.coordinator import Coordinator
+from mottle.actors.fleet import CrewError
 from mottle.actors.job import Job, KeepCheckpoints, Resumption
 from mottle.core.config import BrainConfig
 from mottle.core.errors import ConfigError
@@ -219,7 +220,13 @@ class Trainer:
             Coordinator, self.job, [note] if note else [], resumption, name=coordinator_name(self.job.name) if detached else None
         )
         start = coordinator.start.options(concurrency_group="control")
-        ray.get(start.remote(coordinator, transport.publish(values)))
+        try:
+            ray.get(start.remote(coordinator, transport.publish(values)))
+        except BaseException as error:
+            ray.kill(coordinator)  # the others go with it
+            if isinstance(error, ray.exceptions.RayTaskError) and isinstance(error.cause, CrewError):
+                raise CrewError(str(error.cause)) from error
+            raise
         return Run(self.job, coordinator, callbacks=self.settings.callbacks, loggers=self._loggers)
 
     def fit(self) -> Result:
