@@ -12,15 +12,12 @@ namespace {
 constexpr int64_t STRIP = 64;   // columns summed in registers
 constexpr int64_t PANEL = 256;  // columns mixed at a time: 25 mixed rows of it stay in the first cache
 
-template <class T> void add_scaled(const T* row, double weight, double* total) {
-    for (int64_t at = 0; at < STRIP; ++at) total[at] += (double)row[at] * weight;
-}
-
 template <class T> void combine(const T* const* rows, int64_t n, const double* weights, double divisor, int64_t start, int64_t stop, T* out) {
+    constexpr int NUM = STRIP / LANES<double>;
     T padded[STRIP];
     for (int64_t at = start; at < stop; at += STRIP) {
         const int64_t count = std::min(STRIP, stop - at);
-        alignas(64) double total[STRIP] = {};
+        Vec<double> total[NUM] = {};
         for (int64_t i = 0; i < n; ++i) {
             const T* row = rows[i] + at;
             if (count < STRIP) {
@@ -28,9 +25,14 @@ template <class T> void combine(const T* const* rows, int64_t n, const double* w
                 std::memcpy(padded, row, count * sizeof(T));
                 row = padded;
             }
-            add_scaled(row, weights[i], total);
+            const Vec<double> weight = fill<double>(weights[i]);
+#pragma GCC unroll 8
+            for (int v = 0; v < NUM; ++v) total[v] += widen(row + v * LANES<double>) * weight;
         }
-        for (int64_t j = 0; j < count; ++j) out[at - start + j] = (T)(total[j] / divisor);
+        alignas(64) double sums[STRIP];
+#pragma GCC unroll 8
+        for (int v = 0; v < NUM; ++v) store(sums + v * LANES<double>, divisor == 1 ? total[v] : total[v] / divisor);
+        for (int64_t j = 0; j < count; ++j) out[at - start + j] = (T)sums[j];
     }
 }
 

@@ -15,7 +15,7 @@
 namespace {
 
 constexpr int64_t BLOCK = 4096;
-constexpr int64_t PANEL = 512;  // columns at a time: 25 rows of it stay in the second cache while all pairs are formed
+constexpr int64_t PANEL = 256;  // columns at a time: 25 rows of it stay in the first cache while all pairs are formed
 constexpr int GROUP = 5;        // rows in a register tile: 25 sums and the operands fit 32 registers
 constexpr int DIGITS = 68;      // as in mottle.core.exactsum
 
@@ -54,10 +54,12 @@ template <class T> bool finite(const T* values, int64_t count) {
     return fine;
 }
 
-template <class T> double lanes_sum(Vec<T> lanes) {
-    double sum = 0;
-    for (int lane = 0; lane < LANES<T>; ++lane) sum += (double)lanes[lane];
-    return sum;
+// The lanes in double precision, added in a fixed tree.
+double lanes_sum(Vec<double> x) { return ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7])); }
+double lanes_sum(Vec<float> x) {
+    float lanes[16];
+    store(lanes, x);
+    return lanes_sum(widen(lanes) + widen(lanes + 8));
 }
 
 // sums[a * B + b] += f(x_a, y_b) over `num_vectors` vectors, f a squared difference or a product. On the diagonal only b > a or b >= a is used.
@@ -119,13 +121,24 @@ template <bool DIFFERENCE, class T> class Pairs {
         for (int64_t g = 0; g < groups; ++g)
             for (int64_t h = g; h < groups; ++h) tiles.push_back({g, h, choose<DIFFERENCE, T>(size(g), size(h), g == h)});
         lanes.resize(tiles.size() * GROUP * GROUP);
+        totals.resize(lanes.size());
     }
 
     void clear() { std::fill(lanes.begin(), lanes.end(), Vec<T>{}); }
 
-    void add(const T* const* points, int64_t num_vectors) {
-        for (size_t at = 0; at < tiles.size(); ++at)
+    // While pairs are formed the next panel is fetched, a few rows with each tile, so that memory and arithmetic take their time together.
+    void add(const T* const* points, int64_t num_vectors, const T* const* rows, int64_t next) {
+        for (size_t at = 0; at < tiles.size(); ++at) {
+            for (size_t i = at; i < (size_t)n; i += tiles.size())
+                if (rows[i])
+                    for (int64_t ahead = 0; ahead < PANEL; ahead += LANES<T>) __builtin_prefetch(rows[i] + next + ahead);
             tiles[at].run(points + tiles[at].g * GROUP, points + tiles[at].h * GROUP, num_vectors, &lanes[at * GROUP * GROUP]);
+        }
+    }
+
+    // Adds up the lanes; to be called before `each`.
+    void finish() {
+        for (size_t at = 0; at < lanes.size(); ++at) totals[at] = lanes_sum(lanes[at]);
     }
 
     // f(i, j, sum) for every pair i < j (i <= j for products), in no particular order.
@@ -134,7 +147,7 @@ template <bool DIFFERENCE, class T> class Pairs {
             const int64_t g = tiles[at].g, h = tiles[at].h, width = size(h);
             for (int64_t a = 0; a < size(g); ++a)
                 for (int64_t b = g == h ? a + DIFFERENCE : 0; b < width; ++b)
-                    f(g * GROUP + a, h * GROUP + b, lanes_sum<T>(lanes[at * GROUP * GROUP + a * width + b]));
+                    f(g * GROUP + a, h * GROUP + b, totals[at * GROUP * GROUP + a * width + b]);
         }
     }
 
@@ -144,6 +157,7 @@ template <bool DIFFERENCE, class T> class Pairs {
     int64_t n, groups;
     std::vector<Tile> tiles;
     std::vector<Vec<T>> lanes;
+    std::vector<double> totals;
 };
 
 int64_t pair_place(int64_t n, int64_t i, int64_t j) { return i * (2 * n - i - 1) / 2 + j - i - 1; }
@@ -161,8 +175,8 @@ template <class T> double exact_distance(const T* x, const T* y, int64_t count) 
 // Rows of a panel, filled up with zeros to whole vectors where the panel is not full.
 template <class T> class Panel {
   public:
-    explicit Panel(int64_t num_rows) : store(num_rows * PANEL), pointers(num_rows) {}
-    T* row(int64_t i) { return &store[i * PANEL]; }
+    explicit Panel(int64_t num_rows) : values(num_rows * PANEL / LANES<T>), pointers(num_rows) {}
+    T* row(int64_t i) { return (T*)&values[i * PANEL / LANES<T>]; }
     const T* const* view(const T* const* rows, int64_t at, int64_t count) {
         for (size_t i = 0; i < pointers.size(); ++i) {
             if (count == PANEL) { pointers[i] = rows[i] + at; continue; }
@@ -181,7 +195,7 @@ template <class T> class Panel {
     }
 
   private:
-    std::vector<T> store;
+    std::vector<Vec<T>> values;  // vectors, not numbers, so that rows are aligned
     std::vector<const T*> pointers;
 };
 
@@ -201,8 +215,9 @@ template <class T> void distances(const T* const* rows, int64_t n, int64_t start
         pairs.clear();
         for (int64_t at = block; at < end; at += PANEL) {
             const int64_t width = std::min(PANEL, end - at);
-            pairs.add(panel.view(rows, at, width), vectors_in<T>(width));
+            pairs.add(panel.view(rows, at, width), vectors_in<T>(width), rows, at + width);
         }
+        pairs.finish();
         bool suspicious = n < 2;
         pairs.each([&](int64_t, int64_t, double sum) { suspicious |= !std::isfinite(sum); });
         std::vector<int8_t> zero(n, -1);  // not known yet
@@ -251,8 +266,9 @@ template <class T> void gram(const T* const* points, int64_t num_points, int64_t
                 centre(points[i] ? points[i] + at : nullptr, here ? here + (at - block) : nullptr, width, panel.row(i));
                 panel.pad(i, width);
             }
-            pairs.add(panel.own(), vectors_in<T>(width));
+            pairs.add(panel.own(), vectors_in<T>(width), points, at + width);
         }
+        pairs.finish();
         pairs.each([&](int64_t i, int64_t j, double sum) { if (i == j) squares[i] = sum; });
         bool suspicious = false;
         for (double square : squares) suspicious |= !std::isfinite(square);

@@ -52,5 +52,18 @@ template <class V> static inline V larger(V a, V b) { return a > b ? a : b; }
 template <class V> static inline void look(V& probe, V v) { probe = probe + v * V{}; }
 #endif
 
+// Eight values in double precision.
+static inline Vec<double> widen(const double* from) { return load(from); }
+static inline Vec<double> widen(const float* from) {
+#if defined(__AVX512F__)
+    return (Vec<double>)_mm512_cvtps_pd(_mm256_loadu_ps(from));  // which the generic form below is not compiled to
+#else
+    typedef float Half __attribute__((vector_size(32)));
+    Half values;
+    __builtin_memcpy(&values, from, sizeof values);
+    return __builtin_convertvector(values, Vec<double>);
+#endif
+}
+
 // A program on columns [start, stop) of some rows, written to out[0..]. Returns 1 if a row was not finite, 2 if something overflowed, 3 for both.
 template <class T> using ColumnsFn = int (*)(const T* const* rows, int64_t start, int64_t stop, T* out, const T* weights);
