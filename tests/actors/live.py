@@ -3,6 +3,7 @@
 Workers import this module by its name, so a job may name what is defined here.
 """
 
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from mottle.core.brain import Brain
 from mottle.data import Positions
 from mottle.observe import read_events, read_run
 from mottle.observe.result import read_result
-from mottle.observe.snapshot import Snapshot
+from mottle.observe.snapshot import Snapshot, WorkerRow
 from mottle.sdk import Result, Run, Trainer, WorkerGroup
 
 # N samples, F features, C classes
@@ -69,6 +70,39 @@ class HonestTwin(Scribbler):
 def noisy() -> nn.Module:
     """Dropout and BatchNorm."""
     return nn.Sequential(nn.Linear(NUM_FEATURES, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(0.5), nn.Linear(32, NUM_CLASSES))
+
+
+def in_an_actor() -> bool:
+    """Whether this is not the process of the test."""
+    return "pytest" not in sys.modules
+
+
+class NeedsADevice(nn.Module):
+    """Works in the process that describes the job and in no other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(NUM_FEATURES, NUM_CLASSES)
+
+    def forward(self, features_NF: Tensor) -> Tensor:
+        if in_an_actor():
+            raise OSError("no such device on this host")
+        logits: Tensor = self.layer(features_NF)
+        return logits
+
+
+class NeedsAFile(nn.Module):
+    """Can be made in the process that describes the job and in no other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        if in_an_actor():
+            raise OSError("no weights on this host")
+        self.layer = nn.Linear(NUM_FEATURES, NUM_CLASSES)
+
+    def forward(self, features_NF: Tensor) -> Tensor:
+        logits: Tensor = self.layer(features_NF)
+        return logits
 
 
 # --- data and losses --------------------------------------------------------------------------------------------------------------------
@@ -157,10 +191,15 @@ def started(job: Trainer) -> Iterator[Run]:
     finally:
         if run._result is None:
             ray.kill(run._coordinator)
-    _, alive = psutil.wait_procs([*actors, *shell_processes()], timeout=RELEASE_TIMEOUT_S)
-    assert not alive, f"still running after the end: {alive}"
+    assert_released(actors)
     left = {thread for thread in set(threading.enumerate()) - threads if thread.is_alive()}
     assert not left, f"threads left in the driver: {left}"
+
+
+def assert_released(actors: Sequence[psutil.Process] = ()) -> None:
+    """No process of an actor is left."""
+    _, alive = psutil.wait_procs([*actors, *shell_processes()], timeout=RELEASE_TIMEOUT_S)
+    assert not alive, f"still running after the end: {alive}"
 
 
 def fit(job: Trainer) -> Result:
@@ -261,6 +300,16 @@ def reference(
         samples += batch_size
         measure()
     return outcome
+
+
+def row(snapshot: Snapshot, worker: str) -> WorkerRow:
+    """What is shown of a worker."""
+    return next(each for each in snapshot.workers if each.id == worker)
+
+
+def accepted(snapshot: Snapshot, worker: str) -> int:
+    """Accepted updates of a worker that may not have joined yet."""
+    return sum(each.accepted for each in snapshot.workers if each.id == worker)
 
 
 def computing(snapshot: Snapshot) -> bool:

@@ -53,6 +53,8 @@ class Fleet:
 
         Args:
             slots: optimizer state of each shard, for a run that goes on from a checkpoint.
+        Raises:
+            CrewError: one of them could not start.
         """
         job = self._job
         ranges = job.layout.cut(job.brain.num_shards)
@@ -63,9 +65,11 @@ class Fleet:
             self.shards[replica] = placing.make_shard(
                 replica, spec, values, version, self._coordinator, job.run_dir, slots[replica.shard] if slots else None
             )
-        ray.get([shard.ready.remote() for shard in self.shards.values()])
         self.validator = placing.make_validator(job, self.by_shard(), self._coordinator)
-        ray.get(self.validator.ready.remote())
+        try:
+            ray.get([actor.ready.remote() for actor in (*self.shards.values(), self.validator)])
+        except ray.exceptions.RayActorError as error:
+            raise CrewError(f"shards and validator could not start: {reason_of(error)}") from error
         for replica, shard in self.shards.items():
             self._thread(self._watch_shard, replica, shard)
 
@@ -80,7 +84,7 @@ class Fleet:
         try:
             ray.get(shard.until_closed.options(concurrency_group="watch").remote())
         except ray.exceptions.RayActorError as error:
-            self._tell(p.ReplicaLost(replica, first_line(error)))
+            self._tell(p.ReplicaLost(replica, reason_of(error)))
 
     def lose(self, replica: p.ReplicaId) -> None:
         """A replica no longer holds what the others hold, or is gone: nobody may read from it any more."""
@@ -121,9 +125,9 @@ class Fleet:
             self.peak_bytes["worker"].append(ray.get(ended))
             self._tell(p.Left(slot, "dismissed"))
         except ray.exceptions.RayActorError as error:
-            self._tell(p.Left(slot, f"died: {first_line(error)}", died=True))
+            self._tell(p.Left(slot, f"died: {reason_of(error)}", died=True))
         except Exception as error:
-            self._tell(p.Left(slot, f"died: {first_line(error)}", died=True))
+            self._tell(p.Left(slot, f"died: {reason_of(error)}", died=True))
             traceback.print_exc()
         finally:
             self._num_in_group[group.name] -= 1
@@ -147,7 +151,9 @@ class Fleet:
                 ray.kill(actor)
 
 
-def first_line(error: BaseException) -> str:
-    """The sentence of an error: Ray's messages go on for a page."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+def reason_of(error: BaseException) -> str:
+    """One sentence out of an error: Ray's messages go on for a page, with the cause at the end or inside."""
+    if isinstance(error, ray.exceptions.RayTaskError):
+        return f"{type(error.cause).__name__}: {error.cause}"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return lines[-1] if "creation task" in lines[0] else lines[0]

@@ -26,6 +26,7 @@ from mottle.core.references import References
 from mottle.core.shards import ShardMap
 
 REJECTED_STREAK = 5  # rejections in a row after which people are told
+RETURNED_STREAK = 10  # orders in a row, for each worker of the crew, that came to nothing: what fails then is not the workers
 VALIDATOR = p.VALIDATOR
 
 
@@ -64,6 +65,8 @@ class Brain:
         self._offered_at: tuple[int, tuple[int, ...]] | None = None
         self._references = References(self.shards)
         self._stopping: str | None = None
+        self._returned_in_a_row = 0
+        """Orders since the last acknowledged update of whoever it was."""
         self._told_nothing_left = False
         self._evaluations = Evaluations(config.evaluate_every)
         self._checkpoints = Checkpoints(self.shards, config.checkpoint_every)
@@ -235,6 +238,8 @@ class Brain:
         for order in self.ledger.of_worker(event.worker):
             self._end(order, drop=True)  # some shards may hold a part of its update, of which they send no receipt
         self._heard.append(s.WorkerGone(event.worker))
+        if self._started and not self.crew:
+            self._tell(p.Notice("warning", "no worker is left; the run waits for one to join"))
 
     def _on_remove_asked(self, event: p.RemoveAsked) -> None:
         member = self.members.present(event.worker)
@@ -311,6 +316,10 @@ class Brain:
             return
         self._tell(p.Notice("warning", f"worker {event.worker} returned its order: {event.reason}", event.worker))
         self._end(order, drop=True)
+        self._returned_in_a_row += 1
+        if self._returned_in_a_row >= RETURNED_STREAK * max(1, len(self.crew)):
+            self._fail(f"{self._returned_in_a_row} orders in a row came back without an update; the last one: {event.reason}")
+            return
         self._offer(event.worker)
 
     def _cut(self, decision: s.CutOrder) -> None:
@@ -351,6 +360,7 @@ class Brain:
         late = order.state == "ended"
         work_id, worker = order.compute.work_id, order.compute.worker
         self.ledger.acknowledge(work_id)
+        self._returned_in_a_row = 0
         receipts = list(order.receipts.values())
         order.used = min(order.samples, max(0, receipts[0].samples))
         self._release(order)

@@ -1,0 +1,96 @@
+"""Liars, broken machines and broken models on live Ray: what reaches the model, and what people are told."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.actors import live
+
+from mottle.actors.fleet import CrewError
+from mottle.core.errors import ConfigError
+from mottle.sdk import WorkerGroup
+from mottle.sdk.run import RunFailedError
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
+
+HONEST = WorkerGroup(name="honest", count=2, num_cpus=0.5, delay_s=0.0002)
+LIAR = WorkerGroup(name="liar", count=1, num_cpus=0.5, delay_s=0.0002, attack={"sign_flip": {"scale": 10}})
+BROKEN = WorkerGroup(name="broken", count=1, num_cpus=0.5, delay_s=0.0002, attack={"non_finite": {"kind": "single", "coordinate": 7}})
+
+
+def contested(folder: Path, strategy: Any, groups: Sequence[WorkerGroup], **options: Any) -> Any:
+    return live.trainer(
+        folder,
+        data=live.blobs(400),
+        test_data=live.blobs(100, seed=1),
+        validation_data=live.blobs(100, seed=2),
+        metrics={"accuracy": live.accuracy},
+        strategy=strategy,
+        scaling_config=list(groups),
+        **{"until": {"epochs": 3}, **options},
+    )
+
+
+def test_zenopp_survives_a_liar_and_a_broken_machine_and_names_both(tmp_path: Path) -> None:
+    job = contested(tmp_path, {"zeno++": {"rho": 0.002, "refresh_every": 5, "ahead": 2}}, [HONEST, LIAR, BROKEN], shards=2)
+    result = live.fit(job)
+    assert result.summary is not None
+    assert result.metrics is not None
+    assert result.metrics["test_accuracy"] > 0.9
+    honest, other, liar, broken = result.summary.workers
+    assert honest.accepted > 0
+    assert other.accepted > 0
+    assert (liar.accepted, broken.accepted) == (0, 0)
+    told = {(worker, verdict, reason) for _, worker, verdict, reason, *_ in live.verdicts(job)}
+    assert ("w2", "rejected", "fails the Zeno++ test") in told
+    assert {(verdict, reason) for worker, verdict, reason in told if worker == "w3"} == {("rejected", "not finite")}
+    # A rejected range is tried once more by another worker, so little of the data is lost to two bad workers of four.
+    assert sum(epoch.applied for epoch in result.summary.epochs) > 0.8 * result.summary.samples
+    live.assert_replay(job)
+
+
+def test_plain_asynchronous_averaging_does_not_survive_the_liar(tmp_path: Path) -> None:
+    result = live.fit(contested(tmp_path, "async", [HONEST, LIAR]))
+    assert result.metrics is not None
+    assert result.metrics["test_accuracy"] < 0.6
+
+
+def test_samples_of_a_machine_that_sends_nan_are_used_by_another(tmp_path: Path) -> None:
+    """Synchronous SGD has a gate and no test: what is not finite is rejected by name, its samples tried again by the honest workers."""
+    job = contested(tmp_path, "sync", [HONEST, BROKEN])
+    with live.started(job) as run:
+        live.wait_for_end(run)
+        assert all(tensor.isfinite().all() for tensor in run.parameters().values())
+        result = run.result()
+    assert result.summary is not None
+    assert [(epoch.applied, epoch.rejected) for epoch in result.summary.epochs] == [(400, 0)] * 3
+    broken = result.summary.workers[2]
+    assert broken.accepted == 0
+    assert broken.rejected > 0
+    live.assert_replay(job)
+
+
+# --- what cannot be trained at all ------------------------------------------------------------------------------------------------------
+
+
+def test_a_model_that_fails_on_every_batch_ends_the_run_with_the_reason(tmp_path: Path) -> None:
+    job = live.trainer(tmp_path, live.NeedsADevice)
+    with live.started(job) as run:
+        result = run.result()
+    assert isinstance(result.error, RunFailedError)
+    assert "no such device on this host" in str(result.error)
+
+
+def test_a_crew_that_cannot_start_says_why_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    job = live.trainer(tmp_path, live.NeedsAFile)
+    with pytest.raises(CrewError, match=r"could not start: .*no weights on this host"):
+        job.start()
+    live.assert_released()
+
+
+def test_missing_resources_are_named_with_what_the_cluster_has(tmp_path: Path) -> None:
+    job = live.trainer(tmp_path, scaling_config=WorkerGroup(count=3, num_cpus=8, resources={"fpga": 1}))
+    with pytest.raises(ConfigError, match=r"needs 24 CPU \(the cluster has 16\), 3 fpga \(the cluster has 0\)"):
+        job.start()
+    live.assert_released()
