@@ -1,6 +1,7 @@
 """Problem files and everything that can be wrong with them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -116,6 +117,15 @@ def test_a_new_device_list_keeps_the_ops_and_drops_links_of_lost_devices() -> No
     assert later.links == {}
     with pytest.raises(ProblemError, match="op 'p' runs on no device"):
         Problem(ops=(Op("p", 1, pin=("D1",)),), devices=DEVICES).with_devices(DEVICES[:1])
+
+
+def test_a_problem_with_other_ops_is_checked_and_indexed_anew() -> None:
+    problem = Problem(ops=(A, B), devices=DEVICES)
+    longer = replace(problem, ops=[A, B, C])  # type: ignore[arg-type]  # a list is taken, too
+    assert longer.graph.names == ["a", "b", "c"]
+    assert longer.ops == (A, B, C)
+    with pytest.raises(ProblemError, match="unknown op 'z'"):
+        replace(problem, edges=(Edge("a", "z"),))
 
 
 FULL = {

@@ -3,13 +3,16 @@
 `parallel` communication, static memory. Practical up to about ten ops on three devices.
 """
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.sparse import coo_array
 
 from mottle.placement.errors import UndecidedError
 from mottle.placement.graph import ABSENT, Graph
 from mottle.placement.placed import NoRoom, Placement, order_by_start
+
+if TYPE_CHECKING:
+    from scipy.optimize import LinearConstraint
 
 
 def solve_exactly(graph: Graph, *, node_limit: int | None = None) -> Placement | NoRoom:
@@ -21,6 +24,8 @@ def solve_exactly(graph: Graph, *, node_limit: int | None = None) -> Placement |
     Raises:
         UndecidedError: the limit was reached without any solution.
     """
+    from scipy.optimize import Bounds, milp  # here, because importing it takes longer than most placements
+
     program = _Program(graph)
     limit = {} if node_limit is None else {"node_limit": node_limit}
     solution = milp(
@@ -63,7 +68,10 @@ class _Program:
         self.low: list[float] = []
         self.high: list[float] = []
 
-    def constraints(self) -> LinearConstraint:
+    def constraints(self) -> "LinearConstraint":
+        from scipy.optimize import LinearConstraint
+        from scipy.sparse import coo_array
+
         self._assign()
         self._precede()
         self._exclude()

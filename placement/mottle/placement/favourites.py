@@ -9,8 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linprog
-from scipy.sparse import coo_array
 
 from mottle.placement.arrays import Ints
 from mottle.placement.graph import Graph
@@ -70,6 +68,9 @@ def solve_favourites(graph: Graph) -> Relaxation:
 
     Variables: x per edge in [0, 1], a start s per op, and w. Times are scaled to a largest of 1, for the solver's tolerances.
     """
+    from scipy.optimize import linprog  # here, because importing it takes longer than most placements
+    from scipy.sparse import coo_array
+
     parent, child, comm = dependency_edges(graph)
     n, m = graph.n, len(parent)
     scale = float(max(graph.k_min.max(), comm.max(initial=0)))

@@ -51,17 +51,17 @@ class Graph:
     comm_mode: "CommMode"
     mem_mode: "MemMode"
 
-    @property
+    @cached_property
     def n(self) -> int:
         """Number of ops."""
         return len(self.names)
 
-    @property
+    @cached_property
     def num_devices(self) -> int:
         """D."""
         return len(self.devices)
 
-    @property
+    @cached_property
     def num_groups(self) -> int:
         """Colocation groups, single ops included."""
         return len(self.group_names)
@@ -140,6 +140,12 @@ class Graph:
     def need(self) -> Ints:
         """(G,) base + scratch."""
         return self.base + self.scratch
+
+    @cached_property
+    def most_demand(self) -> tuple[int, int]:
+        """(resident bytes, scratch) that placing one op adds at most: its whole group and every input."""
+        inputs = sum_by(self.edge_dst, self.tensor_bytes[self.edge_tensor], self.n)
+        return int(self.base.max()) + int(inputs.max()), int(self.scratch.max())
 
     @cached_property
     def group_runs(self) -> NDArray[np.bool_]:

@@ -19,21 +19,22 @@ def heft(graph: Graph, bound: dict[int, int] | None = None, mem: Sequence[int] |
     device, start, end = [-1] * graph.n, [-1] * graph.n, [-1] * graph.n
     gaps = [_Gaps() for _ in graph.devices]
     held = [set[int]() for _ in graph.devices]  # tensors that arrived on a device
-    src, sizes, crowded = graph.src_of, graph.bytes_of, False
+    src, sizes, cost, crowded = graph.src_of, graph.bytes_of, graph.cost_rows, False
     runs = graph.group_runs.tolist()
     scaled, _ = scaled_ranks(graph)
-    for i in sorted(range(graph.n), key=lambda i: (-scaled[i], i)):
+    for i in sorted(range(graph.n), key=scaled.__getitem__, reverse=True):  # equal ranks stay in canonical order, also in reverse
         g, tensors, k = graph.group_of[i], graph.inputs[i], graph.k_rows[i]
+        inputs = [(end[src[t]], graph.link_class[device[src[t]]], t) for t in tensors]
         best: tuple[int, int, int] | None = None  # finish, device, start
         for d in range(graph.num_devices) if memory.bound[g] < 0 else (memory.bound[g],):
             if not runs[g][d]:
                 continue
-            if not memory.fits(g, d, sum([sizes[t] for t in tensors if device[src[t]] != d and t not in held[d]])):
+            if not memory.roomy(d) and not memory.fits(g, d, sum([sizes[t] for t in tensors if device[src[t]] != d and t not in held[d]])):
                 crowded = True
                 continue
             ready = 0
-            for t in tensors:
-                arrival = end[src[t]] + graph.cost_rows[graph.link_class[device[src[t]]][d]][t]
+            for sent, classes, t in inputs:
+                arrival = sent + cost[classes[d]][t]
                 if arrival > ready:
                     ready = arrival
             if best is not None and ready + k[d] >= best[0]:

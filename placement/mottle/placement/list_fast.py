@@ -83,13 +83,13 @@ class _Engine:
 
     def data_ready(self, i: int) -> list[int]:
         """(D,) arrival of the last input."""
-        graph, devices = self.graph, range(self.graph.num_devices)
+        graph, cost = self.graph, self.graph.cost_rows
         ready = [0] * graph.num_devices
         for t in graph.inputs[i]:
             producer = graph.src_of[t]
-            end, classes = self.end[producer], graph.link_class[self.device[producer]]
-            for d in devices:
-                arrival = end + graph.cost_rows[classes[d]][t]
+            end = self.end[producer]
+            for d, c in enumerate(graph.link_class[self.device[producer]]):
+                arrival = end + cost[c][t]
                 if arrival > ready[d]:
                     ready[d] = arrival
         return ready
@@ -220,7 +220,7 @@ class _EarliestStart:
             heappop(self.now[d])
         else:
             heappop(self.soon[d])
-        if table.roomy(d):
+        if engine.memory.roomy(d):
             return True
         self.table_choice = None
         return table.block(d)

@@ -5,6 +5,7 @@ first moved op on, and stops as soon as some op starts too late for any improvem
 """
 
 from collections.abc import Collection, Iterator
+from heapq import heapify, heappop
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +16,9 @@ from mottle.placement.judge import run
 from mottle.placement.lower_bounds import tails
 from mottle.placement.placed import Placement
 from mottle.placement.static_ledger import StaticLedger
+
+TRIAL_EFFORT, CHAIN_EFFORT = 0.5, 2.0
+"""Work of a trial, which is cut short on average, and of finding the critical chain, in whole simulations."""
 
 
 class Searched(NamedTuple):
@@ -27,23 +31,34 @@ class Searched(NamedTuple):
     """No move improves any more; False: the budget ended first."""
 
 
-def local_search(graph: Graph, placement: Placement, *, trials: int | None = None, movable: Collection[int] | None = None) -> Searched:
+def local_search(
+    graph: Graph,
+    placement: Placement,
+    *,
+    trials: int | None = None,
+    effort: float | None = None,
+    movable: Collection[int] | None = None,
+) -> Searched:
     """Improve a valid placement: the first single move that helps, again and again.
 
     Args:
         trials: simulations to spend; None: 2 n.
+        effort: work to spend, in whole simulations (`TRIAL_EFFORT`, `CHAIN_EFFORT`); None: no such limit.
         movable: groups that may move; None: all.
     """
-    budget = 2 * graph.n if trials is None else trials
+    most = 2 * graph.n if trials is None else trials
+    left = float("inf") if effort is None else effort
     quick = graph.comm_mode == "parallel" and graph.mem_mode == "static"
     judge = _Replay(graph, placement) if quick else _Rerun(graph, placement)
     spent, improved = 0, True
     while improved:
         improved = False
+        left -= CHAIN_EFFORT
         for g, d in _moves(graph, judge, movable):
-            if spent == budget:
+            if spent == most or left <= 0:
                 return Searched(judge.placement(), judge.makespan, spent, finished=False)
             spent += 1
+            left -= TRIAL_EFFORT
             if judge.accepts(g, d):
                 improved = True
                 break
@@ -51,44 +66,45 @@ def local_search(graph: Graph, placement: Placement, *, trials: int | None = Non
 
 
 def _moves(graph: Graph, judge: "_Replay | _Rerun", movable: Collection[int] | None) -> Iterator[tuple[int, int]]:
-    """(group, device) to try next, in order; the judge must not change in between."""
-    for g in _by_chain_time(graph, judge):
+    """(group, device) to try next: groups by time on the critical chain, most first; the judge must not change in between."""
+    spent: dict[int, int] = {}
+    group_of = graph.group_of
+    for i in critical_chain(graph, judge):
+        g = group_of[i]
         if movable is None or g in movable:
-            home = judge.device[graph.members[g][0]]
-            for d in range(graph.num_devices):
-                if d != home and graph.group_runs[g, d]:
-                    yield g, d
+            spent[g] = spent.get(g, 0) + judge.end[i] - judge.start[i]
+    queue = [(-time, g) for g, time in spent.items()]
+    heapify(queue)  # not sorted: the first few usually suffice
+    while queue:
+        _, g = heappop(queue)
+        home = judge.device[graph.members[g][0]]
+        for d in range(graph.num_devices):
+            if d != home and graph.group_runs[g, d]:
+                yield g, d
 
 
 def critical_chain(graph: Graph, judge: "_Replay | _Rerun") -> list[int]:
     """Ops of the chain that the makespan hangs on, last first."""
-    device, start, end, src = judge.device, judge.start, judge.end, graph.src_of
+    device, start, end, src, inputs = judge.device, judge.start, judge.end, graph.src_of, graph.inputs
     before = [-1] * graph.n  # the op that its device ran before
     latest = [-1] * graph.num_devices
     for op in judge.order:
         before[op], latest[device[op]] = latest[device[op]], op
+    nobody = graph.n
     i = end.index(max(end))
-    chain = [i]
-    while True:
-        waited_for = [
-            src[t] for t in graph.inputs[i] if start[i] == (end[src[t]] if device[src[t]] == device[i] else judge.arrival(t, device[i]))
-        ]
-        if waited_for:
-            i = min(waited_for)
-        elif before[i] >= 0 and end[before[i]] == start[i]:
-            i = before[i]
-        else:
-            return chain
+    chain = []
+    while i >= 0:
         chain.append(i)
-
-
-def _by_chain_time(graph: Graph, judge: "_Replay | _Rerun") -> list[int]:
-    """Groups on the critical chain, most chain time first."""
-    spent: dict[int, int] = {}
-    for i in critical_chain(graph, judge):
-        g = graph.group_of[i]
-        spent[g] = spent.get(g, 0) + judge.end[i] - judge.start[i]
-    return sorted(spent, key=lambda g: (-spent[g], g))
+        begin, d, awaited = start[i], device[i], nobody
+        for t in inputs[i]:
+            producer = src[t]
+            if producer < awaited and begin == (end[producer] if device[producer] == d else judge.arrival(t, d)):
+                awaited = producer
+        if awaited < nobody:
+            i = awaited
+        else:
+            i = before[i] if before[i] >= 0 and end[before[i]] == begin else -1
+    return chain
 
 
 class _Rerun:

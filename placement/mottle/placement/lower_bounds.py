@@ -5,8 +5,6 @@ from fractions import Fraction
 from math import ceil
 
 import numpy as np
-from scipy.optimize import linprog
-from scipy.sparse import coo_array
 
 from mottle.placement.arrays import Ints, int_list, max_by, sum_by
 from mottle.placement.favourites import solve_favourites
@@ -68,6 +66,9 @@ def work_bound(graph: Graph) -> int:
     """The work cannot be finished sooner however it is cut up: the mean on identical devices, else a linear program."""
     if graph.identical_devices and bool((graph.k < ABSENT).all()):
         return -(-int(graph.k[:, 0].sum()) // graph.num_devices)
+    from scipy.optimize import linprog  # here, because importing it takes longer than most placements
+    from scipy.sparse import coo_array
+
     rows, counts = np.unique(graph.k, axis=0, return_counts=True)  # ops with equal times are one divisible op
     row, device = np.nonzero(rows < ABSENT)
     m, size = len(rows), len(row)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from mottle.placement.arrays import int_list
 from mottle.placement.graph import Graph
 
 
@@ -41,8 +42,9 @@ class MemoryState:
 
     def __init__(self, graph: Graph, bound: dict[int, int] | None = None, mem: Sequence[int] | None = None) -> None:
         self.mem = list(graph.mem if mem is None else mem)
-        self.base: list[int] = graph.base.tolist()
-        self.scratch: list[int] = graph.scratch.tolist()
+        self.base = int_list(graph.base)
+        self.scratch = int_list(graph.scratch)
+        self.most_demand = graph.most_demand
         self.resident = [0] * graph.num_devices  # S in the specification
         self.largest = [0] * graph.num_devices  # T
         self.bound = [-1] * graph.num_groups
@@ -60,6 +62,11 @@ class MemoryState:
         if self.bound[g] >= 0:
             return self.resident[d] + new + self.largest[d] <= self.mem[d]
         return self.resident[d] + self.base[g] + new + max(self.largest[d], self.scratch[g]) <= self.mem[d]
+
+    def roomy(self, d: int) -> bool:
+        """Whatever single op comes next fits d: a quick answer that spares most calls of `fits`."""
+        base, scratch = self.most_demand
+        return self.resident[d] + base + max(self.largest[d], scratch) <= self.mem[d]
 
     def commit(self, g: int, d: int, new: int) -> None:
         """Place a member of g on d."""

@@ -50,5 +50,5 @@ def estimate_us(algorithm: ListAlgorithm, graph: Graph) -> int:
     ready = n // graph.num_levels + sources // 4
     if graph.comm_mode != "parallel":
         return ready * num_devices * (2 * n + num_edges)
-    step = 25 if algorithm == "m-etf" else 80
+    step = 35 if algorithm == "m-etf" else 90
     return n * (step + ready * num_devices // 400) + num_edges * num_devices // 4

@@ -16,7 +16,7 @@ from mottle.placement.exact import solve_exactly
 from mottle.placement.graph import Graph
 from mottle.placement.judge import Trace, run
 from mottle.placement.ladder import climb
-from mottle.placement.local_search import local_search
+from mottle.placement.local_search import CHAIN_EFFORT, TRIAL_EFFORT, local_search
 from mottle.placement.lower_bounds import memory_faults
 from mottle.placement.mtopo import m_topo
 from mottle.placement.placed import NoRoom, Placement
@@ -257,22 +257,20 @@ def _finish(contest: _Contest) -> Plan:
     return replace(plan, candidates=tuple(contest.rows))
 
 
-def affordable_trials(graph: Graph, budget_us: float) -> int:
-    """Simulations that a local search may spend: 2 n, or what the budget leaves after setting up. A trial is cut short half-way or
-    sooner, on average."""
-    left_us = max(0.0, budget_us - 4 * sim_us(graph))
-    return int(min(2 * graph.n, 2 * left_us // sim_us(graph)))
+def affordable_effort(graph: Graph, budget_us: float) -> float:
+    """Work that a local search may do, in whole simulations, after setting up."""
+    return max(0.0, budget_us / sim_us(graph) - 4)
 
 
 def _search_locally(contest: _Contest, placement: Placement, makespan: int) -> tuple[str, Placement] | None:
     """Local search as far as the budget goes."""
-    graph, budget = contest.graph, contest.budget
-    trials = affordable_trials(graph, budget.left_us)
-    if trials == 0:
+    graph = contest.graph
+    effort = affordable_effort(graph, contest.budget.left_us)
+    if effort <= CHAIN_EFFORT:
         contest.notes.append("skipped for lack of time: local search")
         return None
-    searched = local_search(graph, placement, trials=trials)
-    budget.spend((4 + searched.trials / 2) * sim_us(graph))
+    searched = local_search(graph, placement, effort=effort)
+    contest.budget.spend((4 + searched.trials * TRIAL_EFFORT) * sim_us(graph))
     if not searched.finished:
         contest.notes.append(f"local search stopped after {searched.trials} of at most {2 * graph.n} simulations")
     return ("local search", searched.placement) if searched.makespan < makespan else None

@@ -95,9 +95,11 @@ class Problem:
     _skeleton: Skeleton | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        for name in ("ops", "edges", "devices"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))  # a list would let the problem change under its checks
         problems = _device_faults(self)
         skeleton = self._skeleton
-        if skeleton is None:
+        if skeleton is None or skeleton.ops is not self.ops or skeleton.edges is not self.edges:
             skeleton, faults = build_skeleton(self.ops, self.edges, {d.id for d in self.devices})
             problems = faults + problems
         if problems or skeleton is None:

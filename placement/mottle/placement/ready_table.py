@@ -6,7 +6,7 @@ a commit changes one row only: the free time and the bytes of one device.
 
 import numpy as np
 
-from mottle.placement.arrays import int_list, sum_by
+from mottle.placement.arrays import int_list
 from mottle.placement.graph import ABSENT, Graph
 from mottle.placement.placed import MemoryState
 
@@ -28,14 +28,6 @@ class ReadyTable:
         self.base_C = np.zeros(capacity, np.int64)
         self.scratch_C = np.zeros(capacity, np.int64)
         self.group_runs: list[list[bool]] = graph.group_runs.tolist()
-        inputs = sum_by(graph.edge_dst, graph.tensor_bytes[graph.edge_tensor], graph.n)
-        self._most_base = int(graph.base.max()) + int(inputs.max())  # no op ever asks for more than this and the largest scratch
-        self._most_scratch = int(graph.scratch.max())
-
-    def roomy(self, d: int) -> bool:
-        """Whatever comes next fits d, so its pairs need no look."""
-        memory = self.memory
-        return memory.resident[d] + self._most_base + max(memory.largest[d], self._most_scratch) <= memory.mem[d]
 
     def add(self, i: int, ready: list[int], new: list[int]) -> bool:
         """Take in a ready op with its (D,) data-ready times and missing bytes; False when no device has room for it."""
@@ -78,7 +70,7 @@ class ReadyTable:
     def block(self, d: int) -> bool:
         """Rule out d for every op that no longer fits there; False when some op is left without a device."""
         m, memory = self.size, self.memory
-        if m == 0 or self.roomy(d):
+        if m == 0 or memory.roomy(d):
             return True
         room = memory.mem[d] - memory.resident[d]
         demand = self.base_C[:m] + self.new_DC[d, :m] + np.maximum(self.scratch_C[:m], memory.largest[d])

@@ -11,11 +11,11 @@ from mottle.placement.graph import Graph
 from mottle.placement.judge import run
 from mottle.placement.list_fast import list_fast
 from mottle.placement.list_plain import list_plain
-from mottle.placement.local_search import local_search
+from mottle.placement.local_search import CHAIN_EFFORT, local_search
 from mottle.placement.lower_bounds import memory_faults
 from mottle.placement.placed import NoRoom, Placement
 from mottle.placement.plan import Plan, make_plan
-from mottle.placement.portfolio import affordable_trials, place_auto, positions
+from mottle.placement.portfolio import affordable_effort, place_auto, positions
 from mottle.placement.problem import Device, Problem
 from mottle.placement.static_ledger import StaticLedger
 
@@ -63,8 +63,9 @@ def repair(plan: Plan, devices: tuple[Device, ...], *, budget_s: float = 0.1) ->
         return _keep(plan, problem)
     placement = _place_around(graph, home, displaced)
     if placement is not None:
-        trials = affordable_trials(graph, budget_s * 1e6)
-        placement = local_search(graph, placement, trials=trials, movable=displaced).placement if trials else placement
+        effort = affordable_effort(graph, budget_s * 1e6)
+        if effort > CHAIN_EFFORT:
+            placement = local_search(graph, placement, effort=effort, movable=displaced).placement
         trace = run(graph, placement.device, positions(placement.order))
         if trace.valid:
             result = make_plan(problem, trace, placement.order, "repair")

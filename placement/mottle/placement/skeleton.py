@@ -25,6 +25,9 @@ LARGEST = 2**60
 class Skeleton:
     """Ops, tensors and their shape as a graph; see the module for the index letters."""
 
+    ops: "Sequence[Op]"
+    edges: "Sequence[Edge]"
+    """What it was built from; it serves no other ops or edges."""
     ids: list[str]
     position: dict[str, int]
     id_rank: Ints
@@ -86,7 +89,7 @@ def build_skeleton(ops: "Sequence[Op]", edges: "Sequence[Edge]", devices: set[st
     faults = _size_faults(ops, edges)
     if faults:
         return None, faults
-    return _index(ops, position, tensors, successors, topological, depth), []
+    return _index(ops, edges, position, tensors, successors, topological, depth), []
 
 
 @dataclass
@@ -201,6 +204,7 @@ def _size_faults(ops: "Sequence[Op]", edges: "Sequence[Edge]") -> list[str]:
 
 def _index(
     ops: "Sequence[Op]",
+    edges: "Sequence[Edge]",
     position: dict[str, int],
     tensors: dict[tuple[int, str], _Tensor],
     successors: list[list[int]],
@@ -218,6 +222,8 @@ def _index(
     emitted = sum_by(tensor_src, tensor_bytes, n)
     group, group_names = _number_groups(ops)
     return Skeleton(
+        ops=ops,
+        edges=edges,
         ids=ids,
         position=position,
         id_rank=id_rank,
