@@ -315,7 +315,7 @@ def test_a_round_of_synchronous_workers_goes_on_without_the_dead() -> None:
     ear = Ear("sync", batch_size=6)
     assert len(only(ear.start(3), p.Compute)) == 3
     ear.hear(receipt(0, 0, 2), p.Left(1, "killed"))
-    assert shard_commands(ear.hear(receipt(2, 2, 2)))[0] == p.Combine("direction", (("update/0", 0.25), ("update/2", 0.25)))
+    assert shard_commands(ear.hear(receipt(2, 2, 2)))[0] == p.Combine("direction", (("update/0", 1.0), ("update/2", 1.0)))
 
 
 # --- replicas ---------------------------------------------------------------------------------------------------------------------------

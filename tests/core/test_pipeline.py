@@ -135,9 +135,9 @@ def test_the_direction_is_bounded_by_its_norm_over_all_shards() -> None:
 def test_a_direction_that_is_short_enough_is_left_alone() -> None:
     ear = Ear(max_grad_norm=10.0)
     ear.submit(7, 8)
-    assert ear.told() == (Combine(DIRECTION, (("update/7", 0.5), ("update/8", 0.5))), Measure(1, ((DIRECTION, DIRECTION),)))
+    assert ear.told() == (Combine(DIRECTION, (("update/7", 1.0), ("update/8", 1.0))), Measure(1, ((DIRECTION, DIRECTION),)))
     ear.pipe.answered(A, 1, (exact_sum([25.0]),))
-    assert [command.scale for command in ear.told()] == [1.0]
+    assert [command.scale for command in ear.told()] == [0.5]  # the weight that both updates share
 
 
 def test_a_direction_too_long_for_a_float_makes_no_step_at_all() -> None:

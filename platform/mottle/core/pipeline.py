@@ -212,8 +212,10 @@ class Pipeline:
         if len(terms) == 1:
             self._clip(application, terms[0][0], terms[0][1])
             return
-        self._shards.tell(Combine(DIRECTION, terms))
-        self._clip(application, DIRECTION, 1.0)
+        # Equal weights are taken out of the sum: sum first, divide once, and one pass over memory less.
+        common = terms[0][1] if len({weight for _, weight in terms}) == 1 else 1.0
+        self._shards.tell(Combine(DIRECTION, tuple((name, weight / common) for name, weight in terms)))
+        self._clip(application, DIRECTION, common)
 
     def _clip(self, application: Application, source: str, scale: float) -> None:
         if self._max_grad_norm is None:

@@ -119,7 +119,7 @@ class Dismiss:
 
 @dataclass(frozen=True, slots=True)
 class Combine:
-    """vector[into] = sum over terms of weight * vector[name], added in the given order."""
+    """vector[into] = sum over terms of weight * vector[name], added in the given order; the terms are used up by it."""
 
     into: str
     terms: tuple[tuple[str, float], ...]

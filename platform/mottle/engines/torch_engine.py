@@ -99,6 +99,8 @@ class TorchEngine:
         self._flat = torch.zeros(layout.size, dtype=getattr(torch, layout.dtype), device=self._device)
         self._take_over()
         self._sum = torch.zeros_like(self._flat)
+        self._empty = True
+        """Nothing was added since `zero`; what the accumulator holds is then of no meaning."""
         self._sum_views = [view_of(self._sum, piece) for piece in layout.parameters]
         self._buffers = Buffers(model)
         self._weight = 0.0
@@ -126,7 +128,7 @@ class TorchEngine:
 
     def zero(self) -> None:
         """Begin a work order: nothing accumulated, buffers as loaded."""
-        self._sum.zero_()
+        self._empty = True
         self._weight = 0.0
         self._sealed = False
         self._reset_buffers()
@@ -182,6 +184,7 @@ class TorchEngine:
         """
         if self._sealed:
             return self._sum
+        self._clear()
         self._sealed = True
         for piece, buffer in self._tail():
             view_of(self._sum, piece).copy_(view_of(self._flat, piece)).sub_(buffer).mul_(self._weight)
@@ -292,8 +295,20 @@ class TorchEngine:
         if self._scale.overflowed(grads):
             self._drop_gradients()
             return False
-        torch._foreach_add_([total for total, _ in held], grads, alpha=factor)
+        if self._empty and len(held) == len(self._params):  # nothing to add to: one pass over memory less
+            for (total, _), grad in zip(held, grads, strict=True):
+                torch.mul(grad, factor, out=total)
+        else:
+            self._clear()
+            torch._foreach_add_([total for total, _ in held], grads, alpha=factor)
+        self._empty = False
         return True
+
+    def _clear(self) -> None:
+        """Zero the accumulator, where that was put off until something is added to it."""
+        if self._empty:
+            self._sum.zero_()
+            self._empty = False
 
     def _drop_gradients(self) -> None:
         for param in self._params:

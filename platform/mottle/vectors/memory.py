@@ -23,6 +23,9 @@ from mottle.vectors.rules import RangeRules
 
 CENTER = "center"
 
+POOLED = 8
+"""Free buffers that are kept: as many as updates usually come in a round."""
+
 
 class Publisher(Protocol):
     """Makes a copy that readers on other processes can take; what it returns is given to them as it is."""
@@ -113,7 +116,7 @@ class ShardMemory:
     def _drop(self, names: tuple[str, ...]) -> None:
         for name in names:
             held = self._vectors.pop(name, None)
-            if held is not None and len(self._pool) < 2:
+            if held is not None and len(self._pool) < POOLED:
                 self._pool.append(held.values)
 
     # --- commands ---------------------------------------------------------------------------------------------------------------------
@@ -144,12 +147,12 @@ class ShardMemory:
         return Ran(command)
 
     def _combine(self, into: str, terms: tuple[tuple[str, float], ...]) -> None:
-        """Parameters: sum of weight * vector. Buffers: the same, normalised to a mean over samples."""
-        total_D = self._buffer().zero_()
+        """Parameters: sum of weight * vector. Buffers: the same, normalised to a mean over samples. The first vector's memory is used."""
         count = sum(weight * self._vectors[name].weight for name, weight in terms)
-        for name, weight in terms:
-            self._add(total_D, self._vectors[name].values, weight, weight / count if count else 0.0)
-        self._vectors[into] = _Held(total_D, 1.0)
+        cut, vectors = self._num_params, [(self._vectors[name].values, weight) for name, weight in terms]
+        add_up([(values[:cut], weight) for values, weight in vectors])
+        add_up([(values[cut:], weight / count if count else 0.0) for values, weight in vectors])
+        self._vectors[into] = _Held(self._vectors.pop(terms[0][0]).values, 1.0)
 
     # --- robust rules -----------------------------------------------------------------------------------------------------------------
 
@@ -178,11 +181,6 @@ class ShardMemory:
         if center is not None:
             center.copy_(direction)
         self._vectors[order.into] = _Held(direction, 1.0)
-
-    def _add(self, total_D: Tensor, values: Tensor, weight: float, tail_weight: float) -> None:
-        cut = self._num_params
-        total_D[:cut].add_(values[:cut], alpha=weight)
-        total_D[cut:].add_(values[cut:], alpha=tail_weight)
 
     def _step(self, step: p.Step) -> None:
         previous = step.version.number - 1
@@ -221,3 +219,12 @@ class ShardMemory:
     def restore_optimizer(self, state: Mapping[str, Tensor]) -> None:
         """Take up slots that are cut to this range; the values came with the constructor."""
         self._optimizer.load_state(state)
+
+
+def add_up(terms: list[tuple[Tensor, float]]) -> None:
+    """Into the first vector: sum of weight * vector, in order."""
+    (total, weight), *others = terms
+    if weight != 1.0:
+        total.mul_(weight)
+    for values, alpha in others:
+        total.add_(values, alpha=alpha)
