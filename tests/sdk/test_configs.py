@@ -2,6 +2,7 @@
 
 import dataclasses
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -72,16 +73,14 @@ REFUSED = [(cls, name) for cls, table in FIELDS.items() for name, field in table
 def test_a_refused_field_is_named_with_its_reason_when_it_is_set(cls: str, name: str) -> None:
     config = getattr(ray.train, cls)()
     setattr(config, name, SET_TO[name])  # several of them Ray itself refuses at the door, though not afterwards
+    read: dict[str, Callable[[], object]] = {
+        "ScalingConfig": lambda: groups_of(config, None),
+        "RunConfig": lambda: settings_of(config, None),
+        "CheckpointConfig": lambda: settings_of(RunConfig(checkpoint_config=config), None),
+        "FailureConfig": lambda: settings_of(RunConfig(failure_config=config), None),
+    }
     with pytest.raises(ConfigError) as caught:
-        match cls:
-            case "ScalingConfig":
-                groups_of(config, None)
-            case "RunConfig":
-                settings_of(config, None)
-            case "CheckpointConfig":
-                settings_of(RunConfig(checkpoint_config=config), None)
-            case "FailureConfig":
-                settings_of(RunConfig(failure_config=config), None)
+        read[cls]()
     assert f"{cls}.{name}=" in str(caught.value)
     assert FIELDS[cls][name].text in str(caught.value)
 
@@ -218,7 +217,12 @@ def test_groups_that_cannot_be_are_refused(wrong: Any, message: str) -> None:
 
 def test_without_a_run_config_a_run_lies_under_runs() -> None:
     settings = settings_of(None, None)
-    assert (settings.name, settings.folder, settings.max_failures, settings.callbacks) == ("mottle", str(Path("runs/mottle").absolute()), 0, ())
+    assert (settings.name, settings.folder, settings.max_failures, settings.callbacks) == (
+        "mottle",
+        str(Path("runs/mottle").absolute()),
+        0,
+        (),
+    )
 
 
 def test_a_folder_wins_over_the_storage_path() -> None:

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from mottle.cli.answers import CODES_HELP, Answer, Json, command
+from mottle.cli.attach import attach
 from mottle.cli.export import export
 from mottle.cli.new import new
 from mottle.cli.place import place
@@ -13,6 +14,7 @@ from mottle.cli.report import report
 from mottle.cli.resume import resume
 from mottle.cli.status import status
 from mottle.cli.train import train
+from mottle.cli.workers import add, list_, remove
 
 app = typer.Typer(
     help="Train one PyTorch model on unequal, changing, partly hostile machines.\n\n"
@@ -25,8 +27,14 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for _function in (new, train, resume, status, report, export, place):
+for _function in (new, train, attach, resume, status, report, export, place):
     app.command()(command(_function))
+
+_workers = typer.Typer(help="Look at the workers of a detached run, add some, let one go.", no_args_is_help=True)
+_workers.command("list")(command(list_))
+_workers.command()(command(add))
+_workers.command()(command(remove))
+app.add_typer(_workers, name="workers")
 
 
 @command

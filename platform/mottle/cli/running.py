@@ -7,7 +7,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-from mottle.cli.answers import Answer, Code, say
+from mottle.cli.answers import Answer, BadInputError, Code, say
 
 MODEL_FILE = "model.safetensors"
 _STOPPED = "interrupted by the user"
@@ -25,6 +25,21 @@ def before_ray() -> None:
 def absolute(folder: str) -> str:
     """The same folder for every process: a URI as it is, a path from the root on."""
     return folder if "://" in folder else str(Path(folder).expanduser().absolute())
+
+
+def detached_run(name: str, address: str | None) -> Any:
+    """The live handle of a detached run.
+
+    Raises:
+        BadInputError: there is none of that name, or no Ray to ask.
+    """
+    before_ray()
+    from mottle.sdk.attaching import RunGoneError, attach
+
+    try:
+        return attach(name, address=address)
+    except RunGoneError as error:
+        raise BadInputError(str(error)) from error
 
 
 class Interrupts:
@@ -47,12 +62,13 @@ class Interrupts:
         self.asked = True
 
 
-def conduct(run: Any, *, as_json: bool) -> Answer:
+def conduct(run: Any, *, as_json: bool, leave: bool = False) -> Answer:
     """Show a run to its end and leave its model and report in its folder.
 
     Args:
         run: a live `mottle.sdk.Run`.
         as_json: what is shown goes to standard error.
+        leave: Ctrl-C leaves a detached run alone and ends only the showing.
     """
     from rich.console import Console
 
@@ -62,6 +78,8 @@ def conduct(run: Any, *, as_json: bool) -> Answer:
         stopping = False
         for snapshot in run.watch():
             display.show(snapshot)
+            if interrupts.asked and leave:
+                return Answer({"run": run.job.run_dir, "state": "live"}, f"{run.job.name} goes on without this terminal", Code.INTERRUPTED)
             if interrupts.asked and not stopping:
                 stopping = True
                 say("stopping: waiting for what is computed already and for a checkpoint; press Ctrl-C again to end at once")

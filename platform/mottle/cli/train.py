@@ -20,6 +20,7 @@ def train(
     replace: Annotated[bool, typer.Option("--replace", help="Delete an earlier run in that folder.")] = False,
     settings: Settings = None,
     address: Address = None,
+    detach: Annotated[bool, typer.Option("--detach", help="Leave the run to a Ray that stays; `mottle attach` finds it again.")] = False,
     as_json: Json = False,
 ) -> Answer:
     """Train what a job file describes, and show how it goes.
@@ -31,6 +32,8 @@ def train(
         mottle train examples/digits/zenopp.yaml --out runs/digits
 
         mottle train job.yaml --set until.epochs=2 --set fleet.slow.count=3 --replace
+
+        mottle train job.yaml --address auto --detach
     """
     before_ray()
     from mottle.sdk import jobfile
@@ -39,8 +42,11 @@ def train(
     folder = absolute(out or read.out)
     trainer = read.trainer(folder=folder)
     _make_way(folder, replace=replace)
-    run = trainer.start(address=address)
+    run = trainer.start(address=address, detached=detach)
     read.record(folder)
+    if detach:
+        name = run.job.name
+        return Answer({"run": folder, "name": name, "state": "live"}, f"{name} runs in {folder}; see it with: mottle attach {name}")
     return conduct(run, as_json=as_json)
 
 

@@ -103,6 +103,8 @@ class JobFile:
                 run_config=_run_config(spec, where),
                 folder=where,
                 shards=spec.shards,
+                replicas=spec.replicas,
+                loggers=[named[f"loggers.{index}"]() for index in range(len(spec.loggers))],
                 evaluate_every=spec.evaluate_every,
                 checkpoint_every=spec.checkpoint.every,
                 max_grad_norm=spec.max_grad_norm,
@@ -123,6 +125,7 @@ class JobFile:
         wanted: dict[KeyPath, Any] = {(key,): getattr(spec, key) for key in ("model", "loss", "collate_fn")}
         wanted |= {(key,): getattr(spec, key) for key in ("train_data", "validation_data", "test_data")}
         wanted |= {("metrics", name): value for name, value in spec.metrics.items()}
+        wanted |= {("loggers", index): value for index, value in enumerate(spec.loggers)}
         for path, value in wanted.items():
             try:
                 named[dotted(path)] = self._made(value)

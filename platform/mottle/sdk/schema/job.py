@@ -172,6 +172,8 @@ class Job(Section):
     """Groups of workers; two workers of one CPU if left out."""
     shards: int = Field(default=1, ge=1)
     """Actors that hold the parameters, a range each."""
+    replicas: int = Field(default=0, ge=0, le=1)
+    """Further copies of each shard; with one, training goes on when a shard's process dies."""
     seed: int = Field(default=0, ge=0)
     """Of data order, model and everything else."""
     seed_samples: bool = True
@@ -184,6 +186,8 @@ class Job(Section):
     """Clip each worker's mean gradient to this norm."""
     retry_rejected: bool = True
     """Try a rejected update's samples once more, on another worker."""
+    loggers: list[Reference] = Field(default_factory=list)
+    """Classes or functions that make a logger: `{"mottle.observe:TensorBoardLogger": {directory: runs/tb}}`."""
     checkpoint: Checkpoints = Field(default_factory=Checkpoints)
     """When checkpoints are written, and which stay."""
     out: str | None = None
