@@ -6,12 +6,16 @@ _BINARY = {"add": "{a} + {b}", "sub": "{a} - {b}", "mul": "{a} * {b}", "div": "{
 _CALLS = {"min": "smaller({a}, {b})", "max": "larger({a}, {b})"}
 _MASKS = {"above": "{a} > {b}", "equal": "{a} == {b}", "both": "{a} & {b}"}
 
+_AHEAD = 256
+"""Columns that are fetched in advance, into the second cache: hardware loses track of so many rows at once."""
+
 _TEMPLATE = """// A column program, printed by mottle.aggregation.kernels.emit.
 #include "vectors.h"
 
 typedef {ctype} T;
 typedef Vec<T> V;
 typedef Mask<T> M;
+constexpr int64_t AHEAD = {ahead};
 
 static inline void columns_at(const T* const* rows, int64_t at, T* out, const T* weights, V& probe, V& watch) {{
 {body}
@@ -44,14 +48,17 @@ def cpp_source(program: Program, ctype: str) -> str:
         ctype: "float" or "double".
     """
     assert not program.presorted, "a program on sorted rows needs a sort that only the interpreter has"
-    lines = [f"const V r{row} = load(rows[{row}] + at); look(probe, r{row});" for row in range(program.num_rows)]
+    lines = [
+        f"const V r{row} = load(rows[{row}] + at); look(probe, r{row}); __builtin_prefetch(rows[{row}] + at + AHEAD, 0, 2);"
+        for row in range(program.num_rows)
+    ]
     lines += [f"const V r{register} = fill<T>(weights[{row}]);" for row, register in enumerate(program.weights)]
     lines += [f"const V r{register} = fill<T>({_literal(value, ctype)});" for register, value in program.constants]
     lines += [_line(step) for step in program.steps]
     lines += [f"look(watch, r{register});" for register in dict.fromkeys(program.watched)]
     lines.append(f"store(out, r{program.result});")
     body = "\n".join("    " + line for line in lines)
-    return _TEMPLATE.format(ctype=ctype, body=body, num_rows=program.num_rows)
+    return _TEMPLATE.format(ctype=ctype, ahead=_AHEAD, body=body, num_rows=program.num_rows)
 
 
 def _literal(value: float, ctype: str) -> str:

@@ -10,6 +10,7 @@
 namespace {
 
 constexpr int64_t STRIP = 64;   // columns summed in registers
+constexpr int64_t AHEAD = 256;  // columns fetched in advance, into the second cache: hardware loses track of so many streams
 constexpr int64_t PANEL = 256;  // columns mixed at a time: 25 mixed rows of it stay in the first cache
 
 template <class T> void combine(const T* const* rows, int64_t n, const double* weights, double divisor, int64_t start, int64_t stop, T* out) {
@@ -25,6 +26,7 @@ template <class T> void combine(const T* const* rows, int64_t n, const double* w
                 std::memcpy(padded, row, count * sizeof(T));
                 row = padded;
             }
+            for (int64_t line = 0; line < STRIP; line += LANES<T>) __builtin_prefetch(rows[i] + at + AHEAD + line, 0, 2);
             const Vec<double> weight = fill<double>(weights[i]);
 #pragma GCC unroll 8
             for (int v = 0; v < NUM; ++v) total[v] += widen(row + v * LANES<double>) * weight;

@@ -131,7 +131,7 @@ template <bool DIFFERENCE, class T> class Pairs {
         for (size_t at = 0; at < tiles.size(); ++at) {
             for (size_t i = at; i < (size_t)n; i += tiles.size())
                 if (rows[i])
-                    for (int64_t ahead = 0; ahead < PANEL; ahead += LANES<T>) __builtin_prefetch(rows[i] + next + ahead);
+                    for (int64_t ahead = 0; ahead < PANEL; ahead += LANES<T>) __builtin_prefetch(rows[i] + next + ahead, 0, 2);
             tiles[at].run(points + tiles[at].g * GROUP, points + tiles[at].h * GROUP, num_vectors, &lanes[at * GROUP * GROUP]);
         }
     }
