@@ -1,7 +1,7 @@
 """The validator: reference gradients on trusted data, and the metrics of published versions, off the critical path."""
 
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -56,13 +56,12 @@ class Validator:
 
     def evaluate(self, order: p.Evaluate) -> None:
         """Metrics of a version on the test data."""
-        metrics: Mapping[str, float] = {}
         try:
             self._load("evaluate", order.version.number)
-            metrics = self.measure()
-        except Exception:
+            self._tell(p.Evaluated(order.version, self.measure()))
+        except Exception as error:
             print(traceback.format_exc(), flush=True)
-        self._tell(p.Evaluated(order.version, metrics))
+            self._tell(p.Evaluated(order.version, error=f"{type(error).__name__}: {error}"))
 
     def save_model(self, order: p.SaveModel) -> None:
         """Write a version by name, as its part of a checkpoint."""

@@ -493,6 +493,8 @@ class Brain:
     def _on_evaluated(self, event: p.Evaluated) -> None:
         if not self._evaluations.end(event.version):
             return
+        if event.error:
+            self._tell(p.Notice("warning", f"version {event.version.number} could not be evaluated: {event.error}"))
         target = self.config.target
         if target is not None and event.metrics.get(target[0], float("-inf")) >= target[1]:
             self._stop(f"target {target[0]} >= {target[1]}")

@@ -427,6 +427,8 @@ class RefreshFailed:
 class Evaluated:
     version: Version
     metrics: Mapping[str, float] = field(default_factory=dict)
+    error: str = ""
+    """Why there are no metrics."""
 
 
 @dataclass(frozen=True, slots=True)

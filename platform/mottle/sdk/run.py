@@ -10,6 +10,7 @@ import ray.train
 from torch import Tensor
 
 from mottle.actors import transport
+from mottle.actors.fleet import reason_of
 from mottle.actors.job import Job
 from mottle.core.errors import MottleError
 from mottle.engines.flat import unflatten
@@ -142,7 +143,12 @@ class Run:
         self._result = Result.of(summary, self.path, error)
 
     def _ask(self, method: str, *arguments: Any) -> Any:
-        return ray.get(getattr(self._coordinator, method).options(concurrency_group="control").remote(*arguments))
+        if self._result is not None:
+            raise MottleError("the run is over: what it left behind is in result() and in its folder")
+        try:
+            return ray.get(getattr(self._coordinator, method).options(concurrency_group="control").remote(*arguments))
+        except ray.exceptions.RayActorError as error:
+            raise RunFailedError(f"the coordinator is gone: {reason_of(error)}") from error
 
     def _repr_html_(self) -> str:
         return snapshot_html(self.progress)

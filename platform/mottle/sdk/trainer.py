@@ -18,7 +18,7 @@ from mottle.core.config import BrainConfig
 from mottle.core.errors import ConfigError
 from mottle.core.naming import Spec, parse
 from mottle.data.source import Source
-from mottle.engines import Loss, Metric
+from mottle.engines import Loss, Metric, TorchConfig
 from mottle.engines.flat import flatten, layout_of
 from mottle.observe.loggers import MetricLogger
 from mottle.optim import schedule
@@ -126,6 +126,10 @@ class Trainer:
         compression.build(codec or "identity")
         loader = data.Loader(source, seed=seed, seed_samples=seed_samples)
         micro_batch_size = micro_batch_size or batch_size
+        groups = groups_of(scaling_config, attack)
+        for group in groups:
+            TorchConfig(micro_batch_size=micro_batch_size, autocast=group.autocast, max_grad_norm_per_worker=max_grad_norm_per_worker)  # type: ignore[arg-type]  # it names the choices
+        self._check_numbers(shards, replicas, max_grad_norm)
         self.job = Job(
             name=self.settings.name,
             model=_Factory(model),
@@ -140,7 +144,7 @@ class Trainer:
             strategy=strategy,
             strategy_defaults=defaults,
             codec=codec or "identity",
-            groups=groups_of(scaling_config, attack),
+            groups=groups,
             brain=BrainConfig(
                 num_positions=source.num_rows,
                 max_samples=total,
@@ -164,6 +168,13 @@ class Trainer:
                 count=self.settings.num_to_keep, score=self.settings.score_attribute, highest=self.settings.score_order == "max"
             ),
         )
+
+    @staticmethod
+    def _check_numbers(shards: int, replicas: int, max_grad_norm: float | None) -> None:
+        if shards < 1 or replicas not in (0, 1):
+            raise ConfigError(f"a run has at least 1 shard and 0 or 1 replicas of each, got {shards} and {replicas}")
+        if max_grad_norm is not None and not max_grad_norm > 0:
+            raise ConfigError(f"max_grad_norm must be above 0, got {max_grad_norm}; leave it out to clip nothing")
 
     @staticmethod
     def _check_target(limits: Until, tested: bool, metrics: Mapping[str, Metric]) -> None:
