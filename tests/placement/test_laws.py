@@ -9,7 +9,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from mottle.placement.branch import branch_and_bound
@@ -41,7 +41,7 @@ shapes = st.builds(
     mem_mode=st.sampled_from(MEM_MODES),
 )
 rngs = st.randoms(use_true_random=False)
-laws = settings(max_examples=40, deadline=None)
+laws = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
 PLACERS = [name for name in catalogue() if name not in ("exact", "random")]
 
 

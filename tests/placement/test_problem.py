@@ -7,7 +7,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mottle.placement.errors import ProblemError
@@ -221,7 +221,7 @@ shapes = st.builds(
 )
 
 
-laws = settings(max_examples=60, deadline=None)
+laws = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
 
 
 @laws

@@ -3,14 +3,14 @@
 from random import Random
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from mottle.placement import Device, Edge, InfeasibleError, Op, Problem, ProblemError, place, repair, simulate
 from mottle.placement.generate import SmallShape, block_problem, small_problem
 from mottle.placement.problem import COMM_MODES, MEM_MODES
 
-laws = settings(max_examples=60, deadline=None)
+laws = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
 shapes = st.builds(
     SmallShape,
     ops=st.just((1, 12)),

@@ -5,7 +5,7 @@ from itertools import pairwise
 from random import Random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mottle.placement.errors import ProblemError
@@ -132,7 +132,7 @@ shapes = st.builds(
 )
 
 
-laws = settings(max_examples=60, deadline=None)
+laws = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
 
 
 @laws

@@ -4,13 +4,13 @@ from itertools import combinations, permutations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mottle.placement import Chain, Device, Edge, InfeasibleError, Op, Problem, ProblemError, Stage, chain_of, partition_chain
 from mottle.placement.graph import ABSENT
 
-laws = settings(max_examples=60, deadline=None)
+laws = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
 
 
 def chain(load: list[list[int]], comm: list[int], resident: list[int], activations: list[int], mem: list[int]) -> Chain:

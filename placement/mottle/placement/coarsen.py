@@ -13,7 +13,8 @@ from typing import Literal, get_args
 import numpy as np
 
 from mottle.placement.arrays import Ints, int_list, max_by, sum_by
-from mottle.placement.graph import ABSENT, Graph, Loose, arrange
+from mottle.placement.canonical import Loose, arrange
+from mottle.placement.graph import ABSENT, Graph
 from mottle.placement.placed import Placement
 from mottle.placement.skeleton import kahn_order
 

@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 from mottle.placement.errors import ProblemError
 from mottle.placement.problem import Device, Edge, Link, Op, Problem
 
-_TOP_KEYS = ("ops", "edges", "devices", "links", "tick_ns", "comm_mode", "mem_mode", "assignment", "priority")
-_OP_KEYS = ("id", "time", "perm", "temp", "out", "keep", "group", "pin")
-_EDGE_KEYS = ("src", "dst", "bytes", "comm", "tensor")
-_DEVICE_KEYS = ("id", "class", "mem", "speed_pm")
-_LINK_KEYS = ("src", "dst", "lat", "Bps")
+_TOP_KEYS = frozenset({"ops", "edges", "devices", "links", "tick_ns", "comm_mode", "mem_mode", "assignment", "priority"})
+_OP_KEYS = frozenset({"id", "time", "perm", "temp", "out", "keep", "group", "pin"})
+_EDGE_KEYS = frozenset({"src", "dst", "bytes", "comm", "tensor"})
+_DEVICE_KEYS = frozenset({"id", "class", "mem", "speed_pm"})
+_LINK_KEYS = frozenset({"src", "dst", "lat", "Bps"})
 
 Priority = Sequence[str] | Mapping[str, float]
 
@@ -218,7 +218,7 @@ class _Reader:
         if not isinstance(value, dict):
             self.faults.append(f"'links' must be an object with 'default' and 'pairs'; got {type(value).__name__}")
             return Link(), {}
-        self._slips(value, ("default", "pairs"), "links")
+        self._slips(value, frozenset({"default", "pairs"}), "links")
         default = self._link(value.get("default", {}), "links.default")
         links: dict[tuple[str, str], Link] = {}
         for i, record in self._records(value, "pairs"):
@@ -244,9 +244,11 @@ class _Reader:
             return ""
         return value
 
-    def _slips(self, record: dict[str, Any], known: tuple[str, ...], where: str) -> None:
-        for key in sorted(record.keys() - set(known)):
-            if close := difflib.get_close_matches(key, [name for name in known if name not in record], n=1, cutoff=0.75):
+    def _slips(self, record: dict[str, Any], known: frozenset[str], where: str) -> None:
+        if record.keys() <= known:
+            return
+        for key in sorted(record.keys() - known):
+            if close := difflib.get_close_matches(key, sorted(known - record.keys()), n=1, cutoff=0.75):
                 self.faults.append(f"{where} has the unknown key {key!r}: did you mean {close[0]!r}?")
 
 

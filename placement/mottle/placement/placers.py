@@ -35,20 +35,3 @@ def _list_schedule(
 ) -> Placement | NoRoom:
     form = list_fast if graph.comm_mode == "parallel" else list_plain
     return form(graph, favourites, bound, mem)
-
-
-def estimate_us(algorithm: ListAlgorithm, graph: Graph) -> int:
-    """Microseconds that one run of a placer takes, roughly, on one slow core.
-
-    A budget is spent by these estimates and not by a clock, so that what is evaluated, and with it the plan, depends on the problem
-    alone. The coefficients were fitted to layered and block-shaped graphs of 1,000 to 100,000 ops.
-    """
-    n, num_devices, num_edges = graph.n, graph.num_devices, len(graph.edge_dst)
-    if algorithm == "heft":
-        return n * (6 + num_devices) + num_edges * num_devices * 3 // 10
-    sources = sum(1 for parents in graph.predecessors if not parents)
-    ready = n // graph.num_levels + sources // 4
-    if graph.comm_mode != "parallel":
-        return ready * num_devices * (2 * n + num_edges)
-    step = 35 if algorithm == "m-etf" else 90
-    return n * (step + ready * num_devices // 400) + num_edges * num_devices // 4

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from mottle.placement.arrays import Ints
 from mottle.placement.baselines import best_single, in_canonical_order
 from mottle.placement.branch import branch_and_bound
+from mottle.placement.budget import Budget, affordable_effort, coarsen_us, estimate_us, sim_us
 from mottle.placement.coarsen import COARSENINGS, Coarse, Coarsening, coarsen
 from mottle.placement.errors import InfeasibleError, UndecidedError
 from mottle.placement.exact import solve_exactly
@@ -20,7 +22,7 @@ from mottle.placement.local_search import CHAIN_EFFORT, TRIAL_EFFORT, local_sear
 from mottle.placement.lower_bounds import memory_faults
 from mottle.placement.mtopo import m_topo
 from mottle.placement.placed import NoRoom, Placement
-from mottle.placement.placers import ListAlgorithm, estimate_us, placer_for
+from mottle.placement.placers import ListAlgorithm, placer_for
 from mottle.placement.plan import Candidate, Plan, make_plan
 from mottle.placement.problem import Problem
 
@@ -33,21 +35,10 @@ BRANCH_OPS = 12
 BRANCH_NODES, BRANCH_NODE_US = 20_000, 25
 """Most schedules that are looked at to improve a plan of a few ops, and microseconds for each."""
 LISTS: tuple[ListAlgorithm, ...] = ("m-etf", "m-sct", "heft")
+RANKED = ("m-topo", *LISTS)
+"""Order of the text, which breaks ties."""
 BY_COST: tuple[ListAlgorithm, ...] = ("heft", "m-etf", "m-sct")
 """Large graphs: in this order, while the budget lasts; the first always."""
-
-
-class Budget:
-    """Microseconds, spent by estimates."""
-
-    def __init__(self, budget_s: float | None) -> None:
-        self.left_us = float("inf") if budget_s is None else budget_s * 1e6
-
-    def affords(self, cost_us: float) -> bool:
-        return cost_us <= self.left_us
-
-    def spend(self, cost_us: float) -> None:
-        self.left_us -= cost_us
 
 
 @dataclass
@@ -59,8 +50,8 @@ class _Contest:
     rows: list[Candidate] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     best: tuple[tuple[int, int, int], str, Placement, Trace] | None = None
-    fullest: NoRoom | None = None
-    """A placer's last word when it found no room."""
+    last_words: tuple[str, list[int]] | None = None
+    """The op for which a placer found no room, and the (D,) bytes committed by then."""
     proven: bool = False
     """Nothing fits: the integer program says so."""
 
@@ -68,21 +59,22 @@ class _Contest:
     def graph(self) -> Graph:
         return self.problem.graph
 
-    def judge(self, name: str, placement: Placement | NoRoom) -> bool:
-        """SIM on the original graph; True when the candidate is valid."""
-        if isinstance(placement, NoRoom):
-            self.fullest = placement
-            self.rows.append(Candidate(name, None, 0, "original"))
-            return False
+    def judge(self, name: str, placement: Placement, position: int | None = None) -> bool:
+        """SIM on the original graph; True when the candidate is valid. `position` breaks ties; None: the order of judging."""
         self.budget.spend(sim_us(self.graph))
         trace = run(self.graph, placement.device, positions(placement.order))
         used = len(set(placement.device))
         self.rows.append(Candidate(name, trace.makespan if trace.valid else None, used, "original"))
         if trace.valid:
-            key = (trace.makespan, used, len(self.rows))
+            key = (trace.makespan, used, len(self.rows) if position is None else position)
             if self.best is None or key < self.best[0]:
                 self.best = (key, name, placement, trace)
         return trace.valid
+
+    def gave_up(self, name: str, room: NoRoom, graph: Graph, judged_on: str) -> None:
+        """A candidate found no room on a graph."""
+        self.last_words = (graph.names[room.op], room.loads)
+        self.rows.append(Candidate(name, None, 0, judged_on))
 
 
 def place_auto(problem: Problem, budget_s: float | None = 1.0) -> Plan:
@@ -105,17 +97,11 @@ def place_auto(problem: Problem, budget_s: float | None = 1.0) -> Plan:
     return _finish(contest)
 
 
-def positions(order: list[int]) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
+def positions(order: list[int]) -> Ints:
     """(n,) place of every op in an order."""
     place = np.empty(len(order), np.int64)
     place[order] = np.arange(len(order))
     return place
-
-
-def sim_us(graph: Graph) -> float:
-    """Microseconds of one simulation, roughly; see `estimate_us`."""
-    each = 0.3 if graph.comm_mode == "parallel" else 8.0
-    return each * (graph.n + len(graph.edge_dst))
 
 
 def _try_single(contest: _Contest) -> None:
@@ -128,7 +114,11 @@ def _try_single(contest: _Contest) -> None:
 
 
 def _try_whole_list(contest: _Contest) -> None:
-    contest.judge("m-topo", m_topo(contest.graph))
+    filled = m_topo(contest.graph)
+    if isinstance(filled, NoRoom):
+        contest.gave_up("m-topo", filled, contest.graph, "original")
+    else:
+        contest.judge("m-topo", filled)
     seen: list[Coarse] = []
     room = False
     for rule in COARSENINGS:
@@ -156,16 +146,14 @@ def _try_list(contest: _Contest, rule: Coarsening, coarse: Coarse, algorithm: Li
     placement, how = climb(coarse.graph, placer_for(algorithm, coarse.graph))
     if how:
         contest.notes.append(f"{name}: {how}")
-    return contest.judge(name, placement if isinstance(placement, NoRoom) else coarse.expand(placement))
+    if isinstance(placement, NoRoom):
+        contest.gave_up(name, placement, coarse.graph, "original")
+        return False
+    return contest.judge(name, coarse.expand(placement))
 
 
 def _same(one: Coarse, other: Coarse) -> bool:
     return one.node_of == other.node_of and np.array_equal(one.graph.group, other.graph.group)
-
-
-def coarsen_us(graph: Graph) -> float:
-    """Microseconds of one coarsening, roughly; see `estimate_us`."""
-    return 12.0 * (graph.n + len(graph.edge_dst))
 
 
 def _try_coarse(contest: _Contest) -> None:
@@ -185,6 +173,8 @@ def _try_coarse(contest: _Contest) -> None:
     if not ranking.found(*BY_COST):
         ranking.climb(BY_COST[0])
     ranking.judge_best()
+    if contest.best is None:  # fused nodes may be too large to pack: the original ops are the last resort, whatever it takes
+        _try_whole_list(contest)
 
 
 class _Ranking:
@@ -197,13 +187,12 @@ class _Ranking:
     def add(self, algorithm: str, placement: Placement | NoRoom) -> None:
         name = f"{algorithm}, guarded"
         if isinstance(placement, NoRoom):
-            self.contest.fullest = placement
-            self.contest.rows.append(Candidate(name, None, 0, "guarded"))
+            self.contest.gave_up(name, placement, self.coarse.graph, "guarded")
             return
         makespan = run(self.coarse.graph, placement.device, positions(placement.order)).makespan
         used = len(set(placement.device))
         self.contest.rows.append(Candidate(name, makespan, used, "guarded"))
-        self.rows.append(((makespan, used, len(self.rows)), name, placement))
+        self.rows.append(((makespan, used, RANKED.index(algorithm)), name, placement))
 
     def found(self, *algorithms: str) -> bool:
         return any(name.startswith(algorithms) for _, name, _ in self.rows)
@@ -222,9 +211,9 @@ class _Ranking:
     def judge_best(self) -> None:
         """The best two on the original graph; more when one of them turns out not to fit there."""
         valid = 0
-        for _, name, placement in sorted(self.rows, key=lambda row: row[0]):
+        for (*_, position), name, placement in sorted(self.rows, key=lambda row: row[0]):
             if valid < 2:
-                valid += self.contest.judge(name, self.coarse.expand(placement))
+                valid += self.contest.judge(name, self.coarse.expand(placement), 2 + position)  # after the single device
 
 
 def _try_exact(contest: _Contest) -> None:
@@ -257,11 +246,6 @@ def _finish(contest: _Contest) -> Plan:
     return replace(plan, candidates=tuple(contest.rows))
 
 
-def affordable_effort(graph: Graph, budget_us: float) -> float:
-    """Work that a local search may do, in whole simulations, after setting up."""
-    return max(0.0, budget_us / sim_us(graph) - 4)
-
-
 def _search_locally(contest: _Contest, placement: Placement, makespan: int) -> tuple[str, Placement] | None:
     """Local search as far as the budget goes."""
     graph = contest.graph
@@ -289,13 +273,14 @@ def _search_all(contest: _Contest, placement: Placement, makespan: int) -> tuple
 
 
 def _why_nothing_fits(contest: _Contest) -> list[str]:
-    graph, room = contest.graph, contest.fullest
+    graph = contest.graph
     verdict = "proven: no placement fits" if contest.proven else "no placement that fits was found"
     lines = [f"{verdict}, though no single bound forbids one: groups do not pack into the devices"]
-    if room is not None:
-        d = max(range(graph.num_devices), key=lambda d: (room.loads[d] - graph.mem[d], -d))
+    if contest.last_words is not None:
+        name, loads = contest.last_words
+        d = max(range(graph.num_devices), key=lambda d: (loads[d] - graph.mem[d], -d))
         lines.append(
-            f"the last try ended at op {graph.names[room.op] if room.op < graph.n else room.op!r}; the most loaded device, "
-            f"{graph.devices[d]!r}, holds {room.loads[d]} of {graph.mem[d]} bytes"
+            f"the last try found no room for op {name!r}; the most loaded device, {graph.devices[d]!r}, holds {loads[d]} of {graph.mem[d]} "
+            "bytes"
         )
     return [*lines, "add memory or devices, split the largest groups, or recompute or offload outputs"]

@@ -115,7 +115,7 @@ class Problem:
     @cached_property
     def graph(self) -> "Graph":
         """The problem as arrays in canonical order, which is what every algorithm works on."""
-        from mottle.placement.graph import compile_graph  # here, because the graph is compiled from a problem
+        from mottle.placement.canonical import compile_graph  # here, because the graph is compiled from a problem
 
         return compile_graph(self)
 

@@ -6,6 +6,7 @@ placing a few groups is quicker than placing all of them.
 
 from dataclasses import dataclass, replace
 
+from mottle.placement.budget import affordable_effort
 from mottle.placement.errors import InfeasibleError
 from mottle.placement.graph import Graph
 from mottle.placement.judge import run
@@ -15,7 +16,7 @@ from mottle.placement.local_search import CHAIN_EFFORT, local_search
 from mottle.placement.lower_bounds import memory_faults
 from mottle.placement.placed import NoRoom, Placement
 from mottle.placement.plan import Plan, make_plan
-from mottle.placement.portfolio import affordable_effort, place_auto, positions
+from mottle.placement.portfolio import place_auto, positions
 from mottle.placement.problem import Device, Problem
 from mottle.placement.static_ledger import StaticLedger
 
