@@ -1,0 +1,74 @@
+"""A live run as its user sees it: how it ends, what it says meanwhile, what it refuses."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import ray.train
+from tests.actors import live
+from torch import Tensor, nn
+
+from mottle.core.errors import MottleError
+from mottle.sdk import WorkerGroup
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
+
+
+def broken_metric(model: nn.Module, batch: Sequence[Tensor]) -> Tensor:
+    raise LookupError("no such class in the test data")
+
+
+def test_a_run_ends_when_its_metric_is_good_enough_and_its_result_is_rays(tmp_path: Path) -> None:
+    job = live.trainer(
+        tmp_path,
+        strategy="async",
+        test_data=live.blobs(100, seed=1),
+        metrics={"accuracy": live.accuracy},
+        until={"metric": {"test_accuracy": 0.9}, "epochs": 1000},
+        evaluate_every=20,
+    )
+    result = live.fit(job)
+    assert isinstance(result, ray.train.Result)
+    assert result.summary is not None
+    assert result.summary.stopped == "target test_accuracy >= 0.9"
+    assert result.metrics is not None
+    assert result.metrics["test_accuracy"] >= 0.9
+    assert result.metrics["samples"] < 100_000
+    frame = result.metrics_dataframe
+    assert frame is not None
+    assert {"version", "samples", "test_accuracy", "test_loss"} <= set(frame.columns)
+    assert list(frame["samples"]) == sorted(frame["samples"])
+    assert math.isclose(sum(result.accounting["w0"].__dict__.values()), result.summary.wall_s, abs_tol=0.1)
+
+
+def test_fedbuff_for_some_seconds_with_a_metric_that_fails_and_questions_that_are_refused(tmp_path: Path) -> None:
+    job = live.trainer(
+        tmp_path,
+        strategy={"fedbuff": {"buffer_size": 4}},
+        scaling_config=WorkerGroup(count=2, max_count=2, num_cpus=0.5, delay_s=0.0005),
+        test_data=live.blobs(100, seed=1),
+        metrics={"broken": broken_metric},
+        until={"seconds": 2.0},
+    )
+    with live.started(job) as run:
+        shown = live.wait_for(run, lambda now: now.version >= 1, "its first version")
+        assert shown.total_samples is None
+        assert "w1" in run._repr_html_()
+        with pytest.raises(MottleError, match="a live run can change lr, got momentum"):
+            run.set(momentum=0.5)
+        for value in (-0.1, math.nan, math.inf, True, "fast"):
+            with pytest.raises(MottleError, match="lr is a finite number of at least 0"):
+                run.set(lr=value)
+        result = run.result()
+    assert result.summary is not None
+    assert result.summary.stopped == "time"
+    assert 2.0 <= result.summary.wall_s < 60.0
+    counts = result.summary.updates
+    assert result.summary.versions == counts.accepted // 4
+    assert counts.in_flight < 4
+    texts = [event.text for event in run.progress.events]
+    assert any("could not be evaluated: LookupError: no such class in the test data" in text for text in texts)
+    assert run.finished
+    with pytest.raises(MottleError, match="the run is over"):
+        run.pause()

@@ -1,0 +1,158 @@
+"""What a `Trainer` finds out before anything starts: no Ray here."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from mottle.core.errors import ConfigError
+from mottle.engines import flatten, layout_of
+from mottle.sdk import Trainer, WorkerGroup
+
+NUM_SAMPLES = 12
+FEATURES = torch.arange(NUM_SAMPLES * 3.0).view(NUM_SAMPLES, 3) / 10
+LABELS = torch.arange(NUM_SAMPLES) % 2
+DATA = TensorDataset(FEATURES, LABELS)
+
+
+def network() -> nn.Module:
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 2))
+
+
+def mean_loss(model: nn.Module, batch: list[Tensor]) -> Tensor:
+    return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+
+def weighted_loss(model: nn.Module, batch: list[Tensor]) -> tuple[Tensor, int]:
+    return mean_loss(model, batch), 7 * len(batch[0])
+
+
+def one(model: nn.Module, batch: list[Tensor]) -> float:
+    return 1.0
+
+
+def trainer(folder: Path, **options: Any) -> Trainer:
+    defaults: dict[str, Any] = {
+        "model": network,
+        "loss": mean_loss,
+        "train_data": DATA,
+        "optimizer": {"sgd": {"lr": 0.1}},
+        "batch_size": 4,
+        "until": {"epochs": 1},
+        "strategy": "sync",
+        "folder": folder,
+    }
+    return Trainer(**{**defaults, **options})
+
+
+# --- what it finds out ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("loss", "weighted"), [(mean_loss, False), (weighted_loss, True)])
+def test_a_loss_with_a_weight_of_its_own_is_noticed(tmp_path: Path, loss: Any, weighted: bool) -> None:
+    assert trainer(tmp_path, loss=loss).job.brain.weighted_loss is weighted
+
+
+def test_trying_the_loss_changes_neither_the_model_nor_anybodys_random_numbers(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    wanted = network()
+    torch.manual_seed(11)
+    before = torch.get_rng_state()
+    made = trainer(tmp_path, seed=3)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(made._values, flatten(wanted, layout_of(wanted)))
+
+
+def test_a_module_that_was_given_is_not_touched(tmp_path: Path) -> None:
+    given = network()
+    before = {name: tensor.clone() for name, tensor in given.state_dict().items()}
+    made = trainer(tmp_path, model=given)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in given.state_dict().items())
+    assert made.job.model() is not given
+
+
+def test_limits_are_counted_in_samples(tmp_path: Path) -> None:
+    assert trainer(tmp_path, until={"epochs": 2.5}).job.brain.max_samples == 30
+    assert trainer(tmp_path, until={"epochs": 2, "samples": 13}).job.brain.max_samples == 13
+    timed = trainer(tmp_path, until={"seconds": 1.5}).job.brain
+    assert (timed.max_samples, timed.max_ns) == (None, 1_500_000_000)
+
+
+# --- what it refuses --------------------------------------------------------------------------------------------------------------------
+
+
+def per_sample(model: nn.Module, batch: list[Tensor]) -> Tensor:
+    return nn.functional.cross_entropy(model(batch[0]), batch[1], reduction="none")
+
+
+def detached(model: nn.Module, batch: list[Tensor]) -> Tensor:
+    return mean_loss(model, batch).detach()
+
+
+def as_number(model: nn.Module, batch: list[Tensor]) -> float:
+    return mean_loss(model, batch).item()
+
+
+def wrong_key(model: nn.Module, batch: Any) -> Tensor:
+    return mean_loss(model, batch["images"])
+
+
+def frozen() -> nn.Module:
+    return network().requires_grad_(False)
+
+
+ZENO = {"zeno++": {"rho": 0.01}}
+OTHERS = TensorDataset(-FEATURES - 1.0, LABELS)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"loss": per_sample}, r"the loss must be a scalar, got a tensor of shape \(4,\)"),
+        ({"loss": detached}, "does not depend on a trainable parameter"),
+        ({"loss": as_number}, "must be a torch tensor"),
+        ({"loss": wrong_key}, "the loss fails on the first 4 samples of the training data: TypeError"),
+        ({"model": frozen}, "no trainable parameter"),
+        ({"model": "resnet"}, "model is a torch module or a function without arguments that makes one, got str"),
+        ({"train_data": []}, "at least one row"),
+        ({"train_data": TensorDataset(FEATURES[:, :2], LABELS)}, "the loss fails on the first 4 samples"),
+        ({"strategy": "sinc"}, "sync"),
+        ({"strategy": {"sync": {"quorun": 2}}}, "quorum"),
+        ({"optimizer": {"adan": {"lr": 0.1}}}, "(?i)adam"),
+        ({"optimizer": {"sgd": {"lr": 0.1, "momentun": 0.9}}}, "momentum"),
+        ({"optimizer": {"lbfgs": {"lr": 0.1}}}, "(?i)lbfgs"),
+        ({"codec": "bf61"}, "bf16"),
+        ({"rule": {"phocaz": {"trim": 1}}}, "phocas"),
+        ({"strategy": "async", "rule": {"phocas": {"trim": 1}}}, "'async' applies no robust rule"),
+        ({"strategy": ZENO}, "give validation_data, disjoint from test_data"),
+        ({"strategy": ZENO, "validation_data": OTHERS, "optimizer": {"adam": {"lr": 0.1}}}, "takes plain SGD only"),
+        ({"validation_data": OTHERS, "test_data": OTHERS}, "disjoint"),
+        ({"batch_size": 0}, "batch_size >= 1"),
+        ({"micro_batch_size": -1}, "micro_batch_size must be an integer of at least 1"),
+        ({"until": {}}, "until needs epochs, samples, seconds or a metric"),
+        ({"until": {"epoch": 3}}, "epochs"),
+        ({"until": {"epochs": -1}}, r"until\.epochs must be above 0"),
+        ({"until": {"metric": {"test_accuracy": 0.9}}}, "nothing without test_data"),
+        ({"until": {"metric": {"accuracy": 0.9}}, "test_data": OTHERS, "metrics": {"accuracy": one}}, "test_loss, test_accuracy"),
+        ({"shards": 0}, "at least 1 shard"),
+        ({"replicas": 2}, "0 or 1 replicas"),
+        ({"max_grad_norm": 0.0}, "max_grad_norm must be above 0"),
+        ({"max_grad_norm_per_worker": -1.0}, "max_grad_norm_per_worker must be above 0"),
+        ({"scaling_config": WorkerGroup(autocast="fp8")}, "autocast is one of bf16, fp16"),
+        ({"scaling_config": WorkerGroup(attack={"sign_flop": {}})}, "sign_flip"),
+        ({"scaling_config": 4}, "ScalingConfig"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) and value else None,
+)
+def test_what_cannot_work_is_refused_with_what_to_do(tmp_path: Path, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        trainer(tmp_path, **options)
+
+
+def test_a_refused_job_has_made_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError):
+        trainer(tmp_path / "run", loss=per_sample)
+    assert not (tmp_path / "run").exists()
