@@ -165,7 +165,7 @@ def report_lessons() -> list[dict[str, object]]:
         row["single"] = place(problem, "single").makespan
         for rule in COARSENINGS:
             for algorithm in ("m-etf", "m-sct", "heft"):
-                row[f"{algorithm}, {rule}"] = place(problem, algorithm, coarsening=rule).makespan
+                row[f"{algorithm}, {rule}"] = place(problem, algorithm, coarsen=rule).makespan
         row["auto"] = place(problem, budget_s=None).makespan
         rows.append(row)
     for key in rows[0]:

@@ -67,7 +67,7 @@ def test_a_plan_places_every_op_once_where_it_runs_keeps_groups_and_fits(
     rng: Random, shape: SmallShape, algorithm: str, coarsening: Coarsening | None
 ) -> None:
     problem = small_problem(rng, shape)
-    plan = place_or_skip(problem, algorithm, **({"coarsening": coarsening} if algorithm in ("m-topo", "m-etf", "m-sct", "heft") else {}))
+    plan = place_or_skip(problem, algorithm, **({"coarsen": coarsening} if algorithm in ("m-topo", "m-etf", "m-sct", "heft") else {}))
     graph = problem.graph
     assert set(plan.assignment) == {op.id for op in problem.ops}
     assert sorted(plan.priority) == sorted(plan.assignment)

@@ -132,7 +132,7 @@ def test_raw_greedy_is_slower_than_one_device_on_operator_graphs_and_guarded_coa
     alone = place(problem, "single").makespan
     for algorithm in ("m-etf", "m-sct", "heft"):
         assert place(problem, algorithm).makespan > 1.5 * alone
-        assert place(problem, algorithm, coarsening="guarded").makespan <= alone
+        assert place(problem, algorithm, coarsen="guarded").makespan <= alone
     assert place(problem).makespan <= alone
 
 
@@ -141,7 +141,7 @@ def test_on_layer_graphs_the_guarded_rule_keeps_the_parallelism_that_the_paper_r
     problem = block_problem(Random(seed), 8, 4, weights=False, share=2)
     alone = place(problem, "single").makespan
     for algorithm in ("m-etf", "m-sct", "heft"):
-        raw, guarded, paper = (place(problem, algorithm, coarsening=rule).makespan for rule in ("none", "guarded", "paper"))
+        raw, guarded, paper = (place(problem, algorithm, coarsen=rule).makespan for rule in ("none", "guarded", "paper"))
         assert guarded <= 1.02 * raw < 0.4 * alone
         assert paper >= 0.9 * alone
     assert coarsen(problem.graph, "paper").graph.n < coarsen(problem.graph, "guarded").graph.n < problem.graph.n
@@ -290,9 +290,9 @@ def test_names_and_options_are_checked() -> None:
     assert set(catalogue()) > {"auto", "m-topo", "m-etf", "m-sct", "heft", "exact", "single"}
     for options, wanted in [
         ({"algorithm": "magic"}, "algorithm is one of auto,"),
-        ({"algorithm": "heft", "coarsening": "fine"}, "coarsening is one of none, guarded, paper"),
-        ({"coarsening": "paper"}, "tries every coarsening by itself"),
-        ({"algorithm": "exact", "coarsening": "paper"}, "works on the original graph"),
+        ({"algorithm": "heft", "coarsen": "fine"}, "coarsen is one of none, guarded, paper"),
+        ({"coarsen": "paper"}, "tries every coarsening by itself"),
+        ({"algorithm": "exact", "coarsen": "paper"}, "works on the original graph"),
         ({"budget_s": 0}, "budget_s must be a positive number"),
         ({"budget_s": float("nan")}, "budget_s must be a positive number"),
     ]:

@@ -27,7 +27,7 @@ def place_file(
     *,
     out: str | Path | None = None,
     algorithm: str = "auto",
-    coarsening: Coarsening | None = None,
+    coarsen: Coarsening | None = None,
     budget_s: float | None = 1.0,
     with_explanation: bool = False,
     with_bounds: bool = False,
@@ -45,7 +45,7 @@ def place_file(
         OSError: a file cannot be read or written.
     """
     loaded = load_problem(problem)
-    plan = place(loaded, algorithm, coarsening=coarsening, budget_s=budget_s)
+    plan = place(loaded, algorithm, coarsen=coarsen, budget_s=budget_s)
     limits = bounds(loaded) if with_bounds or with_explanation else None
     if out is not None:
         save_plan(plan, out)

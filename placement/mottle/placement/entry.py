@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping
 
 from mottle.core.errors import ConfigError
 from mottle.placement.baselines import best_single, in_canonical_order, layer_split, random_split, round_robin
-from mottle.placement.coarsen import COARSENINGS, Coarsening, coarsen
+from mottle.placement.coarsen import COARSENINGS, Coarsening
+from mottle.placement.coarsen import coarsen as coarsen_graph
 from mottle.placement.errors import InfeasibleError
 from mottle.placement.exact import solve_exactly
 from mottle.placement.graph import Graph
@@ -45,12 +46,12 @@ def catalogue() -> dict[str, str]:
     return dict(_CATALOGUE)
 
 
-def place(problem: Problem, algorithm: str = "auto", *, coarsening: Coarsening | None = None, budget_s: float | None = 1.0) -> Plan:
+def place(problem: Problem, algorithm: str = "auto", *, coarsen: Coarsening | None = None, budget_s: float | None = 1.0) -> Plan:
     """Decide which device runs which op, and in which order.
 
     Args:
         algorithm: a name of `catalogue()`.
-        coarsening: for `m-topo`, `m-etf`, `m-sct`, `m-sct-lp` and `heft`; None: none. `auto` tries all by itself.
+        coarsen: for `m-topo`, `m-etf`, `m-sct`, `m-sct-lp` and `heft`; None: none. `auto` tries all by itself.
         budget_s: for `auto`: seconds on one slow core, by estimate; 60 is thorough, None evaluates everything.
     Returns:
         A plan that fits, with its simulated step. The same arguments give the same plan, on any machine.
@@ -58,14 +59,14 @@ def place(problem: Problem, algorithm: str = "auto", *, coarsening: Coarsening |
         ConfigError: an unknown name, or a coarsening where it means nothing.
         InfeasibleError: nothing fits (with the bound that is broken and the missing bytes), or the algorithm found nothing that does.
     """
-    _check(algorithm, coarsening, budget_s)
+    _check(algorithm, coarsen, budget_s)
     if algorithm == "auto":
         return place_auto(problem, budget_s)
     graph = problem.graph
     if faults := memory_faults(graph):
         raise InfeasibleError(faults)
-    rule: Coarsening = coarsening or "none"
-    coarse = coarsen(graph, rule)
+    rule: Coarsening = coarsen or "none"
+    coarse = coarsen_graph(graph, rule)
     placement, how = _place_on(coarse.graph, algorithm)
     if isinstance(placement, NoRoom):
         raise InfeasibleError([_no_room(coarse.graph, algorithm, placement)])
@@ -82,14 +83,14 @@ def place(problem: Problem, algorithm: str = "auto", *, coarsening: Coarsening |
     return make_plan(problem, trace, placement.order, name, [how] if how else [])
 
 
-def _check(algorithm: str, coarsening: str | None, budget_s: float | None) -> None:
+def _check(algorithm: str, coarsen: str | None, budget_s: float | None) -> None:
     if algorithm not in _CATALOGUE:
         raise ConfigError(f"algorithm is one of {', '.join(_CATALOGUE)}; got {algorithm!r}")
-    if coarsening is not None and coarsening not in COARSENINGS:
-        raise ConfigError(f"coarsening is one of {', '.join(COARSENINGS)}; got {coarsening!r}")
-    if coarsening is not None and algorithm not in (*_LISTS, "m-topo"):
+    if coarsen is not None and coarsen not in COARSENINGS:
+        raise ConfigError(f"coarsen is one of {', '.join(COARSENINGS)}; got {coarsen!r}")
+    if coarsen is not None and algorithm not in (*_LISTS, "m-topo"):
         reason = "tries every coarsening by itself" if algorithm == "auto" else "works on the original graph"
-        raise ConfigError(f"algorithm {algorithm!r} {reason}: leave the coarsening out; got {coarsening!r}")
+        raise ConfigError(f"algorithm {algorithm!r} {reason}: leave `coarsen` out; got {coarsen!r}")
     if budget_s is not None and not budget_s > 0:
         raise ConfigError(f"budget_s must be a positive number of seconds, or None for no limit; got {budget_s}")
 
