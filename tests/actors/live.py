@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
 from mottle import strategies
+from mottle.aggregation.decisions.rulebook import Rules
 from mottle.core import protocol as p
 from mottle.core import wire
 from mottle.core.brain import Brain
@@ -337,7 +338,7 @@ def verdicts(job: Trainer) -> list[tuple[Any, ...]]:
 
 def assert_replay(job: Trainer) -> None:
     """The run's log, given to a new brain, leads to the same verdicts in the same order, the same books and the same end."""
-    brain = Brain(job.job.brain, strategies.build(job.job.strategy, job.job.strategy_defaults))
+    brain = Brain(job.job.brain, strategies.build(job.job.strategy, job.job.strategy_defaults), rules=Rules())
     commands = []
     for logged in read_events(job.job.run_dir):
         commands += brain.handle(wire.decode(logged.body), now_ns=logged.now_ns)

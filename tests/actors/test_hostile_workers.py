@@ -1,6 +1,7 @@
 """Liars, broken machines and broken models on live Ray: what reaches the model, and what people are told."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,16 @@ def test_zenopp_survives_a_liar_and_a_broken_machine_and_names_both(tmp_path: Pa
     assert {(verdict, reason) for worker, verdict, reason in told if worker == "w3"} == {("rejected", "not finite")}
     # A rejected range is tried once more by another worker, so little of the data is lost to two bad workers of four.
     assert sum(epoch.applied for epoch in result.summary.epochs) > 0.8 * result.summary.samples
+    live.assert_replay(job)
+
+
+def test_a_robust_rule_survives_the_liar_where_the_mean_of_the_same_round_would_not(tmp_path: Path) -> None:
+    """Three honest workers and one that shouts the opposite ten times as loud; the mean of a round points backwards."""
+    crew = [replace(HONEST, count=3), LIAR]
+    job = contested(tmp_path, "sync", crew, rule={"trimmed_mean": {"trim": 1}}, batch_size=40, shards=2)
+    result = live.fit(job)
+    assert result.metrics is not None
+    assert result.metrics["test_accuracy"] > 0.9
     live.assert_replay(job)
 
 
