@@ -34,6 +34,8 @@ class EarliestStart:
         self.only = [[d for d in devices if runs[d]] for runs in graph.group_runs.tolist()]
         self.soon: list[list[tuple[int, int]]] = [[] for _ in devices]  # (data ready, op) of ops with one device
         self.now: list[list[int]] = [[] for _ in devices]  # ops of the device whose data was there when it last became free
+        self.first: list[_Choice] = [(ABSENT, 0, 0)] * graph.num_devices  # per device, best of its heaps; wrong where stale
+        self.stale: set[int] = set()
         self.free_D1 = np.zeros((graph.num_devices, 1), np.int64)
         # Best choice of the table and the devices (bits) on which any of its ops is admissible. A commit elsewhere only makes pairs
         # worse that did not count, so the choice stands until one of these devices is taken or the table changes.
@@ -52,19 +54,14 @@ class EarliestStart:
                 self._compare([engine.table.slot[i]])
             return room
         heappush(self.soon[d], (engine.ready_on(i, d), i))
+        self.stale.add(d)
         return True
 
     def best(self) -> _Choice:
-        choice: _Choice = (ABSENT, 0, 0)
-        for d, soon in enumerate(self.soon):
-            now, free = self.now[d], self.engine.free[d]
-            while soon and soon[0][0] <= free:
-                heappush(now, heappop(soon)[1])
-            if now:
-                if free < choice[0] or (free == choice[0] and now[0] < choice[1]):
-                    choice = (free, now[0], d)
-            elif soon and soon[0] < choice[:2]:
-                choice = (*soon[0], d)
+        for d in self.stale:
+            self.first[d] = self._first_of(d)
+        self.stale.clear()
+        choice = min(self.first)
         if self.engine.table.size == 0:
             return choice
         if self.table_choice is None:
@@ -74,6 +71,15 @@ class EarliestStart:
             else:
                 self._compare_all()
         return min(choice, self.table_choice)
+
+    def _first_of(self, d: int) -> _Choice:
+        """The op in the heaps of a device that starts first."""
+        soon, now, free = self.soon[d], self.now[d], self.engine.free[d]
+        while soon and soon[0][0] <= free:
+            heappush(now, heappop(soon)[1])
+        if now:
+            return free, now[0], d
+        return (*soon[0], d) if soon else (ABSENT, 0, 0)
 
     def _compare_all(self) -> None:
         """Find the choice of the table."""
@@ -114,6 +120,7 @@ class EarliestStart:
         engine = self.engine
         table, g = engine.table, engine.graph.group_of[i]
         self.free_D1[d, 0] = engine.free[d]
+        self.stale.add(d)
         if self.table_devices >> d & 1:
             self.table_choice = None
         if i in table.slot:
