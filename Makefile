@@ -17,7 +17,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $(READY)
 
 demo: $(READY)
-	$(BIN)/mottle train examples/digits/zenopp.yaml --out runs/demo --replace
+	$(BIN)/python examples/digits/demo.py --out runs/demo
 
 test: $(READY)
 	$(BIN)/python -m pytest -m "not soak"

@@ -16,6 +16,7 @@ from mottle import strategies
 from mottle.actors import transport
 from mottle.actors.chronicle import Chronicle
 from mottle.actors.fleet import START_TIMEOUT_S, CrewError, Fleet
+from mottle.actors.gauges import Gauges
 from mottle.actors.job import Job, Resumption
 from mottle.actors.shard import peak_rss_bytes
 from mottle.actors.timers import Timers
@@ -27,6 +28,8 @@ from mottle.core.brain import Brain
 from mottle.observe.result import RunResult
 from mottle.observe.snapshot import Snapshot
 from mottle.storage import Folder
+
+GAUGES_EVERY_S = 2.0
 
 
 class Coordinator:
@@ -51,6 +54,7 @@ class Coordinator:
         self._began_ns: int | None = None
         self._timers = Timers(lambda name: self.events([p.TimerFired(name)]))
         self._fleet: Fleet | None = None
+        self._closed = threading.Event()
 
     # --- life -------------------------------------------------------------------------------------------------------------------------
 
@@ -74,6 +78,7 @@ class Coordinator:
         self._wait_for_crew(sum(group.count for group in self._job.groups))
         self._began_ns = time.monotonic_ns()
         self.events([p.Started(version)])
+        threading.Thread(target=self._show_gauges, name="gauges", daemon=True).start()
 
     def _wait_for_crew(self, wanted: int) -> None:
         def failed() -> list[str]:
@@ -89,6 +94,12 @@ class Coordinator:
                     "ask for fewer workers or resources, or see what the cluster is busy with"
                 )
 
+    def _show_gauges(self) -> None:
+        """In a thread of its own, until the run is closed."""
+        gauges = Gauges(self._job.name)
+        while not self._closed.wait(GAUGES_EVERY_S):
+            gauges.show(self.snapshot())
+
     def wait(self, timeout_s: float) -> bool:
         """Whether the run has finished, at the latest after `timeout_s`."""
         with self._changed:
@@ -101,6 +112,7 @@ class Coordinator:
     def close(self) -> RunResult:
         """Let every actor of the run go and finish the record."""
         now_ns = self._now_ns()
+        self._closed.set()
         self._timers.close()
         peaks: dict[str, list[int]] = {"coordinator": [peak_rss_bytes()]}
         if self._fleet is not None:
