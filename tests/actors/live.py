@@ -180,10 +180,14 @@ def shell_processes(kind: str | None = None) -> list[psutil.Process]:
 
 
 @contextmanager
-def started(job: Trainer) -> Iterator[Run]:
-    """A run that is let go of whatever happens to the test; afterwards no actor of it and no thread of the driver is left."""
+def started(job: Trainer, begin: Callable[[], Run] | None = None) -> Iterator[Run]:
+    """A run that is let go of whatever happens to the test; afterwards no actor of it and no thread of the driver is left.
+
+    Args:
+        begin: what starts it, `job.start` by default.
+    """
     threads = set(threading.enumerate())
-    run = job.start()
+    run = (begin or job.start)()
     actors = shell_processes()
     try:
         yield run

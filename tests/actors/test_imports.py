@@ -1,0 +1,15 @@
+"""What a process of a run loads: every one of them pays for it, in time and memory."""
+
+import subprocess
+import sys
+
+import pytest
+
+NEEDED_BY_THE_COORDINATOR_ALONE = ("pandas", "rich", "pydantic", "mottle.observe")
+
+
+@pytest.mark.parametrize("shell", ["worker", "shard", "validator"])
+def test_only_the_coordinator_loads_what_the_record_needs(shell: str) -> None:
+    program = f"import sys, mottle.actors.{shell}; print(*(set(sys.modules) & set({NEEDED_BY_THE_COORDINATOR_ALONE!r})))"
+    done = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
