@@ -140,7 +140,10 @@ def measure(contender: Contender, rows: Tensor, repeats: int) -> Result:
 
 
 def extra_memory(aggregate: Aggregate, rows: Tensor) -> float | None:
-    """Peak beyond input and result, as a share of the input; None where the kernel does not tell."""
+    """Peak beyond input and result, as a share of the input; None where the kernel does not tell.
+
+    What the allocator had resident before and uses again is not seen, so it is a lower bound by a few megabytes.
+    """
     with _peak_reset() as possible:
         before = _status("VmRSS")
         result = aggregate(rows)
@@ -184,9 +187,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     chosen = [each for each in contenders(arguments.rows) if not arguments.only or any(word in each.name for word in arguments.only)]
-    print(
-        f"{arguments.rows} rows, float32, {torch.get_num_threads()} threads, torch {torch.__version__}, {platform.processor() or platform.machine()}"
-    )
+    machine = platform.processor() or platform.machine()
+    print(f"{arguments.rows} rows, float32, {torch.get_num_threads()} threads, torch {torch.__version__}, {machine}")
     print(f"{'d':>10} {'rule':<32} {'time':>12} {'ratio':>8}  {'extra':>8}  target")
     results: list[Result] = []
     for num_coordinates in arguments.coordinates:
