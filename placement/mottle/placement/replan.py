@@ -38,7 +38,7 @@ class Repair:
     """Repairing found no room, everything was placed anew."""
 
 
-def repair(plan: Plan, devices: tuple[Device, ...], *, budget_s: float = 0.1) -> Repair:
+def repair(plan: Plan, devices: tuple[Device, ...], *, budget_s: float = 0.08) -> Repair:
     """Adapt a plan to a new list of devices.
 
     Args:
