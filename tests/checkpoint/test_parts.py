@@ -58,7 +58,8 @@ def run(tmp_path: Path) -> Folder:
 
 
 def test_a_manifest_comes_back_as_it_was_written(run: Folder) -> None:
-    assert checkpoint.read_manifest(run, 3 if save(run, 3) else 0) == save(run, 3)
+    manifest = save(run, 3)
+    assert checkpoint.read_manifest(run, 3) == manifest
 
 
 def test_the_model_is_readable_without_mottle(run: Folder) -> None:
@@ -94,7 +95,7 @@ def test_a_damaged_model_is_told_by_name(run: Folder) -> None:
     manifest = save(run, 1)
     folder = checkpoint.folder_of(run, 1)
     damage(folder, "model.safetensors")
-    with pytest.raises(CheckpointError, match="model.safetensors"):
+    with pytest.raises(CheckpointError, match=r"model\.safetensors"):
         checkpoint.read_model(folder, manifest.model, layout_of(model()))
 
 
