@@ -229,9 +229,9 @@ def check(job: Trainer, result: Result) -> None:
     """What holds after every run, whatever happened to it."""
     summary = result.summary
     assert summary is not None
-    assert summary.problems() == []
+    assert not summary.problems(), summary.problems()
     assert read_result(Path(str(result.path))) == summary
-    for epoch in summary.epochs[:-1]:
+    for epoch in summary.epochs[:-2]:  # two may be open when a run without barriers ends
         assert epoch.applied + epoch.unselected + epoch.rejected == job.job.brain.num_positions
     assert sum(epoch.applied + epoch.unselected + epoch.rejected for epoch in summary.epochs) == summary.samples
     assert result.metrics is not None

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 from mottle.observe import (
     EventLog,
-    Folder,
     ResultFormatError,
     RunEvent,
     RunRecord,
@@ -31,6 +30,7 @@ from mottle.observe import (
     result_to_json,
     write_result,
 )
+from mottle.storage import Folder
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -225,7 +225,11 @@ def test_a_sound_result_has_no_problems_and_each_contradiction_is_told(result: R
     broken = replace(
         result,
         updates=replace(result.updates, accepted=result.updates.accepted + 1, lost=2, duplicated=1),
-        epochs=(replace(result.epochs[0], missed=3), replace(result.epochs[1], repeated=4)),
+        epochs=(
+            replace(result.epochs[0], missed=3),
+            replace(result.epochs[1], repeated=4),
+            replace(result.epochs[1], index=2, missed=5),  # it may have been cut short together with the one before it
+        ),
         accounting={
             "w0": WorkerAccounting(useful_s=1.0, waiting_s=0.0, stale_s=0.0, rejected_s=0.0, redone_s=0.0),
             "ghost": result.accounting["w1"],

@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mottle.observe import (
-    Folder,
     MissingDependencyError,
     RunData,
     RunEvent,
@@ -29,6 +28,7 @@ from mottle.observe import (
     report_png,
     write_report,
 )
+from mottle.storage import Folder
 
 
 class Page(HTMLParser):

@@ -14,8 +14,8 @@ from typing import Any
 import pydantic
 from pydantic.dataclasses import dataclass
 
-from mottle.storage.folder import Folder
 from mottle.observe.snapshot import UpdateCounts
+from mottle.storage.folder import Folder
 
 RESULT_FILE = "result.json"
 RESULT_FORMAT = 1
@@ -37,7 +37,8 @@ class EpochResult:
     unselected: int
     rejected: int
     missed: int
-    """Samples of the pass that were never spent; more than 0 only in the last, unfinished pass."""
+    """Samples of the pass that were never spent; more than 0 only where the run ended before the pass did: the last one, or the last
+    two, since a strategy without barriers begins a pass while the tail of the one before is still with the workers."""
     repeated: int
     """Samples spent more than once; anything but 0 is a bug."""
 
@@ -132,7 +133,9 @@ class RunResult:
         last = max((epoch.index for epoch in self.epochs), default=0)
         found = [f"epoch {epoch.index} used {epoch.repeated} samples more than once" for epoch in self.epochs if epoch.repeated]
         found += [
-            f"epoch {epoch.index} ended with {epoch.missed} samples unused" for epoch in self.epochs if epoch.missed and epoch.index < last
+            f"epoch {epoch.index} ended with {epoch.missed} samples unused"
+            for epoch in self.epochs
+            if epoch.missed and epoch.index < last - 1
         ]
         return found
 
