@@ -1,0 +1,147 @@
+"""A run under the eyes of a terminal, with a run that is none: what Ctrl-C does, what is left at the end."""
+
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mottle.cli.answers import Answer, Code
+from mottle.cli.running import Interrupts, conduct
+from mottle.observe import RunResult, Snapshot, UpdateCounts
+
+
+def summary(stopped: str) -> RunResult:
+    return RunResult(
+        run="fake",
+        strategy="sync",
+        codec="identity",
+        stopped=stopped,
+        metrics={},
+        samples=10,
+        versions=1,
+        updates=UpdateCounts(),
+        epochs=(),
+        workers=(),
+        accounting={},
+        wall_s=1.0,
+    )
+
+
+class FakeRun:
+    """Goes on for some snapshots; what it is asked for is noted."""
+
+    def __init__(self, folder: Path, *, signals: tuple[int, ...] = (), error: str | None = None) -> None:
+        self.job = SimpleNamespace(run_dir=str(folder), name="fake")
+        self.asked: list[str] = []
+        self._signals = signals
+        self._error = error
+        self._stopped = "samples"
+
+    @property
+    def progress(self) -> Snapshot:
+        return Snapshot(run="fake", strategy="sync", codec="identity", samples=0, total_samples=10, epoch=0, version=0, wall_s=0.0)
+
+    def watch(self) -> Iterator[Snapshot]:
+        for number in range(4):
+            for _ in range(self._signals.count(number)):
+                signal.raise_signal(signal.SIGINT)
+            yield self.progress
+
+    def checkpoint(self) -> None:
+        self.asked.append("checkpoint")
+
+    def stop(self, reason: str) -> None:
+        self.asked.append("stop")
+        self._stopped = reason
+
+    def parameters(self) -> dict[str, torch.Tensor]:
+        return {"w": torch.arange(3.0)}
+
+    def result(self) -> Any:
+        self.asked.append("result")
+        return SimpleNamespace(error=None if self._error is None else RuntimeError(self._error), summary=summary(self._stopped))
+
+
+def conducted(run: FakeRun, **options: Any) -> Answer:
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        return conduct(run, as_json=True, **options)
+    finally:
+        assert signal.getsignal(signal.SIGINT) is before, "Ctrl-C belongs to others again"
+
+
+def test_a_run_that_ends_leaves_its_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = FakeRun(tmp_path)
+    answer = conducted(run)
+    assert answer.code is Code.OK
+    assert run.asked == ["result"]
+    assert torch.equal(load_file(tmp_path / "model.safetensors")["w"], torch.arange(3.0))
+    assert answer.data["model"] == f"{tmp_path}/model.safetensors"
+    assert answer.data["result"]["stopped"] == "samples"
+    json.dumps(answer.data)
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "no report was written: wanted the folder of a run" in shown.err
+
+
+def test_the_first_ctrl_c_saves_and_ends_well(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = FakeRun(tmp_path, signals=(1,))
+    answer = conducted(run)
+    assert answer.code is Code.INTERRUPTED
+    assert run.asked == ["checkpoint", "stop", "result"]
+    assert (tmp_path / "model.safetensors").is_file()
+    assert "press Ctrl-C again to end at once" in capsys.readouterr().err
+
+
+def test_the_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
+    run = FakeRun(tmp_path, signals=(1, 2))
+    with pytest.raises(KeyboardInterrupt):
+        conducted(run)
+    assert run.asked == ["checkpoint", "stop"]
+
+
+def test_ctrl_c_after_the_end_changes_nothing(tmp_path: Path) -> None:
+    """The run was over by itself when the stop came: it did not end because of it."""
+
+    class Over(FakeRun):
+        def stop(self, reason: str) -> None:
+            self.asked.append("stop")
+
+    assert conducted(Over(tmp_path, signals=(3,))).code is Code.OK
+
+
+def test_ctrl_c_leaves_a_detached_run_alone(tmp_path: Path) -> None:
+    run = FakeRun(tmp_path, signals=(1,))
+    answer = conducted(run, leave=True)
+    assert answer.code is Code.INTERRUPTED
+    assert run.asked == []
+    assert answer.data == {"run": str(tmp_path), "state": "live"}
+
+
+def test_a_run_that_could_not_go_on_is_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    answer = conducted(FakeRun(tmp_path, error="no shard is left"))
+    assert answer.code is Code.FAILED
+    assert answer.data["error"] == "no shard is left"
+    assert "mottle: the run failed: no shard is left" in capsys.readouterr().err
+
+
+def test_a_model_that_cannot_be_written_loses_no_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    answer = conducted(FakeRun(tmp_path / "file"))
+    assert (answer.code, answer.data["model"]) == (Code.OK, None)
+    assert "the model could not be written" in capsys.readouterr().err
+
+
+def test_interrupts_count_only_inside() -> None:
+    with Interrupts() as interrupts:
+        assert not interrupts.asked
+        signal.raise_signal(signal.SIGINT)
+        assert interrupts.asked
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
