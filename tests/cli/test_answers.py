@@ -95,7 +95,7 @@ def test_completion_knows_the_commands() -> None:
         ("report", "nowhere"),
         ("export", "nowhere"),
         ("place", "nowhere.json"),
-        ("place", "nowhere.json", "--coarsening", "guardet"),
+        ("place", "nowhere.json", "--coarsen", "guardet"),
     ],
     ids=" ".join,
 )

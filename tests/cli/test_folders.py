@@ -232,7 +232,7 @@ def test_place_writes_a_plan_and_says_how_long_a_step_takes(problem: Path, tmp_p
 
 def test_place_tells_wrong_names_and_what_fits_nowhere(problem: Path, mottle) -> None:
     assert "m-sct" in mottle("place", problem, "--algorithm", "m-sctt").err
-    assert "did you mean 'guarded'" in mottle("place", problem, "--coarsening", "guardet").err
+    assert "did you mean 'guarded'" in mottle("place", problem, "--coarsen", "guardet").err
     content = json.loads(problem.read_text())
     for device in content["devices"]:
         device["mem"] = 0

@@ -26,7 +26,7 @@ def place(
     problem: Annotated[Path, typer.Argument(metavar="PROBLEM.json", help="Graph and devices, as pg1.")],
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the plan here, as pg1.")] = None,
     algorithm: Annotated[str, typer.Option(metavar="NAME", help="A placer by name.", autocompletion=_algorithms)] = "auto",
-    coarsening: Annotated[str | None, typer.Option(metavar="NAME", help="For the list placers.", autocompletion=_coarsenings)] = None,
+    coarsen: Annotated[str | None, typer.Option(metavar="NAME", help="For the list placers.", autocompletion=_coarsenings)] = None,
     budget_s: Annotated[float, typer.Option("--budget", metavar="SECONDS", min=0, help="For auto: how long it may think.")] = 1.0,
     explain: Annotated[bool, typer.Option("--explain", help="Say why the plan is as it is.")] = False,
     bounds: Annotated[bool, typer.Option("--bounds", help="Say how fast any plan can be.")] = False,
@@ -40,19 +40,19 @@ def place(
 
         mottle place graph.json --out plan.json --explain
 
-        mottle place graph.json --algorithm m-sct --coarsening guarded --json
+        mottle place graph.json --algorithm m-sct --coarsen guarded --json
     """
     from mottle.core.naming import suggestion
     from mottle.placement import COARSENINGS, place_file
 
-    rule = next((known for known in COARSENINGS if known == coarsening), None)
-    if coarsening is not None and rule is None:
-        raise BadInputError(f"unknown coarsening {coarsening!r}; {suggestion(coarsening, COARSENINGS)}")
+    rule = next((known for known in COARSENINGS if known == coarsen), None)
+    if coarsen is not None and rule is None:
+        raise BadInputError(f"unknown coarsening {coarsen!r}; {suggestion(coarsen, COARSENINGS)}")
     report = place_file(
         problem,
         out=out,
         algorithm=algorithm,
-        coarsening=rule,
+        coarsen=rule,
         budget_s=budget_s,
         with_explanation=explain,
         with_bounds=bounds,
