@@ -192,6 +192,8 @@ class Brain:
             return False
         if self._references.pending or any(order.state == "issued" for order in self.ledger.undecided):
             return False
+        if not self._stopping and self.book.open_next():
+            return True
         if not self._told_nothing_left:
             self._told_nothing_left = True
             self._heard.append(s.NothingLeft())

@@ -109,6 +109,18 @@ class LeaseBook:
         newest = self._open.get(self._newest)  # None: closed already, though an older one may still be open
         return not self._open or (self._overlap and (newest is None or newest.cursor == self._size) and len(self._open) < 2)
 
+    def open_next(self) -> bool:
+        """Begin one more epoch though two are open: for when all that is out lies in updates that a strategy keeps until more have come.
+
+        False when there is none to begin: the sample limit is reached, lending has stopped, or epochs may not overlap.
+        """
+        if self._stopped or not self._overlap or self._room(self._newest + 1) <= 0:
+            return False
+        self._newest += 1
+        self._open[self._newest] = _Epoch(self._newest)
+        self.revision += 1
+        return True
+
     def _room(self, epoch: int) -> int:
         """Positions of that epoch which the sample limit allows."""
         return self._size if self._limit is None else min(self._size, self._limit - epoch * self._size)

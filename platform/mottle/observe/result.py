@@ -37,8 +37,9 @@ class EpochResult:
     unselected: int
     rejected: int
     missed: int
-    """Samples of the pass that were never spent; more than 0 only where the run ended before the pass did: the last one, or the last
-    two, since a strategy without barriers begins a pass while the tail of the one before is still with the workers."""
+    """Samples of the pass that were never spent; more than 0 only where the run ended before the pass did: the last one; the one before,
+    since a strategy without barriers begins a pass while the tail of the last is still with the workers; and those of which a strategy
+    still kept an update."""
     repeated: int
     """Samples spent more than once; anything but 0 is a bug."""
 
@@ -130,12 +131,12 @@ class RunResult:
         return found
 
     def _epoch_problems(self) -> list[str]:
-        last = max((epoch.index for epoch in self.epochs), default=0)
+        unfinished = max((epoch.index for epoch in self.epochs), default=0) - 1 - self.updates.in_flight
         found = [f"epoch {epoch.index} used {epoch.repeated} samples more than once" for epoch in self.epochs if epoch.repeated]
         found += [
             f"epoch {epoch.index} ended with {epoch.missed} samples unused"
             for epoch in self.epochs
-            if epoch.missed and epoch.index < last - 1
+            if epoch.missed and epoch.index < unfinished
         ]
         return found
 
