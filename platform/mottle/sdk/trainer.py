@@ -12,8 +12,9 @@ from torch import nn
 from mottle import compression, data, optim, strategies
 from mottle.actors import placing, transport
 from mottle.actors.coordinator import Coordinator
-from mottle.actors.fleet import CrewError
+from mottle.actors.fleet import CrewError, reason_of
 from mottle.actors.job import Job, KeepCheckpoints, Resumption
+from mottle.checkpoint import latest
 from mottle.core.config import BrainConfig
 from mottle.core.errors import ConfigError
 from mottle.core.naming import Spec, parse
@@ -31,6 +32,7 @@ from mottle.sdk.resuming import take_up
 from mottle.sdk.run import Run, RunFailedError
 from mottle.sdk.trial import weighs_itself
 from mottle.sdk.until import Until
+from mottle.storage import Folder
 
 Model = nn.Module | Callable[[], nn.Module]
 
@@ -241,15 +243,25 @@ class Trainer:
         return Run(self.job, coordinator, callbacks=self.settings.callbacks, loggers=self._loggers)
 
     def fit(self) -> Result:
-        """Train to the end.
+        """Train to the end; after a failure that stops the run, go on from its newest checkpoint, at most `max_failures` times.
 
         Raises:
-            RunFailedError: the run could not go on.
+            RunFailedError: the run could not go on, and that was once too often, or there is no checkpoint.
         """
-        result = self.start().result()
-        if isinstance(result.error, RunFailedError):
-            raise result.error
-        return result
+        begin: Callable[[], Run] = self.start
+        failures = 0
+        while True:
+            try:
+                result = begin().result()
+                error = result.error
+            except ray.exceptions.RayActorError as lost:
+                error = RunFailedError(f"the coordinator is lost: {reason_of(lost)}")
+            if not isinstance(error, RunFailedError):
+                return result
+            if failures == self.settings.max_failures or latest(Folder.at(self.job.run_dir)) is None:
+                raise error
+            failures += 1
+            begin = self.resume
 
 
 class _Factory:
