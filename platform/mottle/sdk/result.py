@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pandas as pd
 import ray.train
@@ -23,15 +22,15 @@ class Result(ray.train.Result):
         return {} if self.summary is None else self.summary.accounting
 
     @classmethod
-    def of(cls, summary: RunResult, path: Path, error: Exception | None = None) -> "Result":
-        """From the run's own result and its folder."""
+    def of(cls, summary: RunResult, path: str, error: Exception | None = None) -> "Result":
+        """From the run's own result and its folder, a path or a URI."""
         frame: pd.DataFrame = read_run(path).metrics
         wide = frame.pivot_table(index=["version", "samples", "t_s"], columns="name", values="value").reset_index() if len(frame) else frame
         return cls(
             metrics={**summary.metrics, "samples": summary.samples, "versions": summary.versions},
             checkpoint=None,
             error=error,
-            path=str(path),
+            path=path,
             metrics_dataframe=wide,
             summary=summary,
         )

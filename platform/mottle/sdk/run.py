@@ -140,7 +140,7 @@ class Run:
         failure = self._ask("failure")
         ray.kill(self._coordinator)
         error = RunFailedError(failure) if failure else None
-        self._result = Result.of(summary, self.path, error)
+        self._result = Result.of(summary, self.job.run_dir, error)
 
     def _ask(self, method: str, *arguments: Any) -> Any:
         if self._result is not None:
