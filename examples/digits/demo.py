@@ -22,7 +22,7 @@ from mottle.observe import Display, Snapshot, write_report
 from mottle.observe.picture import report_png
 from mottle.sdk import Result, Run, Trainer, WorkerGroup
 
-EPOCHS = 14
+EPOCHS = 30
 KILL_AT = 0.3
 JOIN_AT = 0.5
 FLEET = [
@@ -41,15 +41,19 @@ def trainer(name: str, out: Path, strategy: dict[str, Any]) -> Trainer:
         validation_data=digits.validation_data,
         test_data=digits.test_data,
         metrics={"accuracy": digits.accuracy},
-        optimizer={"sgd": {"lr": 0.1}},
-        batch_size=32,
+        optimizer={"sgd": {"lr": 0.05}},
+        batch_size=16,
         until={"epochs": EPOCHS},
         strategy=strategy,
         scaling_config=FLEET,
         shards=2,
-        evaluate_every=600,
+        evaluate_every=1000,
         folder=out / name,
     )
+
+
+# A fresh reference matters more than a large one: with one that is ten candidates old, steps of its length overshoot.
+ZENO = {"zeno++": {"rho": 0.001, "refresh_every": 8, "ahead": 3, "validation_samples": 256}}
 
 
 class Story:
@@ -91,7 +95,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/demo"))
     out: Path = parser.parse_args().out
     shutil.rmtree(out, ignore_errors=True)
-    zeno = play(trainer("zeno++", out, {"zeno++": {"rho": 0.002, "ahead": 4, "refresh_every": 10}}), "Zeno++")
+    zeno = play(trainer("zeno++", out, ZENO), "Zeno++")
     plain = play(trainer("async", out, {"async": {}}), "The same fleet, plain asynchronous averaging")
     ray.shutdown()
     assert zeno.metrics is not None and plain.metrics is not None

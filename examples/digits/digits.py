@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 NUM_TEST = 360
-NUM_VALIDATION = 160
+NUM_VALIDATION = 300
 
 
 class DigitNet(nn.Module):

@@ -411,8 +411,8 @@ class Brain:
         assert member is not None
         spent_ns = max(receipt.compute_ns for receipt in order.receipts.values())
         member.note_verdict(verdict, staleness=staleness, samples=order.used, compute_ns=spent_ns, redone=redone / order.samples)
-        if member.rejected_in_a_row == REJECTED_STREAK:
-            self._tell(p.Notice("rejected_streak", f"worker {worker}: {REJECTED_STREAK} updates rejected in a row", worker))
+        if streak := member.take_streak(REJECTED_STREAK):
+            self._tell(p.Notice("rejected_streak", f"worker {worker}: {streak} updates rejected in a row", worker))
         if drop:
             self.pipeline.drop((p.update_name(work_id),))
         self._tell(p.Verdict(work_id, worker, verdict, reason, order.used, staleness, score))

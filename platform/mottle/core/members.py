@@ -25,6 +25,8 @@ class Member:
     """Of its acknowledged updates that have a verdict, whatever it was."""
     verdicts: dict[str, int] = field(default_factory=lambda: {"accepted": 0, "unselected": 0, "rejected": 0, "discarded": 0})
     rejected_in_a_row: int = 0
+    streak_told: int = 0
+    """Longest streak of rejections that people were told of."""
     staleness: int = 0
     """Of its last update."""
     compute_ns: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("useful", "redone", "stale", "rejected"), 0))
@@ -42,6 +44,13 @@ class Member:
         else:
             self.compute_ns["stale" if verdict == "discarded" else "rejected"] += compute_ns
         self.rejected_in_a_row = self.rejected_in_a_row + 1 if verdict == "rejected" else 0
+
+    def take_streak(self, least: int) -> int:
+        """Length of a streak of rejections that is worth telling: at least `least`, and twice as long as the last one told; else 0."""
+        if self.rejected_in_a_row < max(least, 2 * self.streak_told):
+            return 0
+        self.streak_told = self.rejected_in_a_row
+        return self.streak_told
 
 
 class Members:
