@@ -98,7 +98,8 @@ def main() -> int:
     zeno = play(trainer("zeno++", out, ZENO), "Zeno++")
     plain = play(trainer("async", out, {"async": {}}), "The same fleet, plain asynchronous averaging")
     ray.shutdown()
-    assert zeno.metrics is not None and plain.metrics is not None
+    assert zeno.metrics is not None
+    assert plain.metrics is not None
     report = write_report(out / "zeno++", baseline=out / "async", out=out / "report.html")
     report_png(out / "zeno++", baseline=out / "async", out=out / "report.png")
     print(f"Zeno++ {zeno.metrics['test_accuracy']:.1%}, plain averaging {plain.metrics['test_accuracy']:.1%} test accuracy")

@@ -42,7 +42,11 @@ def _splits() -> dict[str, TensorDataset]:
     images = torch.from_numpy(digits.images.astype(np.float32) / 16.0).unsqueeze(1)
     labels = torch.from_numpy(digits.target.astype(np.int64))
     order = torch.from_numpy(np.random.default_rng(0).permutation(len(labels)))
-    cuts = {"test": order[:NUM_TEST], "validation": order[NUM_TEST : NUM_TEST + NUM_VALIDATION], "train": order[NUM_TEST + NUM_VALIDATION :]}
+    cuts = {
+        "test": order[:NUM_TEST],
+        "validation": order[NUM_TEST : NUM_TEST + NUM_VALIDATION],
+        "train": order[NUM_TEST + NUM_VALIDATION :],
+    }
     return {name: TensorDataset(images[rows], labels[rows]) for name, rows in cuts.items()}
 
 

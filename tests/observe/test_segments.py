@@ -11,8 +11,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mottle.observe import RecordDamagedError
-from mottle.storage import Folder
 from mottle.observe.segments import SegmentedTable, iter_tables, read_table
+from mottle.storage import Folder
 
 SCHEMA = pa.schema([pa.field("n", pa.int64()), pa.field("word", pa.string())])
 

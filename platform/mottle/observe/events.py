@@ -13,8 +13,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mottle.storage.folder import Folder
 from mottle.observe.segments import SegmentedTable, iter_tables
+from mottle.storage.folder import Folder
 
 EVENTS = "events"
 SCHEMA = pa.schema(

@@ -17,13 +17,13 @@ from mottle.observe.curves import (
     verdict_ticks,
 )
 from mottle.observe.figures import LANES
-from mottle.storage.folder import Folder
 from mottle.observe.optional import require_plots
 from mottle.observe.palette import BLUE, GRID, INK, MOMENT_COLORS, PAPER, SOFT, VERDICT_COLORS, WORKER_COLORS
 from mottle.observe.record import RunData, read_run
 from mottle.observe.report import local_target
 from mottle.observe.snapshot import VERDICTS
 from mottle.observe.wording import clean, duration, label, metric
+from mottle.storage.folder import Folder
 
 PICTURE_FILE = "report.png"
 _MAX_ROWS = 16  # a name needs this much of the picture's height

@@ -22,10 +22,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mottle.storage.folder import Folder
 from mottle.observe.result import RunResult, read_result
 from mottle.observe.segments import SegmentedTable, read_table
 from mottle.observe.snapshot import VERDICTS, EventKind, RunEvent, Verdict
+from mottle.storage.folder import Folder
 
 
 def _schema(**columns: pa.DataType) -> pa.Schema:

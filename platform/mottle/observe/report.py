@@ -11,13 +11,13 @@ from typing import Any
 
 from mottle.observe import figures
 from mottle.observe.curves import headline_metric, moments, verdict_totals
-from mottle.storage.folder import Folder
 from mottle.observe.html import table_html
 from mottle.observe.optional import require_plots
 from mottle.observe.record import RunData, read_run
 from mottle.observe.result import RunResult
 from mottle.observe.snapshot import VERDICTS
 from mottle.observe.wording import bytes_size, clean, count, duration, label, metric, ordered_metrics, rate
+from mottle.storage.folder import Folder
 
 REPORT_FILE = "report.html"
 _MAX_NOTICES = 200
