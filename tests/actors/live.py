@@ -147,7 +147,8 @@ def class_weighted(model: nn.Module, batch: Sequence[Tensor]) -> tuple[Tensor, T
 
 
 def accuracy(model: nn.Module, batch: Sequence[Tensor]) -> Tensor:
-    return (model(batch[0]).argmax(1) == batch[1]).float().mean()
+    right_N: Tensor = model(batch[0]).argmax(1) == batch[1]
+    return right_N.float().mean()
 
 
 # --- runs -------------------------------------------------------------------------------------------------------------------------------

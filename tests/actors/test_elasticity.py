@@ -10,7 +10,7 @@ import ray
 import torch
 from tests.actors import live
 
-from mottle.sdk import Run, WorkerGroup
+from mottle.sdk import Result, Run, WorkerGroup
 from mottle.sdk.run import RunFailedError
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
@@ -23,7 +23,7 @@ def kill(run: Run, worker: str) -> None:
     os.kill(run.processes()[worker], signal.SIGKILL)
 
 
-def assert_each_sample_once(result: live.Result) -> None:
+def assert_each_sample_once(result: Result) -> None:
     """Every pass but the last, which the test cut short, used each sample once; the last one none twice."""
     assert result.summary is not None
     *whole, _ = result.summary.epochs
@@ -75,24 +75,26 @@ def test_a_group_has_no_more_workers_than_it_declares_and_unknown_groups_are_nam
 
 def test_with_a_replica_of_each_shard_a_killed_shard_stops_nobody(tmp_path: Path) -> None:
     """Both replicas hold the same bits, so the model of the run is that of one that lost nothing."""
-    steps = 20
-    shared = {"shards": 2, "batch_size": 10, "until": {"epochs": 2}, "test_data": live.blobs(50, seed=1)}
-    group = WorkerGroup(count=2, num_cpus=0.5, delay_s=0.01)
-    job = live.trainer(tmp_path, live.perceptron, replicas=1, scaling_config=group, **shared)
+    group = WorkerGroup(count=2, max_count=3, num_cpus=0.5, delay_s=0.03)
+    test = live.blobs(50, seed=1)
+    job = live.trainer(tmp_path, live.perceptron, replicas=1, shards=2, batch_size=10, scaling_config=group, test_data=test)
     with live.started(job) as run:
         live.wait_for(run, lambda now: now.version >= 3, "its third version")
         replicas = live.shell_processes("ParameterShard")
         assert len(replicas) == 4
         replicas[0].kill()
         live.wait_for(run, lambda now: any("replica of shard" in event.text for event in now.events), "the loss of a replica")
+        run.pause()
         (joined,) = run.add_workers(1)
+        live.wait_for(run, lambda now: any(row.id == joined for row in now.workers), f"the arrival of {joined}")
+        run.resume()
         live.wait_for_end(run)
         ours = run.parameters()
         result = run.result()
     assert result.error is None
     assert result.summary is not None
-    assert result.summary.versions == steps
-    assert joined in {worker.id for worker in result.summary.workers} or result.summary.samples == 200
+    assert result.summary.versions == 20
+    assert {worker.id: worker.accepted > 0 for worker in result.summary.workers}[joined]
     theirs = live.reference(job, live.perceptron, lambda model: torch.optim.SGD(model.parameters(), lr=0.1), batch_size=10)
     torch.testing.assert_close(ours, theirs.parameters(), rtol=1e-4, atol=1e-6)
 

@@ -16,7 +16,7 @@ from mottle.sdk.run import RunFailedError
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 
 HONEST = WorkerGroup(name="honest", count=2, num_cpus=0.5, delay_s=0.0002)
-LIAR = WorkerGroup(name="liar", count=1, num_cpus=0.5, delay_s=0.0002, attack={"sign_flip": {"scale": 10}})
+LIAR = WorkerGroup(name="liar", count=1, num_cpus=0.5, delay_s=0.0002, attack={"sign_flip": {"scale": 100}})
 BROKEN = WorkerGroup(name="broken", count=1, num_cpus=0.5, delay_s=0.0002, attack={"non_finite": {"kind": "single", "coordinate": 7}})
 
 
@@ -52,7 +52,7 @@ def test_zenopp_survives_a_liar_and_a_broken_machine_and_names_both(tmp_path: Pa
 
 
 def test_a_robust_rule_survives_the_liar_where_the_mean_of_the_same_round_would_not(tmp_path: Path) -> None:
-    """Three honest workers and one that shouts the opposite ten times as loud; the mean of a round points backwards."""
+    """Three honest workers and one that shouts the opposite a hundred times as loud; the mean of a round points backwards."""
     crew = [replace(HONEST, count=3), LIAR]
     job = contested(tmp_path, "sync", crew, rule={"trimmed_mean": {"trim": 1}}, batch_size=40, shards=2)
     result = live.fit(job)

@@ -34,7 +34,7 @@ def assert_equal_losses(job: Trainer, losses: list[float]) -> None:
 def test_momentum_on_one_shard_though_the_model_destroys_its_own_parameters(tmp_path: Path) -> None:
     """The parameters travel as shared memory here; a forward pass that overwrites them with NaN reaches nobody."""
     test = live.blobs(50, seed=1)
-    options = {"lr": 0.01, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01}
+    options: dict[str, Any] = {"lr": 0.01, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01}
     job = live.trainer(tmp_path, live.Scribbler, optimizer={"sgd": options}, test_data=test, evaluate_every=20)
     ours = parameters_after(job)
     theirs = live.reference(job, live.HonestTwin, lambda model: torch.optim.SGD(model.parameters(), **options), test=test.tensors)

@@ -25,12 +25,12 @@ RANGES = (Range(0, BLOCK), Range(BLOCK, 6404))
 def replica(answer: Any) -> Any:
     """An actor that answers every reading alike."""
 
-    @ray.remote(num_cpus=0)
     class Replica:
         def read(self, reader: str, number: int) -> Any:
             return answer
 
-    return Replica.remote()
+    remote: Any = ray.remote(num_cpus=0)(Replica)
+    return remote.remote()
 
 
 @pytest.fixture

@@ -33,6 +33,11 @@ def vector(seed: int, layout: Layout = LAYOUT) -> Tensor:
     return values_D
 
 
+def copied(range_D: Tensor) -> Tensor:
+    """A publisher: readers of this process take a copy."""
+    return range_D.clone()
+
+
 def encoded(values_D: Tensor, codec: str = "identity") -> Any:
     payload, _ = compression.build(codec).encode(values_D, None)
     return payload
@@ -57,7 +62,7 @@ class Cut:
         ranges = layout.cut(num_shards)
         options = {"optimizer": SGD, **spec}
         shards = [
-            ShardMemory(ShardSpec(layout=layout, owned=owned, **options), start_D[owned.start : owned.stop].clone(), 0, Tensor.clone)
+            ShardMemory(ShardSpec(layout=layout, owned=owned, **options), start_D[owned.start : owned.stop].clone(), 0, copied)
             for owned in ranges
         ]
         return cls(shards, ranges)
@@ -309,7 +314,7 @@ def test_optimizer_state_is_taken_up_by_another_shard_that_goes_on_alike() -> No
     options: Any = {"adamw": {"lr": 0.01}}
 
     def fresh(values_D: Tensor, version: int) -> ShardMemory:
-        return ShardMemory(ShardSpec(layout=PLAIN, owned=Range(0, PLAIN.size), optimizer=options), values_D, version, Tensor.clone)
+        return ShardMemory(ShardSpec(layout=PLAIN, owned=Range(0, PLAIN.size), optimizer=options), values_D, version, copied)
 
     first = fresh(vector(0, PLAIN), 0)
     first.store("update/0", 0, PLAIN.size, 1.0, encoded(vector(1, PLAIN)), ())
