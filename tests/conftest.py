@@ -15,6 +15,7 @@ settings.register_profile("mottle", deadline=None)
 settings.load_profile("mottle")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+os.environ.setdefault("RAY_worker_niceness", "0")  # Ray starts workers at 15: on a busy machine they would starve
 
 
 @pytest.fixture(scope="session")
