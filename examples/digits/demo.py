@@ -22,7 +22,7 @@ from mottle.observe import Display, Snapshot, write_report
 from mottle.observe.picture import report_png
 from mottle.sdk import Result, Run, Trainer, WorkerGroup
 
-EPOCHS = 30
+EPOCHS = 24
 KILL_AT = 0.3
 JOIN_AT = 0.5
 FLEET = [
@@ -41,8 +41,9 @@ def trainer(name: str, out: Path, strategy: dict[str, Any]) -> Trainer:
         validation_data=digits.validation_data,
         test_data=digits.test_data,
         metrics={"accuracy": digits.accuracy},
-        optimizer={"sgd": {"lr": 0.05}},
-        batch_size=16,
+        optimizer={"sgd": {"lr": 0.07}},
+        lr_schedule={"cosine": {"samples": EPOCHS * len(digits.train_data()), "floor": 0.2}},
+        batch_size=32,
         until={"epochs": EPOCHS},
         strategy=strategy,
         scaling_config=FLEET,
@@ -53,7 +54,7 @@ def trainer(name: str, out: Path, strategy: dict[str, Any]) -> Trainer:
 
 
 # A fresh reference matters more than a large one: with one that is ten candidates old, steps of its length overshoot.
-ZENO = {"zeno++": {"rho": 0.001, "refresh_every": 8, "ahead": 3, "validation_samples": 256}}
+ZENO = {"zeno++": {"rho": 0.001, "refresh_every": 6, "ahead": 2, "validation_samples": 200}}
 
 
 class Story:
