@@ -48,7 +48,7 @@ def test_the_story_in_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loc
     New processes may take longer to come than so short a run, so it pauses until they are there.
     """
     monkeypatch.setattr(demo, "EPOCHS", 5)
-    run = demo.trainer("short", tmp_path, {"zeno++": {"rho": 0.002, "ahead": 4, "refresh_every": 10}}).start()
+    run = demo.trainer("short", tmp_path, demo.ZENO).start()
     story = demo.Story(run)
     paused = False
     for snapshot in run.watch(every_s=0.05):

@@ -132,13 +132,13 @@ def test_the_learning_rate_rises_then_falls_over_the_samples(tmp_path: Path) -> 
 @pytest.mark.ray
 @pytest.mark.parametrize("strategy", ["sync", "async"])
 def test_training_lowers_the_loss_and_the_trained_model_writes(strategy: str, tmp_path: Path, local_ray: None) -> None:
-    job = train.trainer(strategy, tmp_path / strategy, samples=640, batch_size=16, model=tiny)
+    job = train.trainer(strategy, tmp_path / strategy, samples=960, batch_size=8, model=tiny)
     result, parameters = train.train(job)
     assert result.error is None
     assert result.metrics is not None
-    assert result.metrics["samples"] == 640
+    assert result.metrics["samples"] == 960
     assert result.metrics["test_bits_per_byte"] == pytest.approx(result.metrics["test_loss"] / math.log(2), rel=1e-5)
-    assert result.metrics["test_bits_per_byte"] < 6.0  # a fresh model needs 8
+    assert result.metrics["test_bits_per_byte"] < 6.5  # a fresh model needs 8
     assert result.summary is not None
     assert result.summary.problems() == []
     assert len(train.write(parameters, 50, tiny)) == 50
