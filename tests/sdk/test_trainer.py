@@ -156,3 +156,10 @@ def test_a_refused_job_has_made_no_folder(tmp_path: Path) -> None:
     with pytest.raises(ConfigError):
         trainer(tmp_path / "run", loss=per_sample)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_holds_a_run_is_not_started_into(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "result.json").write_text("{}")
+    with pytest.raises(ConfigError, match="holds a run already"):
+        trainer(tmp_path / "run").start()

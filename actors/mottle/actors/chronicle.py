@@ -6,6 +6,7 @@ training. Everything shown is read from the brain's own books.
 
 import queue
 import threading
+import traceback
 from collections import defaultdict, deque
 from collections.abc import Mapping
 from typing import Any
@@ -52,6 +53,8 @@ class Chronicle:
         self._recent: dict[int, deque[tuple[int, int]]] = defaultdict(deque)
         self._seq = 0 if resumption is None else resumption.log_seq + 1
         self._places: dict[int, int] = {}
+        self._samples_of: dict[int, int] = {}
+        """Samples spent when the evaluation of a version was asked for: it answers later."""
         self._finished = ""
         self._trouble = ""
         self._inbox: queue.SimpleQueue[tuple[int, int, p.Event, list[p.Command]] | None] = queue.SimpleQueue()
@@ -75,7 +78,12 @@ class Chronicle:
             self._metrics.update(event.metrics)
             if event.metrics:
                 self.reports.append(
-                    {**event.metrics, "samples": self._brain.samples, "version": event.version.number, "time_s": now_ns / 1e9}
+                    {
+                        **event.metrics,
+                        "samples": self._samples_of.get(event.version.number, 0),
+                        "version": event.version.number,
+                        "time_s": now_ns / 1e9,
+                    }
                 )
         for command in commands:
             match command:
@@ -85,6 +93,8 @@ class Chronicle:
                     known: Any = kind if kind in EVENT_KINDS else "warning"
                     self._notices.append(RunEvent(t_s=now_ns / 1e9, kind=known, text=text, worker=_name(slot)))
                     self._num_notices += 1
+                case p.Evaluate(version):
+                    self._samples_of[version.number] = self._brain.samples
                 case p.SaveModel(checkpoint):
                     self._places[checkpoint] = self._seq
                 case p.Finished(reason, failed):
@@ -98,7 +108,13 @@ class Chronicle:
     def _write(self) -> None:
         ended = False
         while not ended:
-            ended = self._drain()
+            try:
+                ended = self._drain()
+            except Exception as error:
+                # A bug of ours: training goes on, but whoever watches must know that the record has a hole.
+                traceback.print_exc()
+                self._notes = (*self._notes, f"an event could not be recorded ({type(error).__name__}: {error})")
+                continue
             try:
                 self._record.flush()
                 self._log.flush()
@@ -129,7 +145,9 @@ class Chronicle:
         t_s = now_ns / 1e9
         self._log.append(seq, now_ns, type(event).__name__, wire.encode(event))
         if isinstance(event, p.Evaluated) and event.metrics:
-            self._record.measured(t_s=t_s, samples=self._brain.samples, version=event.version.number, values=event.metrics)
+            self._record.measured(
+                t_s=t_s, samples=self._samples_of.get(event.version.number, 0), version=event.version.number, values=event.metrics
+            )
         for command in commands:
             if isinstance(command, p.Verdict):
                 worker = _name(command.worker)

@@ -52,15 +52,14 @@ def train(
 
 def _make_way(folder: str, *, replace: bool) -> None:
     """See that the folder holds no run; with `replace`, delete the one that it holds, and nothing that is none."""
-    from mottle.observe.events import EVENTS
-    from mottle.observe.result import RESULT_FILE
+    from mottle.observe.record import holds_run
     from mottle.sdk.jobfile import RECORD_FILE
     from mottle.storage import Folder
 
     where = Folder.at(folder)
     if not where.exists() or not (where.names() or where.folders()):
         return
-    if not any(map(where.has, (RECORD_FILE, RESULT_FILE, f"{EVENTS}.parquet"))) and EVENTS not in where.folders():
+    if not where.has(RECORD_FILE) and not holds_run(where):
         raise BadInputError(f"{folder} holds files and no run; name another folder with --out")
     if not replace:
         raise BadInputError(f"{folder} holds a run already; name another folder with --out, or delete that run with --replace")

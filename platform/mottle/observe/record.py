@@ -22,7 +22,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mottle.observe.result import RunResult, read_result
+from mottle.observe.events import EVENTS
+from mottle.observe.result import RESULT_FILE, RunResult, read_result
 from mottle.observe.segments import SegmentedTable, read_table
 from mottle.observe.snapshot import VERDICTS, EventKind, RunEvent, Verdict
 from mottle.storage.folder import Folder
@@ -132,6 +133,12 @@ class RunData:
             return [worker.id for worker in sorted(self.result.workers, key=lambda worker: worker.joined_s)]
         seen = [event.worker for event in self.notices if event.worker is not None]
         return list(dict.fromkeys([*seen, *self.throughput["worker"], *self.timeline["worker"]]))
+
+
+def holds_run(where: str | Path | Folder) -> bool:
+    """Whether something was recorded there: a run that lives, was killed or has ended."""
+    folder = Folder.at(where)
+    return folder.has(RESULT_FILE) or folder.has(f"{EVENTS}.parquet") or EVENTS in folder.folders()
 
 
 def read_run(where: str | Path | Folder) -> RunData:

@@ -22,6 +22,7 @@ from mottle.data.source import Source
 from mottle.engines import Loss, Metric, TorchConfig
 from mottle.engines.flat import flatten, layout_of
 from mottle.observe.loggers import MetricLogger
+from mottle.observe.record import holds_run
 from mottle.optim import schedule
 from mottle.sdk.attaching import coordinator_name
 from mottle.sdk.configs import RunSettings, groups_of, settings_of
@@ -223,6 +224,8 @@ class Trainer:
         return self._start(*take_up(self.job, checkpoint), address, detached=False)
 
     def _start(self, values: torch.Tensor, resumption: Resumption | None, address: str | None, *, detached: bool) -> Run:
+        if resumption is None and holds_run(self.job.run_dir):
+            raise ConfigError(f"{self.job.run_dir} holds a run already: resume it, delete it, or give another folder")
         note = ensure_ray(self.job.groups, address)
         if detached and note is not None:
             ray.shutdown()
