@@ -1,7 +1,5 @@
 """A Ray Dataset on a real local Ray: its blocks are the blocks, read by reference in another process."""
 
-import os
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,24 +12,12 @@ import torch
 
 from mottle.data import DataError, Loader, OverlapError, Positions, RaySource, assert_disjoint, build
 
-pytestmark = pytest.mark.ray
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _local_ray() -> Iterator[None]:
-    mode = os.environ.get("RAY_AUTH_MODE")
-    ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    yield
-    ray.shutdown()
-    os.environ.pop("RAY_AUTH_MODE", None)
-    if mode is not None:
-        os.environ["RAY_AUTH_MODE"] = mode
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 
 
 @pytest.fixture(scope="module")
-def dataset() -> Any:
+def dataset(local_ray: None) -> Any:
+    ray.data.DataContext.get_current().enable_progress_bars = False
     images = np.arange(20 * 6, dtype=np.float32).reshape(20, 2, 3)
     blocks = [
         pa.table({"row": rows, "name": [f"row {row}" for row in rows], "image": pa.FixedShapeTensorArray.from_numpy_ndarray(images[rows])})
