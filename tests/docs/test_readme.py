@@ -29,7 +29,7 @@ def test_the_tour_of_the_readme_runs(tmp_path: Path) -> None:
     done = run([sys.executable, "tour.py"], tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     accuracy = float(done.stdout.split()[0])
-    assert accuracy > 0.9
+    assert accuracy > 0.8  # guessing gives 0.5
 
 
 @pytest.mark.ray
