@@ -6,6 +6,7 @@ training. Everything shown is read from the brain's own books.
 
 import queue
 import threading
+import time
 import traceback
 from collections import defaultdict, deque
 from collections.abc import Mapping
@@ -124,22 +125,16 @@ class Chronicle:
 
     def _drain(self) -> bool:
         """Turn what arrives within a flush interval into rows; whether it was the last."""
-        deadline = threading.Event()
-        timer = threading.Timer(FLUSH_EVERY_S, deadline.set)
-        timer.daemon = True
-        timer.start()
-        try:
-            while not deadline.is_set():
-                try:
-                    item = self._inbox.get(timeout=FLUSH_EVERY_S / 4)
-                except queue.Empty:
-                    continue
-                if item is None:
-                    return True
-                self._note(*item)
-            return False
-        finally:
-            timer.cancel()
+        deadline = time.monotonic() + FLUSH_EVERY_S
+        while (left_s := deadline - time.monotonic()) > 0:
+            try:
+                item = self._inbox.get(timeout=left_s)
+            except queue.Empty:
+                break
+            if item is None:
+                return True
+            self._note(*item)
+        return False
 
     def _note(self, seq: int, now_ns: int, event: p.Event, commands: list[p.Command]) -> None:
         t_s = now_ns / 1e9
