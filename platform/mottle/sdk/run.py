@@ -1,6 +1,5 @@
 """A live run: watch it, change it, end it. Nothing here blocks training."""
 
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -127,7 +126,7 @@ class Run:
         """Wait for the end, release every actor, return what the run leaves behind."""
         if self._result is None:
             while not self._ask("wait", 60.0):
-                time.sleep(0)
+                pass
             self._close()
         assert self._result is not None
         return self._result
