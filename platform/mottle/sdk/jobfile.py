@@ -154,7 +154,7 @@ def read(file: str | Path, settings: Sequence[str] = ()) -> JobFile:
     Raises:
         JobFileError: everything that is wrong, each with its place.
     """
-    return _checked(Path(file).absolute(), read_document(Path(file)), settings)
+    return _checked(Path(file).absolute(), read_document(Path(file), such_as="model: and loss:"), settings)
 
 
 def recorded(folder: str | Path, settings: Sequence[str] = ()) -> JobFile:

@@ -1,7 +1,8 @@
 """A YAML file as plain data that still knows the line of every key, with values set over it from the command line.
 
 Read with PyYAML's safe loader and three changes: a key given twice is an error, floats may be written as YAML 1.2 has them (`1e-3`, which
-PyYAML takes for a string), and a file that refers to itself is refused. Nothing of jobs is known here.
+PyYAML takes for a string), and a file that refers to itself is refused. What the keys mean is its readers' business: job files, fleet
+files.
 """
 
 import re
@@ -20,7 +21,7 @@ KeyPath = tuple[Step, ...]
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that is wrong with a job file."""
+    """One thing that is wrong with a file that a user wrote."""
 
     where: str
     """`job.yaml:12`, or the `--set` that brought the value."""
@@ -34,8 +35,8 @@ class Fault:
         return f"{self.where}: {self.key}: {self.message}" if self.key else f"{self.where}: {self.message}"
 
 
-class JobFileError(ConfigError):
-    """A job file that cannot be run; `faults` lists everything that was found."""
+class DocumentError(ConfigError):
+    """A file that cannot be used; `faults` lists everything that was found."""
 
     def __init__(self, faults: Sequence[Fault]) -> None:
         self.faults = tuple(faults)
@@ -83,16 +84,16 @@ class Document:
         The value is read as YAML. Missing mappings on the way are made; a name without options (`strategy: sync`) takes options.
 
         Raises:
-            JobFileError: not of that form, or the path leads through a list that has no such item or through a plain value.
+            DocumentError: not of that form, or the path leads through a list that has no such item or through a plain value.
         """
         origin = f"--set {assignment}"
         dotted, equals, text = assignment.partition("=")
         if not equals or not all(dotted.split(".")):
-            raise JobFileError([Fault(origin, "", "wanted KEY=VALUE or KEY.SUBKEY=VALUE")])
+            raise DocumentError([Fault(origin, "", "wanted KEY=VALUE or KEY.SUBKEY=VALUE")])
         try:
             value = _construct(_compose(text, origin), origin)
-        except JobFileError as error:
-            raise JobFileError([Fault(origin, dotted, fault.message) for fault in error.faults]) from None
+        except DocumentError as error:
+            raise DocumentError([Fault(origin, dotted, fault.message) for fault in error.faults]) from None
         *parents, last = dotted.split(".")
         inner: Any = self.data
         path: list[Step] = []
@@ -106,21 +107,23 @@ class Document:
         self._set[(*path, place)] = origin
 
 
-def read_document(path: Path) -> Document:
+def read_document(path: Path, *, such_as: str) -> Document:
     """The document in a file.
 
+    Args:
+        such_as: keys that it might have, for the message: "model: and loss:".
     Raises:
-        JobFileError: no such file, not YAML, not a mapping, or a key given twice.
+        DocumentError: no such file, not YAML, not a mapping, or a key given twice.
     """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else f"not UTF-8 text ({error.reason})"
-        raise JobFileError([Fault(str(path), "", f"cannot be read: {reason}")]) from error
+        raise DocumentError([Fault(str(path), "", f"cannot be read: {reason}")]) from error
     root = _compose(text, str(path))
     data = _construct(root, str(path))
     if not isinstance(data, dict):
-        raise JobFileError([Fault(str(path), "", f"wanted a mapping of keys such as model: and loss:, got {type(data).__name__}")])
+        raise DocumentError([Fault(str(path), "", f"wanted a mapping of keys such as {such_as}, got {type(data).__name__}")])
     return Document(str(path), data, root)
 
 
@@ -132,9 +135,9 @@ def _compose(text: str, name: str) -> yaml.Node | None:
         root: yaml.Node | None = yaml.compose(text, _Loader)
     except yaml.MarkedYAMLError as error:
         line = "" if error.problem_mark is None else f":{error.problem_mark.line + 1}"
-        raise JobFileError([Fault(f"{name}{line}", "", f"not YAML: {error.problem or error}")]) from error
+        raise DocumentError([Fault(f"{name}{line}", "", f"not YAML: {error.problem or error}")]) from error
     except yaml.YAMLError as error:
-        raise JobFileError([Fault(name, "", f"not YAML: {error}")]) from error
+        raise DocumentError([Fault(name, "", f"not YAML: {error}")]) from error
     return root
 
 
@@ -144,13 +147,13 @@ def _construct(root: yaml.Node | None, name: str) -> Any:
     faults: list[Fault] = []
     _check(root, name, (), [], faults, set())
     if faults:
-        raise JobFileError(faults)
+        raise DocumentError(faults)
     loader = _Loader("")
     try:
         return loader.construct_document(root)
     except yaml.MarkedYAMLError as error:
         line = "" if error.problem_mark is None else f":{error.problem_mark.line + 1}"
-        raise JobFileError([Fault(f"{name}{line}", "", f"not YAML: {error.problem}")]) from error
+        raise DocumentError([Fault(f"{name}{line}", "", f"not YAML: {error.problem}")]) from error
     finally:
         loader.dispose()
 
@@ -220,7 +223,7 @@ def _place(inner: Any, step: str, origin: str) -> Step:
     if step.isdecimal() and int(step) < len(inner):
         return int(step)
     known = ", ".join([*map(str, range(len(inner))), *(name for name in names if isinstance(name, str))])
-    raise JobFileError([Fault(origin, step, f"no such item in the list; known: {known or 'none, it is empty'}")])
+    raise DocumentError([Fault(origin, step, f"no such item in the list; known: {known or 'none, it is empty'}")])
 
 
 def _opened(inner: Any, place: Step, following: str, origin: str) -> Any:
@@ -231,6 +234,6 @@ def _opened(inner: Any, place: Step, following: str, origin: str) -> Any:
     elif value == following and isinstance(value, str):
         value = {value: {}}
     elif not isinstance(value, dict | list):
-        raise JobFileError([Fault(origin, str(place), f"has no keys of its own, it is {value!r}")])
+        raise DocumentError([Fault(origin, str(place), f"has no keys of its own, it is {value!r}")])
     inner[place] = value.copy()
     return inner[place]
