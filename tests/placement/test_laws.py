@@ -26,7 +26,7 @@ from mottle.placement.list_plain import list_plain
 from mottle.placement.lower_bounds import bounds, communication_ratio
 from mottle.placement.mtopo import m_topo
 from mottle.placement.placed import NoRoom, Placement
-from mottle.placement.plan import Plan, dump_plan, load_plan, save_plan, simulate
+from mottle.placement.plans import Plan, dump_plan, load_plan, save_plan, simulate
 from mottle.placement.problem import COMM_MODES, MEM_MODES, Edge, Op, Problem
 
 shapes = st.builds(
@@ -219,7 +219,7 @@ DUMP = """
 import json, sys
 from random import Random
 from mottle.placement import *
-from mottle.placement.plan import dump_plan
+from mottle.placement.plans import dump_plan
 problems = [block_problem(Random(3), 3, 3, weights=weights, share=0.5) for weights in (True, False)]
 plans = [place(problem, algorithm) for problem in problems for algorithm in ("auto", "heft")]
 sys.stdout.write(json.dumps([dump_plan(plan) for plan in plans]))

@@ -14,7 +14,7 @@ from mottle.placement.generate import SmallShape, small_problem
 from mottle.placement.graph import Graph
 from mottle.placement.judge import Trace, run
 from mottle.placement.memory import Transfers
-from mottle.placement.plan import simulate
+from mottle.placement.plans import simulate
 from mottle.placement.problem import COMM_MODES, CommMode, Device, Edge, Op, Problem
 
 E4_ASSIGNMENT = {"a": "D0", "b": "D0", "c": "D1", "e": "D1", "d": "D2"}

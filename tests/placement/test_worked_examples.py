@@ -13,7 +13,7 @@ from mottle.placement.list_plain import list_plain
 from mottle.placement.lower_bounds import bounds
 from mottle.placement.mtopo import m_topo, uniform_caps
 from mottle.placement.placed import NoRoom, Placement
-from mottle.placement.plan import simulate
+from mottle.placement.plans import simulate
 from mottle.placement.problem import Problem
 
 

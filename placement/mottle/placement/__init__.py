@@ -12,7 +12,7 @@ from mottle.placement.lower_bounds import Bounds, bounds
 from mottle.placement.perfetto import save_trace, trace_events
 from mottle.placement.pg1 import load_problem, save_problem
 from mottle.placement.picture import draw, save_picture
-from mottle.placement.plan import Candidate, Plan, Simulation, Transfer, load_plan, save_plan, simulate
+from mottle.placement.plans import Candidate, Plan, Simulation, Transfer, load_plan, save_plan, simulate
 from mottle.placement.problem import COMM_MODES, MEM_MODES, CommMode, Device, Edge, Link, MemMode, Op, Problem
 from mottle.placement.replan import Repair, repair
 from mottle.placement.report import explain, explain_bounds

@@ -9,7 +9,7 @@ from mottle.placement.lower_bounds import bounds
 from mottle.placement.perfetto import save_trace
 from mottle.placement.pg1 import load_problem
 from mottle.placement.picture import save_picture
-from mottle.placement.plan import Plan, save_plan
+from mottle.placement.plans import Plan, save_plan
 from mottle.placement.report import explain, explain_bounds
 
 

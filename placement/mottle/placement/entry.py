@@ -15,7 +15,7 @@ from mottle.placement.lower_bounds import memory_faults
 from mottle.placement.mtopo import m_topo
 from mottle.placement.placed import NoRoom, Placement
 from mottle.placement.placers import ListAlgorithm, placer_for
-from mottle.placement.plan import Plan, make_plan
+from mottle.placement.plans import Plan, make_plan
 from mottle.placement.portfolio import place_auto, positions
 from mottle.placement.problem import Problem
 

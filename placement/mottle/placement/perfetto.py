@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mottle.placement.memory import dynamic_timelines
-from mottle.placement.plan import Plan
+from mottle.placement.plans import Plan
 
 _PROCESS = 1
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from mottle.core.errors import ConfigError
 from mottle.placement.memory import dynamic_timelines
-from mottle.placement.plan import Plan
+from mottle.placement.plans import Plan
 
 # One colour a device, from the Okabe-Ito palette, which stays apart for colour-blind readers.
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")

@@ -23,7 +23,7 @@ from mottle.placement.lower_bounds import memory_faults
 from mottle.placement.mtopo import m_topo
 from mottle.placement.placed import NoRoom, Placement
 from mottle.placement.placers import ListAlgorithm, placer_for
-from mottle.placement.plan import Candidate, Plan, make_plan
+from mottle.placement.plans import Candidate, Plan, make_plan
 from mottle.placement.problem import Problem
 
 WHOLE_LIST_NODES = 2_000

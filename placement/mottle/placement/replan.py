@@ -15,7 +15,7 @@ from mottle.placement.list_plain import list_plain
 from mottle.placement.local_search import CHAIN_EFFORT, local_search
 from mottle.placement.lower_bounds import memory_faults
 from mottle.placement.placed import NoRoom, Placement
-from mottle.placement.plan import Plan, make_plan
+from mottle.placement.plans import Plan, make_plan
 from mottle.placement.portfolio import place_auto, positions
 from mottle.placement.problem import Device, Problem
 from mottle.placement.static_ledger import StaticLedger

@@ -1,7 +1,7 @@
 """A plan in words: what each device does, what was compared, how far from the bounds."""
 
 from mottle.placement.lower_bounds import Bounds
-from mottle.placement.plan import Plan
+from mottle.placement.plans import Plan
 
 
 def explain(plan: Plan, bounds: Bounds | None = None) -> str:
