@@ -19,7 +19,7 @@ from mottle.placement import InfeasibleError, ProblemError
 
 COMMANDS = {
     (*path, name): each
-    for path, group in ([(), get_command(app)], [("workers",), get_command(app).commands["workers"]])  # type: ignore[attr-defined]
+    for path, group in ([(), get_command(app)], *([(name,), get_command(app).commands[name]] for name in ("workers", "study")))  # type: ignore[attr-defined]
     for name, each in group.commands.items()
     if not hasattr(each, "commands")
 }
@@ -40,6 +40,7 @@ def test_these_are_the_commands() -> None:
         "workers list",
         "workers add",
         "workers remove",
+        "study robustness",
     }
 
 
@@ -96,6 +97,7 @@ def test_completion_knows_the_commands() -> None:
         ("export", "nowhere"),
         ("place", "nowhere.json"),
         ("place", "nowhere.json", "--coarsen", "guardet"),
+        ("study", "robustness", "--rules", "medain"),
     ],
     ids=" ".join,
 )

@@ -13,6 +13,7 @@ from mottle.cli.place import place
 from mottle.cli.report import report
 from mottle.cli.resume import resume
 from mottle.cli.status import status
+from mottle.cli.study import robustness
 from mottle.cli.train import train
 from mottle.cli.workers import add, list_, remove
 
@@ -35,6 +36,10 @@ _workers.command("list")(command(list_))
 _workers.command()(command(add))
 _workers.command()(command(remove))
 app.add_typer(_workers, name="workers")
+
+_study = typer.Typer(help="Compare many small trainings side by side.", no_args_is_help=True)
+_study.command()(command(robustness))
+app.add_typer(_study, name="study")
 
 
 @command

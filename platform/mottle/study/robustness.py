@@ -5,8 +5,10 @@ same start in all of them, so cells differ by rule and attack alone. Budgets tha
 of faulty workers.
 """
 
+import json
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -19,7 +21,7 @@ import yaml
 
 from mottle import aggregation, attacks
 from mottle.core.errors import ConfigError
-from mottle.core.naming import folded, parse
+from mottle.core.naming import folded, parse, suggestion
 from mottle.study.robustness_cell import Cell, Outcome, Spec, run_cell
 from mottle.study.robustness_report import Matrix, check_plots, write_report
 from mottle.study.robustness_tasks import TASKS
@@ -68,6 +70,8 @@ class Study:
     """One a task: mean final accuracy, rules by attacks."""
     files: tuple[Path, ...]
     """What was written."""
+    warnings: tuple[str, ...]
+    """Rules that cannot survive the faulty workers they are tried on."""
 
 
 def run_robustness(
@@ -106,7 +110,7 @@ def run_robustness(
     cells = grid(rules, attacks, byzantine_share=byzantine_share, workers=workers, rounds=rounds, seeds=seeds, tasks=tasks)
     outcomes = tuple(run_cells(cells, processes=processes, on_done=on_done))
     matrices, files = write_report(outcomes, Path(out_dir))
-    return Study(outcomes=outcomes, matrices=matrices, files=files)
+    return Study(outcomes=outcomes, matrices=matrices, files=files, warnings=survival_warnings(cells))
 
 
 def grid(
@@ -125,16 +129,35 @@ def grid(
     num_faulty = round(byzantine_share * workers)
     rule_specs = [complete_rule(rule, num_faulty) for rule in (DEFAULT_RULES if rules is None else rules)]
     attack_specs = [complete_attack(attack) for attack in (DEFAULT_ATTACKS if attacks is None else attacks)]
-    unknown = [task for task in tasks if task not in TASKS]
-    if unknown or not (tasks and rule_specs and attack_specs):
-        raise ConfigError(f"a study needs rules, attacks and tasks among {', '.join(TASKS)}; got tasks {list(tasks)}")
+    for task in tasks:
+        if task not in TASKS:
+            raise ConfigError(f"unknown task {task!r}; {suggestion(task, TASKS)}")
+    seed_list = range(seeds) if isinstance(seeds, int) else seeds
+    for what, given in {"rule": rule_specs, "attack": attack_specs, "task": tasks, "seed": seed_list}.items():
+        if not given:
+            raise ConfigError(f"a study needs at least one {what}, got none")
     return [
         Cell(task=task, rule=rule, attack=attack, num_workers=workers, num_faulty=num_faulty, rounds=rounds, seed=seed)
         for task in tasks
         for rule in rule_specs
         for attack in attack_specs
-        for seed in (range(seeds) if isinstance(seeds, int) else seeds)
+        for seed in seed_list
     ]
+
+
+def survival_warnings(cells: Sequence[Cell]) -> tuple[str, ...]:
+    """What to tell of rules that cannot survive the faulty workers of their cells, each once; the ungated mean is there to fail.
+
+    It looks at numbers of workers, not at the attack: one that forges identities makes more faulty rows than there are faulty workers.
+    """
+    told: dict[str, None] = {}
+    for cell in cells:
+        if next(iter(cell.rule)) == "mean":
+            continue
+        warning = aggregation.breakdown(cell.rule, cell.num_workers).warning(cell.num_faulty)
+        if warning is not None:
+            told[warning] = None
+    return tuple(told)
 
 
 def complete_rule(rule: Any, num_faulty: int) -> Spec:
@@ -165,8 +188,14 @@ def run_cells(
         return
     # Spawned, not forked: a forked child would inherit locks of torch's threads.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        yield from _counted(pool.map(run_cell, cells, chunksize=max(1, len(cells) // (16 * processes))), len(cells), on_done)
+    with ProcessPoolExecutor(processes, mp_context=context, initializer=_begin_process) as pool:
+        yield from _counted(pool.map(run_cell, cells), len(cells), on_done)
+
+
+def _begin_process() -> None:
+    """One torch thread; and Ctrl-C, which a terminal sends to every process, is the parent's to answer."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _counted(outcomes: Any, total: int, on_done: Callable[[int, int], None] | None) -> Iterator[Outcome]:
@@ -188,9 +217,12 @@ def _one_thread() -> Iterator[None]:
 
 
 def specs_from_text(text: str) -> list[Mapping[str, Any] | str]:
-    """Rules or attacks as written on a command line: `krum,phocas`, or `[krum, {ipm: {epsilon: 0.5}}]` in YAML or JSON."""
+    """Rules or attacks as written on a command line: `krum,phocas`, or `[krum, {ipm: {epsilon: 0.5}}]` in JSON or YAML."""
     try:
-        read = yaml.safe_load(f"[{text}]")
-    except yaml.YAMLError as error:
-        raise ConfigError(f"rules and attacks are names with commas between them, or YAML; {text!r} is neither: {error}") from None
+        read = json.loads(f"[{text}]")  # first: YAML takes JSON's 1e-05 for a word
+    except ValueError:
+        try:
+            read = yaml.safe_load(f"[{text}]")
+        except yaml.YAMLError as error:
+            raise ConfigError(f"rules and attacks are names with commas between them, or YAML; {text!r} is neither: {error}") from None
     return read[0] if len(read) == 1 and isinstance(read[0], list) else read

@@ -5,6 +5,7 @@ Letters: N workers, Q faulty, B examples of a batch, D parameters.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from typing import Any, cast
 
 import numpy as np
@@ -53,6 +54,8 @@ class Outcome:
     """Rounds without a step, because the rule's condition did not hold for the rows that arrived."""
     diverged: bool
     """Whether a parameter became infinite or NaN; training ends there."""
+    parameters: str
+    """SHA-256 of the final parameters, first 16 hexadecimal digits: equal for a repetition, bit for bit."""
     note: str = ""
     """Why the last skipped round was skipped."""
 
@@ -97,6 +100,7 @@ class Training:
             accuracy=self.task.accuracy(self.params_D),
             skipped_rounds=self.skipped,
             diverged=not bool(torch.isfinite(self.params_D).all()),
+            parameters=sha256(self.params_D.numpy().tobytes()).hexdigest()[:16],
             note=self.note,
         )
 

@@ -18,7 +18,8 @@ from mottle.core.errors import ConfigError
 from mottle.study.robustness_cell import Cell, Outcome, Spec
 
 CELL_COLUMNS = (
-    "task", "rule", "attack", "workers", "faulty", "rounds", "seed", "accuracy", "skipped_rounds", "diverged", "note", "repeat",
+    "task", "rule", "attack", "workers", "faulty", "rounds", "seed", "accuracy", "parameters", "skipped_rounds", "diverged", "note",
+    "repeat",
 )  # fmt: skip
 
 
@@ -115,7 +116,7 @@ def write_cells(outcomes: Sequence[Outcome], path: Path) -> Path:
         for outcome in outcomes:
             cell = outcome.cell
             configured = [cell.task, label(cell.rule), label(cell.attack), cell.num_workers, cell.num_faulty, cell.rounds, cell.seed]
-            measured = [f"{outcome.accuracy:.6f}", outcome.skipped_rounds, outcome.diverged, outcome.note]
+            measured = [f"{outcome.accuracy:.6f}", outcome.parameters, outcome.skipped_rounds, outcome.diverged, outcome.note]
             writer.writerow([*configured, *measured, repeat_command(cell)])
     return path
 
