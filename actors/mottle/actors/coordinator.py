@@ -126,25 +126,33 @@ class Coordinator:
 
     # --- events and orders ------------------------------------------------------------------------------------------------------------
 
+    @transport.call(answered=False)
     def events(self, events: list[p.Event]) -> None:
         """Facts from shards, workers, validator and timers."""
         with self._changed:
+            batches: list[p.Batch] = []
             for event in events:
                 try:
-                    self._take(event)
+                    batches += self._take(event)
                 except Exception as error:  # a bug of ours: the run ends and says so, for nobody waits for an answer to an event
                     traceback.print_exc()
                     self._brain.finished = self._chronicle.failure = f"internal error at {event}: {type(error).__name__}: {error}"
+            if batches and self._fleet is not None:
+                for replica in self._brain.shards.live:
+                    self._fleet.shards[replica].batches.remote(batches)
             self._changed.notify_all()
 
-    def _take(self, event: p.Event) -> None:
+    def _take(self, event: p.Event) -> list[p.Batch]:
+        """Have the brain decide and obey it; what it tells the shards is returned, for what several events give goes in one message."""
         now_ns = self._now_ns()
         if isinstance(event, p.ReplicaLost) and self._fleet is not None:
             self._fleet.lose(event.replica)
         commands = self._brain.handle(event, now_ns=now_ns)
         self._chronicle.saw(event, commands, now_ns)
+        batches = [command for command in commands if isinstance(command, p.Batch)]
         for command in commands:
             self._obey(command)
+        return batches
 
     def _obey(self, command: p.Command) -> None:
         assert self._fleet is not None
@@ -157,10 +165,6 @@ class Coordinator:
                 self._post(slot, w.AbandonAsked(work_id))
             case p.Dismiss(slot):
                 self._post(slot, w.DismissAsked())
-            case p.Batch():
-                for replica, shard in self._fleet.shards.items():
-                    if replica in self._brain.shards.live:
-                        shard.batch.remote(command)
             case p.Refresh():
                 self._fleet.validator.refresh.remote(command)
             case p.Evaluate():
@@ -174,7 +178,7 @@ class Coordinator:
 
     def _post(self, slot: int, event: w.WorkerEvent) -> None:
         assert self._fleet is not None
-        self._fleet.workers[slot].post.options(concurrency_group="mail").remote(event)
+        self._fleet.workers[slot].post.remote(event)
 
     def _write_manifest(self, order: p.SaveCheckpoint) -> None:
         """Make a checkpoint visible, then let go of those that are not kept."""

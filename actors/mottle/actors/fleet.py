@@ -82,7 +82,7 @@ class Fleet:
 
     def _watch_shard(self, replica: p.ReplicaId, shard: Any) -> None:
         try:
-            ray.get(shard.until_closed.options(concurrency_group="watch").remote())
+            ray.get(shard.until_closed.remote())
         except ray.exceptions.RayActorError as error:
             self._tell(p.ReplicaLost(replica, reason_of(error)))
 
@@ -120,7 +120,7 @@ class Fleet:
         actor = self.workers[slot]
         try:
             where = ray.get(actor.where.remote())
-            ended = actor.run.options(concurrency_group="run").remote(self._job, group, self.by_shard(), self._coordinator)
+            ended = actor.run.remote(self._job, group, self.by_shard(), self._coordinator)
             self._tell(p.Joined(slot, where["device"], group.name))
             self.peak_bytes["worker"].append(ray.get(ended))
             self._tell(p.Left(slot, "dismissed"))

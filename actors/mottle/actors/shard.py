@@ -15,6 +15,7 @@ import psutil
 import torch
 
 from mottle.actors import transport
+from mottle.actors.outbox import Outbox
 from mottle.checkpoint import folder_of, write_optimizer
 from mottle.core import protocol as p
 from mottle.core import shard as sh
@@ -50,7 +51,8 @@ class ParameterShard:
         self._memory = ShardMemory(spec, transport.receive(values).clone(), version.number, transport.publish)
         if slots:
             self._memory.restore_optimizer(slots)
-        self._coordinator = coordinator
+        self._tell: Outbox[p.Event] = Outbox(coordinator.events.remote)
+        self._news_fit = (spec.owned.stop - spec.owned.start) * self._memory.values.element_size() <= transport.INLINE_BYTES
         self._run = Folder.at(run_dir)
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._answers: dict[tuple[str, int], Any] = {}
@@ -60,17 +62,34 @@ class ParameterShard:
         """Answered once the shard stands; its process id."""
         return os.getpid()
 
+    @transport.call()
     def push(
-        self, name: str, sender: int, start: int, stop: int, samples: int, weight: float | None, compute_ns: int, shipped: Any
-    ) -> bool:
-        """Take a range of an update or reference; the answer means that it was copied (or refused) and the sender may let go."""
+        self,
+        name: str,
+        sender: int,
+        start: int,
+        stop: int,
+        samples: int,
+        weight: float | None,
+        compute_ns: int,
+        shipped: Any,
+        newest: int | None,
+    ) -> tuple[int, Any] | None:
+        """Take a range of an update or reference; the answer means that it was copied (or refused) and the sender may let go.
+
+        A sender whose newest version is older than the shard's gets that along with the answer, where it is small: the next order will
+        most likely be based on it. None for a sender that wants none.
+        """
         self._handle([sh.Pushed(name, sender, start, stop, samples, compute_ns, transport.unship(shipped), weight)])
-        return True
+        number = self._machine.version.number
+        return (number, self._memory.read(number)) if newest is not None and newest < number and self._news_fit else None
 
-    def batch(self, batch: p.Batch) -> None:
+    @transport.call(answered=False)
+    def batches(self, batches: list[p.Batch]) -> None:
         """Commands of the coordinator."""
-        self._handle([sh.BatchArrived(batch)])
+        self._handle(map(sh.BatchArrived, batches))
 
+    @transport.call()
     def read(self, reader: str, number: int) -> Any:
         """A version as `transport.publish` made it, or the sentence that says why it is not to be had."""
         self._handle([sh.ReadAsked(reader, number)])
@@ -79,6 +98,7 @@ class ParameterShard:
     def peak_rss_bytes(self) -> int:
         return peak_rss_bytes()
 
+    @transport.call(group="watch")
     def until_closed(self) -> None:
         """Never answers: that the call breaks is how the coordinator learns of this process's death."""
         threading.Event().wait()
@@ -94,7 +114,7 @@ class ParameterShard:
         finally:
             if self._up:
                 up, self._up = self._up, []
-                self._coordinator.events.remote(up)
+                self._tell.put(up)
 
     def _obey(self, orders: list[sh.ShardOrder]) -> None:
         """Execute orders in sequence; what an answer sets going is executed before the next order."""
@@ -125,7 +145,7 @@ class ParameterShard:
             done = p.SnapshotDone(replica, checkpoint, saved)
         except OSError as error:
             done = p.SnapshotDone(replica, checkpoint, error=f"{error}")
-        self._coordinator.events.remote([done])
+        self._tell.put([done])
 
 
 def peak_rss_bytes() -> int:

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 
 from mottle import compression
-from mottle.actors import transport
 from mottle.actors.job import Job
-from mottle.actors.reading import load_version
+from mottle.actors.link import ShardLink
 from mottle.checkpoint import folder_of, write_model
 from mottle.core import protocol as p
 from mottle.core.brain import VALIDATOR
+from mottle.core.layout import Range
 from mottle.data import derive_seed
 from mottle.data.source import Source
 from mottle.engines import TorchEngine
@@ -35,9 +35,8 @@ class Validator:
     def __init__(self, job: Job, shards: dict[int, list[Any]], coordinator: Any) -> None:
         torch.set_num_threads(job.threads_per_worker)
         self._job = job
-        self._shards = shards
         self._coordinator = coordinator
-        self._ranges = job.layout.cut(len(shards))
+        self._shards = ShardLink(shards, job.layout.cut(len(shards)), VALIDATOR)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self._engine = TorchEngine(job.model(), job.loss, job.layout, device, job.micro_batch_size)
         self._codec = compression.build("identity")
@@ -48,7 +47,7 @@ class Validator:
     def refresh(self, order: p.Refresh) -> None:
         """Gradient of the mean loss over trusted samples at a version, pushed to the shards under the order's name."""
         try:
-            self._load(order.name, order.version.number)
+            self._shards.load(self._engine, order.name, order.version.number)
             self._push(order.name, self._reference(order))
         except Exception as error:
             print(traceback.format_exc(), flush=True)
@@ -57,7 +56,7 @@ class Validator:
     def evaluate(self, order: p.Evaluate) -> None:
         """Metrics of a version on the test data."""
         try:
-            self._load("evaluate", order.version.number)
+            self._shards.load(self._engine, "evaluate", order.version.number)
             self._tell(p.Evaluated(order.version, self.measure()))
         except Exception as error:
             print(traceback.format_exc(), flush=True)
@@ -66,7 +65,7 @@ class Validator:
     def save_model(self, order: p.SaveModel) -> None:
         """Write a version by name, as its part of a checkpoint."""
         try:
-            self._load(f"checkpoint/{order.checkpoint}", order.version.number)
+            self._shards.load(self._engine, f"checkpoint/{order.checkpoint}", order.version.number)
             saved = write_model(folder_of(Folder.at(self._job.run_dir), order.checkpoint), self._engine.tensors())
             self._tell(p.ModelSaved(order.checkpoint, asdict(saved)))
         except Exception as error:
@@ -81,9 +80,6 @@ class Validator:
         return {f"test_{name}": value for name, value in measured.items()}
 
     # --- parts ------------------------------------------------------------------------------------------------------------------------
-
-    def _load(self, reader: str, number: int) -> None:
-        load_version(self._engine, self._shards, self._ranges, reader, number)
 
     @staticmethod
     def _batches(source: Source) -> Iterator[tuple[Any, int]]:
@@ -109,13 +105,10 @@ class Validator:
         return self._engine.update() / done.weight
 
     def _push(self, name: str, vector_D: torch.Tensor) -> None:
-        calls = []
-        for shard, owned in enumerate(self._ranges):
-            payload, _ = self._codec.encode(vector_D[owned.start : owned.stop].cpu(), None)
-            shipped = transport.ship(payload, (owned.stop - owned.start) * vector_D.element_size())
-            calls += [replica.push.remote(name, VALIDATOR, owned.start, owned.stop, 1, None, 0, shipped) for replica in self._shards[shard]]
-        for call in calls:
-            transport.confirm(call)
+        def encode(_: int, owned: Range) -> Any:
+            return self._codec.encode(vector_D[owned.start : owned.stop].cpu(), None)[0]
+
+        self._shards.push(name, encode, samples=1, itemsize=vector_D.element_size())
 
     def _tell(self, event: p.Event) -> None:
         self._coordinator.events.remote([event])

@@ -18,7 +18,7 @@ from mottle import compression
 from mottle.actors import transport
 from mottle.actors.faulty import Faulty
 from mottle.actors.job import Job, WorkerGroup
-from mottle.actors.reading import load_version
+from mottle.actors.link import ShardLink
 from mottle.actors.shard import peak_rss_bytes
 from mottle.core import protocol as p
 from mottle.core import worker as w
@@ -44,10 +44,12 @@ class TrainingWorker:
         device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu"
         return {"pid": os.getpid(), "node": context.get_node_id(), "device": device}
 
+    @transport.call(group="mail", answered=False)
     def post(self, event: w.WorkerEvent) -> None:
         """Put a message into the mailbox."""
         self._mailbox.put(event)
 
+    @transport.call(group="run")
     def run(self, job: Job, group: WorkerGroup, shards: dict[int, list[Any]], coordinator: Any) -> int:
         """Work until dismissed. Returns the peak resident memory in bytes.
 
@@ -78,11 +80,11 @@ class Session:
         self._slot = slot
         self._job = job
         self._delay_s = group.delay_s
-        self._shards = shards
         self._coordinator = coordinator
         self._mailbox = mailbox
         self._machine = w.Worker(slot)
-        self._ranges = job.layout.cut(len(shards))
+        ranges = job.layout.cut(len(shards))
+        self._shards = ShardLink(shards, ranges, slot, wants_news=True)
         device = "cuda" if group.num_gpus and torch.cuda.is_available() else "cpu"
         self._engine = TorchEngine(
             job.model(),
@@ -95,7 +97,7 @@ class Session:
             global_randomness=GLOBAL_RANDOMNESS,  # the prefetcher's thread draws from the same generators
         )
         self._codec = compression.build(job.codec)
-        self._memory: dict[int, Any] = dict.fromkeys(range(len(self._ranges)))
+        self._memory: dict[int, Any] = dict.fromkeys(range(len(ranges)))
         self._faulty = None if group.attack is None else Faulty(group.attack, slot, job)
         self._prefetcher = Prefetcher(job.loader.load, depth=4)
         self._weight = 0.0
@@ -140,7 +142,7 @@ class Session:
     def _work(self, order: w.WorkerOrder) -> w.WorkerEvent:
         match order:
             case w.LoadBase(work_id, version):
-                load_version(self._engine, self._shards, self._ranges, p.work_holder(work_id), version.number)
+                self._shards.load(self._engine, p.work_holder(work_id), version.number)
                 self._base = version.number
                 return self._clear(work_id)
             case w.ClearAccumulator(work_id):
@@ -204,17 +206,16 @@ class Session:
         flat_D = self._engine.update()
         if self._faulty is not None:
             flat_D = self._faulty.update(flat_D, self._base)
-        weight = self._weight if self._job.brain.weighted_loss else None
-        copied = []
-        for shard, owned in enumerate(self._ranges):
-            shipped = self._encode(shard, owned, flat_D)
-            copied += [
-                replica.push.remote(p.update_name(work_id), self._slot, owned.start, owned.stop, samples, weight, self._compute_ns, shipped)
-                for replica in self._shards[shard]
-            ]
-        for reference in copied:
-            transport.confirm(reference)
 
-    def _encode(self, shard: int, owned: Range, flat_D: torch.Tensor) -> Any:
-        payload, self._memory[shard] = self._codec.encode(flat_D[owned.start : owned.stop].cpu(), self._memory[shard])
-        return transport.ship(payload, (owned.stop - owned.start) * flat_D.element_size())
+        def encode(shard: int, owned: Range) -> Any:
+            payload, self._memory[shard] = self._codec.encode(flat_D[owned.start : owned.stop].cpu(), self._memory[shard])
+            return payload
+
+        self._shards.push(
+            p.update_name(work_id),
+            encode,
+            samples=samples,
+            weight=self._weight if self._job.brain.weighted_loss else None,
+            compute_ns=self._compute_ns,
+            itemsize=flat_D.element_size(),
+        )

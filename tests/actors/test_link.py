@@ -9,7 +9,7 @@ import ray
 import torch
 from tests.actors import live
 
-from mottle.actors.reading import VersionGoneError, load_version
+from mottle.actors.link import ShardLink, VersionGoneError
 from mottle.core.layout import BLOCK, Range
 from mottle.engines import TorchEngine, layout_of
 
@@ -64,7 +64,7 @@ def test_the_next_replica_is_asked_and_the_dead_one_forgotten(engine: TorchEngin
     values = np.arange(6404, dtype=np.float32)
     first, second = (values[owned.start : owned.stop] for owned in RANGES)
     shards = {0: [dead(actors(first)), actors(first)], 1: [actors(second)]}
-    load_version(engine, shards, RANGES, "work/0", 3)
+    ShardLink(shards, RANGES, 0).load(engine, "work/0", 3)
     assert torch.equal(torch.cat([tensor.flatten() for tensor in engine.tensors().values()]), torch.from_numpy(values))
     assert [len(replicas) for replicas in shards.values()] == [1, 1]
 
@@ -73,10 +73,10 @@ def test_a_shard_without_a_living_replica_is_an_error(engine: TorchEngine, actor
     values = np.zeros(BLOCK, dtype=np.float32)
     shards = {0: [dead(actors(values)), dead(actors(values))], 1: [actors(np.zeros(6404 - BLOCK, dtype=np.float32))]}
     with pytest.raises(ray.exceptions.RayActorError):
-        load_version(engine, shards, RANGES, "work/0", 3)
+        ShardLink(shards, RANGES, 0).load(engine, "work/0", 3)
 
 
 def test_a_version_that_is_gone_is_told_in_the_shards_words(engine: TorchEngine, actors: Callable[[Any], Any]) -> None:
     gone = actors("version 3 is gone, the newest is 7")
     with pytest.raises(VersionGoneError, match="version 3 is gone, the newest is 7"):
-        load_version(engine, {0: [gone], 1: [gone]}, RANGES, "work/0", 3)
+        ShardLink({0: [gone], 1: [gone]}, RANGES, 0).load(engine, "work/0", 3)
