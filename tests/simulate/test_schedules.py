@@ -8,7 +8,7 @@ from mottle import strategies
 from mottle.core import protocol as p
 from mottle.core.brain import Brain
 from mottle.core.config import BrainConfig
-from mottle.simulate import Fault, Fleet, Simulation
+from mottle.simulate import Fault, Fleet, Messages, Simulation, Synthetic, Workers
 
 SPECS = (
     "sync",
@@ -22,7 +22,22 @@ SPECS = (
 DEFAULTS = {"batch_size": 24, "lr": 0.1, "rho": 0.001}
 
 
-def random_run(seed: int) -> Simulation:
+class Logged(Simulation):
+    """A simulation that remembers what the brain was told and what it said."""
+
+    def __init__(self, strategy, config: BrainConfig, fleet: Fleet, seed: int) -> None:
+        self.log: list[tuple[int, p.Event, tuple[p.Command, ...]]] = []
+        numbers = Synthetic(1000, config.num_shards, disagree=True)
+        super().__init__(Brain(config, strategy), fleet, numbers, micro_batch=8, seed=seed, checks=True, on_event=self.note)
+
+    def note(self, event: p.Event, commands: list[p.Command]) -> None:
+        self.log.append((self.clock.now_ns, event, tuple(commands)))
+
+
+NEWCOMERS = tuple(Workers(name=f"new{i}", count=0, sample_s=each) for i, each in enumerate((1e-4, 1e-3, 4e-3)))
+
+
+def random_run(seed: int) -> Logged:
     """A fleet, a strategy and a fault script, all out of one seed."""
     rng = random.Random(seed)
     replicas = rng.randint(0, 1)
@@ -38,34 +53,42 @@ def random_run(seed: int) -> Simulation:
         checkpoint_every=rng.choice([None, 150]),
         retry_rejected=rng.random() < 0.7,
     )
+    speeds = [rng.choice([2e-4, 1e-3, 4e-3]) for _ in range(num_workers)]
     faults = [
-        Fault(kind="kill", at_samples=rng.randint(0, samples // 2), worker=rng.randrange(num_workers)) for _ in range(rng.randint(0, 3))
+        Fault(kind="crash", at_samples=rng.randint(0, samples // 2), worker=f"w{rng.randrange(num_workers)}-0")
+        for _ in range(rng.randint(0, 3))
     ]
-    faults += [Fault(kind="join", at_ns=rng.randint(1, 10**9), sample_ns=rng.randint(10**5, 4 * 10**6)) for _ in range(rng.randint(1, 3))]
-    faults += [Fault(kind="remove", at_ns=rng.randint(1, 10**9), worker=rng.randrange(num_workers)) for _ in range(rng.randint(0, 1))]
+    faults += [Fault(kind="join", at_s=rng.uniform(0, 1), group=rng.choice(NEWCOMERS).name) for _ in range(rng.randint(1, 3))]
+    faults += [Fault(kind="leave", at_s=rng.uniform(0, 1), worker=f"w{rng.randrange(num_workers)}-0") for _ in range(rng.randint(0, 1))]
+    faults += [
+        Fault(kind="pause", at_s=rng.uniform(0, 1), for_s=rng.uniform(0.001, 0.1), worker=f"w{rng.randrange(num_workers)}-0")
+        for _ in range(rng.randint(0, 1))
+    ]
+    faults += [
+        Fault(kind="slow", at_s=rng.uniform(0, 1), for_s=rng.uniform(0.001, 0.5), factor=4, worker=f"w{rng.randrange(num_workers)}-0")
+        for _ in range(rng.randint(0, 1))
+    ]
     if replicas:
-        faults.append(
-            Fault(kind="kill_replica", at_ns=rng.randint(1, 10**9), replica=(rng.randrange(config.num_shards), rng.randint(0, 1)))
-        )
+        faults.append(Fault(kind="lose_replica", at_s=rng.uniform(0, 1), shard=rng.randrange(config.num_shards), replica=rng.randint(0, 1)))
     fleet = Fleet(
-        sample_ns=tuple(rng.choice([200_000, 10**6, 4 * 10**6]) for _ in range(num_workers)),
-        repeat=rng.choice([0.0, 0.3]),
-        detect_ns=rng.randint(10**6, 2 * 10**8),
+        workers=(*(Workers(name=f"w{i}", sample_s=each) for i, each in enumerate(speeds)), *NEWCOMERS),
+        messages=Messages(delay_s=(1e-4, 2e-3), repeat=rng.choice([0.0, 0.3])),
+        detect_s=rng.uniform(1e-3, 0.2),
+        faults=tuple(faults),
     )
-    brain = Brain(config, strategies.build(rng.choice(SPECS), DEFAULTS))
-    return Simulation(brain, fleet, seed=seed, faults=faults)
+    return Logged(strategies.build(rng.choice(SPECS), DEFAULTS), config, fleet, seed)
 
 
-def check_outcome(run: Simulation) -> None:
+def check_outcome(run: Logged) -> None:
     """What must be true when a run is over."""
     brain = run.brain
-    assert run.finished == "samples"
+    assert run.finished == p.Finished("samples")
     counts = brain.ledger.counts
     verdicts = [c for _, _, commands in run.log for c in commands if isinstance(c, p.Verdict)]
     assert len(verdicts) == counts.acknowledged - counts.in_flight
     assert len({v.work_id for v in verdicts}) == len(verdicts), "an update was judged twice"
 
-    histories = [shard.history for shard in run.shards.values() if shard.alive]
+    histories = [run.numbers.applied.get(replica, []) for replica, host in run.hosts.all.items() if host.alive]
     assert all(history == histories[0] for history in histories), "replicas or shards disagree"
     assert [number for number, _ in histories[0]] == list(range(1, brain.version.number + 1)), "versions are not one after the other"
     stepped = [name for _, names in histories[0] for name in names if name.startswith("update/")]
@@ -76,10 +99,10 @@ def check_outcome(run: Simulation) -> None:
     if not counts.in_flight:
         spent = sum(epoch.applied + epoch.unselected + epoch.rejected for epoch in brain.book.epochs)
         assert spent == brain.config.max_samples, "samples were lost or used twice"
-    for shard in run.shards.values():
-        if shard.alive:
-            late = [name for name in shard.machine.held if name.startswith("update/")]
-            assert len(late) <= counts.in_flight + sum(fault.kind == "kill" for fault in run.fired) + 4, f"forgotten vectors: {late}"
+    for host in run.hosts.all.values():
+        if host.alive:
+            late = [name for name in host.machine.held if name.startswith("update/")]
+            assert len(late) <= counts.in_flight + sum(fault.kind == "crash" for fault in run.fired) + 4, f"forgotten vectors: {late}"
 
 
 @pytest.mark.parametrize("block", range(10))
@@ -87,7 +110,7 @@ def test_every_schedule_keeps_the_invariants(block: int) -> None:
     for seed in range(50 * block, 50 * block + 50):
         try:
             run = random_run(seed)
-            run.run()
+            run.run(max_steps=1_000_000)
             check_outcome(run)
         except Exception as error:
             raise AssertionError(f"seed {seed} fails; repeat with random_run({seed})") from error
@@ -110,9 +133,13 @@ def test_replaying_the_log_gives_the_same_commands(seed: int) -> None:
 
 
 def test_every_fault_of_a_script_fires() -> None:
-    brain = Brain(BrainConfig(num_positions=500, max_samples=1000), strategies.build("async", DEFAULTS))
-    faults = [Fault(kind="kill", at_samples=200, worker=0), Fault(kind="join", at_samples=300), Fault(kind="checkpoint", at_ns=1)]
-    run = Simulation(brain, Fleet(sample_ns=(10**6, 10**6)), seed=0, faults=faults)
+    faults = (
+        Fault(kind="crash", at_samples=200, worker="worker-0"),
+        Fault(kind="join", at_samples=300, group="worker"),
+        Fault(kind="checkpoint", at_s=1e-9),
+    )
+    fleet = Fleet(workers=(Workers(count=2, sample_s=1e-3),), faults=faults, detect_s=0.005)
+    run = Logged(strategies.build("async", DEFAULTS), BrainConfig(num_positions=500, max_samples=1000), fleet, seed=0)
     run.run()
-    assert sorted(f.kind for f in run.fired) == ["checkpoint", "join", "kill"]
-    assert [m.state for m in brain.members.all] == ["left", "active", "active"]
+    assert sorted(fault.kind for fault in run.fired) == ["checkpoint", "crash", "join"]
+    assert [member.state for member in run.brain.members.all] == ["left", "active", "active"]

@@ -1,0 +1,213 @@
+"""The machines that hold the parameters: `mottle.core.shard.Shard` decides, `Numbers` computes, this carries messages."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from mottle.core import protocol as p
+from mottle.core import shard as sh
+from mottle.simulate.clock import PULL_DONE, PUSH_ARRIVES, Action, Clock
+from mottle.simulate.fleet import Servers
+from mottle.simulate.network import Alive, Link, Post, arrival_ns, ns
+from mottle.simulate.numbers import Numbers, Shipment
+
+Base = tuple[Any, ...]
+"""What every shard served of one version."""
+
+
+@dataclass(slots=True)
+class Host:
+    """One replica."""
+
+    machine: sh.Shard
+    up: Link
+    down: Link
+    alive: bool = True
+
+
+@dataclass(slots=True)
+class _Call:
+    """A message to several replicas and what happens when all have answered; a repeated answer counts once."""
+
+    missing: set[p.ReplicaId]
+    answers: dict[p.ReplicaId, Any]
+    then: Callable[[Base], None]
+    failed: Action | None
+    """What a refusal or a death does; None: a dead replica counts as having answered."""
+
+    def answered(self, replica: p.ReplicaId, answer: Any, well: bool = True) -> None:
+        if replica not in self.missing:
+            return
+        self.missing.discard(replica)
+        self.answers[replica] = answer
+        if not well and self.failed is not None:
+            self.missing.clear()
+            self.failed()
+        elif not self.missing:
+            self.then(tuple(self.answers[each] for each in sorted(self.answers)))
+
+
+@dataclass(slots=True)
+class Side:
+    """Who talks to the hosts: a worker with its links, or the validator, which is next to them."""
+
+    slot: int
+    alive: Alive
+    up: Link
+    down: Link
+
+
+class Hosts:
+    """All replicas.
+
+    Args:
+        replicas: that live at the start.
+        version: that they hold.
+        tell: takes what a shard says to the coordinator.
+        step_ns: time from an order to step until the version is there, asked for at every step.
+        checks: check every machine's invariants after every event.
+    """
+
+    def __init__(
+        self,
+        replicas: Iterable[p.ReplicaId],
+        version: p.Version,
+        numbers: Numbers,
+        servers: Servers,
+        clock: Clock,
+        post: Post,
+        *,
+        tell: Callable[[p.Event], None],
+        step_ns: Callable[[], int],
+        checks: bool,
+    ) -> None:
+        self._numbers = numbers
+        self._clock = clock
+        self._post = post
+        self._tell = tell
+        self._step_ns = step_ns
+        self._checks = checks
+        self._calls: list[_Call] = []
+        self._num_open = 32  # calls that were open at the last sweep
+        self._readers: dict[tuple[p.ReplicaId, str, int], Callable[[Any, bool], None]] = {}
+        self.num_facts = 0
+        bandwidth = servers.bandwidth_bytes_per_s
+        self.all = {
+            replica: Host(sh.Shard(replica, numbers.ranges[replica.shard], version=version), Link(bandwidth), Link(bandwidth))
+            for replica in sorted(replicas)
+        }
+
+    # --- what the coordinator does ----------------------------------------------------------------------------------------------------
+
+    def batch(self, batch: p.Batch) -> None:
+        for replica in self.all:
+            self._post.message(partial(self._handle, replica, sh.BatchArrived(batch)))
+
+    def lose(self, replica: p.ReplicaId) -> None:
+        """The process is gone; nobody knows yet."""
+        self.all[replica].alive = False
+
+    def found_dead(self, replica: p.ReplicaId) -> None:
+        """Whoever waited for its answer waits no longer."""
+        self._calls = [call for call in self._calls if call.missing]
+        for call in list(self._calls):
+            call.answered(replica, None, well=False)
+
+    # --- what workers and the validator do --------------------------------------------------------------------------------------------
+
+    def read(
+        self, reader: str, number: int, primaries: Iterable[p.ReplicaId], side: Side, then: Callable[[Base], None], failed: Action
+    ) -> None:
+        """Ask the primaries for a version; `then` when all of it has arrived."""
+        asked = sorted(primaries)
+        call = self._remember(_Call(set(asked), {}, then, failed))
+        for replica in asked:
+            self._readers[replica, reader, number] = partial(self._served, call, replica, side)
+            self._post.message(partial(self._handle, replica, sh.ReadAsked(reader, number)))
+
+    def _served(self, call: _Call, replica: p.ReplicaId, side: Side, values: Any, well: bool) -> None:
+        answer = partial(call.answered, replica, values, well)
+        host = self.all[replica]
+        if not well:
+            self._post.message(answer, lambda: host.alive)
+            return
+        time_ns = arrival_ns(self._numbers.version_bytes(replica.shard), self._clock.now_ns, side.down, host.up)
+        self._post.at(time_ns, PULL_DONE, side.slot, answer, lambda: host.alive)
+
+    def push(self, name: str, side: Side, samples: int, compute_ns: int, shipment: Shipment, then: Action) -> None:
+        """Send a vector to every living replica; `then` when each has it or is known to be dead, said back to a sender that lives."""
+        targets = [replica for replica, host in self.all.items() if host.alive]
+        call = self._remember(_Call(set(targets), {}, lambda _: self._post.message(then, side.alive), None))
+        for replica in targets:
+            host = self.all[replica]
+            time_ns = arrival_ns(shipment.num_bytes[replica.shard], self._clock.now_ns, side.up, host.down)
+            deliver = partial(self._arrived, call, replica, name, side.slot, samples, compute_ns, shipment)
+            self._post.at(time_ns, PUSH_ARRIVES, side.slot, deliver, side.alive)
+
+    def _arrived(
+        self, call: _Call, replica: p.ReplicaId, name: str, sender: int, samples: int, compute_ns: int, shipment: Shipment
+    ) -> None:
+        owned = self.all[replica].machine.owned
+        payload = shipment.payloads[replica.shard]
+        self._handle(replica, sh.Pushed(name, sender, owned.start, owned.stop, samples, compute_ns, payload, shipment.weight))
+        call.answered(replica, None)
+
+    def _remember(self, call: _Call) -> _Call:
+        """Calls that are done are forgotten in bulk, once they are most of the list."""
+        if len(self._calls) > 64 and len(self._calls) > 2 * self._num_open:
+            self._calls = [each for each in self._calls if each.missing]
+            self._num_open = len(self._calls)
+        self._calls.append(call)
+        return call
+
+    # --- one replica ------------------------------------------------------------------------------------------------------------------
+
+    def _handle(self, replica: p.ReplicaId, event: sh.ShardEvent) -> None:
+        host = self.all[replica]
+        if not host.alive:
+            return
+        self.num_facts += 1
+        for order in host.machine.handle(event):
+            self._obey(replica, host, order)
+        if self._checks:
+            host.machine.check()
+
+    def _obey(self, replica: p.ReplicaId, host: Host, order: sh.ShardOrder) -> None:
+        match order:
+            case sh.StoreRange():
+                self._handle(replica, self._numbers.store(replica, order))
+            case sh.Run(command):
+                self._handle(replica, self._numbers.run(replica, command))
+                if isinstance(command, p.Snapshot):
+                    self._say(p.SnapshotDone(replica, command.checkpoint), host)
+            case sh.SendUp(event):
+                self._say(event, host)
+            case sh.Serve(reader, number):
+                self._readers.pop((replica, reader, number), _nobody)(self._numbers.read(replica, number), True)
+            case sh.Refuse(reader, number):
+                self._readers.pop((replica, reader, number), _nobody)(None, False)
+            case sh.FreeVersions(numbers):
+                self._numbers.free(replica, numbers)
+
+    def _say(self, event: p.Event, host: Host) -> None:
+        tell = partial(self._tell, event)
+        delay_ns = self._step_ns() if isinstance(event, p.Stepped) else 0
+        if delay_ns:
+            self._post.at(self._clock.now_ns + delay_ns, PUSH_ARRIVES, -1, tell, lambda: host.alive)
+        else:
+            self._post.message(tell, lambda: host.alive)
+
+
+def _nobody(values: Any, well: bool) -> None:
+    """In the place of a reader that has its answer already."""
+
+
+def ring_ns(num_workers: int, num_bytes: int, links: Iterable[Link]) -> int:
+    """Time of a ring all-reduce (`heterogeneous.md` 10.1); 0 for one worker."""
+    links = list(links)
+    if num_workers < 2:
+        return 0
+    slowest = min((link.bandwidth_bytes_per_s for link in links if link.bandwidth_bytes_per_s is not None), default=None)
+    part_s = 0.0 if slowest is None else num_bytes / num_workers / slowest
+    return ns(2 * (num_workers - 1) * (max(link.latency_ns for link in links) / 1e9 + part_s))

@@ -1,0 +1,124 @@
+"""The seam between the simulator and numbers: what shards store, what workers compute. `Synthetic` has none, `learning.Learning` real ones.
+
+A simulation asks for numbers only where they travel or decide, so gradients of work that is abandoned are never computed.
+"""
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any, NamedTuple, Protocol
+
+from mottle.core import exactsum
+from mottle.core import protocol as p
+from mottle.core.layout import BLOCK, Range
+from mottle.core.shard import Ran, RangeStored, StoreRange
+
+
+class Done(NamedTuple):
+    """Positions [start, stop) of an epoch that a worker has computed for its update."""
+
+    epoch: int
+    start: int
+    stop: int
+    coefficient: float
+
+
+class Shipment(NamedTuple):
+    """A vector ready to travel: one payload a shard."""
+
+    payloads: tuple[Any, ...]
+    num_bytes: tuple[int, ...]
+    weight: float | None = None
+    """Units of a loss that has its own (tokens)."""
+
+
+class Numbers(Protocol):
+    """What stands in for tensors. `base` is what `read` gave for each shard, in their order."""
+
+    @property
+    def ranges(self) -> tuple[Range, ...]:
+        """Coordinates of each shard."""
+
+    def version_bytes(self, shard: int) -> int:
+        """Size of a version of a shard's range, as it travels."""
+
+    def store(self, replica: p.ReplicaId, order: StoreRange) -> RangeStored: ...
+
+    def run(self, replica: p.ReplicaId, command: p.ShardCommand) -> Ran: ...
+
+    def read(self, replica: p.ReplicaId, number: int) -> Any:
+        """A version of a replica's range; it stays as it is while somebody holds it."""
+
+    def free(self, replica: p.ReplicaId, numbers: tuple[int, ...]) -> None: ...
+
+    def update(self, slot: int, base: Sequence[Any], version: p.Version, done: Sequence[Done]) -> Shipment:
+        """The update of a worker that has computed these positions at `base`."""
+
+    def reference(self, order: p.Refresh, base: Sequence[Any]) -> Shipment:
+        """A reference gradient."""
+
+    def evaluate(self, base: Sequence[Any]) -> Mapping[str, float]:
+        """Metrics of a version."""
+
+
+@dataclass
+class Synthetic:
+    """No numbers: every gradient is one and the same unit vector, so every test of updates accepts.
+
+    Args:
+        num_bytes: of one update and of one version, over all shards.
+        num_shards: equal parts.
+        disagree: inner products and norms drawn from the vectors' names instead, for studies of rejections.
+    """
+
+    num_bytes: int
+    num_shards: int = 1
+    disagree: bool = False
+    applied: dict[p.ReplicaId, list[tuple[int, tuple[str, ...]]]] = field(default_factory=dict)
+    """With `disagree`: (version, vectors that went into it) of each replica, the stand-in for parameters."""
+
+    def __post_init__(self) -> None:
+        edges = [self.num_bytes * shard // self.num_shards for shard in range(self.num_shards + 1)]
+        self._bytes = tuple(stop - start for start, stop in pairwise(edges))
+        self._shipment = Shipment((None,) * self.num_shards, self._bytes)
+        self.ranges = tuple(Range(shard * BLOCK, (shard + 1) * BLOCK) for shard in range(self.num_shards))
+
+    def version_bytes(self, shard: int) -> int:
+        return self._bytes[shard]
+
+    def store(self, replica: p.ReplicaId, order: StoreRange) -> RangeStored:
+        dots = tuple((name, self._product(order.name, name, replica.shard)) for name in order.references)
+        return RangeStored(order.name, order.start, order.stop, True, self._product(order.name, order.name, replica.shard), dots)
+
+    def run(self, replica: p.ReplicaId, command: p.ShardCommand) -> Ran:
+        if isinstance(command, p.Measure):
+            return Ran(command, tuple(self._product(a, b, replica.shard) for a, b in command.pairs))
+        if isinstance(command, p.Step) and self.disagree:
+            self.applied.setdefault(replica, []).append((command.version.number, command.drop))
+        return Ran(command)
+
+    def _product(self, first: str, second: str, shard: int) -> int:
+        """The same on every replica of a shard."""
+        if not self.disagree:
+            return _ONE if shard == 0 else 0
+        number = random.Random(f"{first} {second} {shard}").randint(-(1 << 1100), 1 << 1100)
+        return abs(number) if first == second else number
+
+    def read(self, replica: p.ReplicaId, number: int) -> Any:
+        return None
+
+    def free(self, replica: p.ReplicaId, numbers: tuple[int, ...]) -> None:
+        pass
+
+    def update(self, slot: int, base: Sequence[Any], version: p.Version, done: Sequence[Done]) -> Shipment:
+        return self._shipment
+
+    def reference(self, order: p.Refresh, base: Sequence[Any]) -> Shipment:
+        return self._shipment
+
+    def evaluate(self, base: Sequence[Any]) -> Mapping[str, float]:
+        return {}
+
+
+_ONE = exactsum.exact_sum([1.0])

@@ -1,0 +1,293 @@
+"""One run on virtual time: the very brain, shards and workers of the live system, with a clock, links and a fault script in place of Ray.
+
+Every decision comes from the three machines; this only carries messages and time. What a fleet's faults and a seed do is repeated bit for
+bit by the same fleet, seed and strategy.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+from mottle.core import protocol as p
+from mottle.core import worker as w
+from mottle.core.brain import Brain
+from mottle.data.seeds import derive_seed
+from mottle.simulate.clock import FAULT, MESSAGE, NOBODY, TIMER, Clock
+from mottle.simulate.crew import Crew
+from mottle.simulate.faults import Fault
+from mottle.simulate.fleet import Fleet, Workers
+from mottle.simulate.hosts import Base, Hosts, Side, ring_ns
+from mottle.simulate.network import Link, Post, ns
+from mottle.simulate.numbers import Numbers
+from mottle.simulate.tally import Mark, Point, Tally
+
+DESERTED = "every worker is gone"
+START = p.Version(0, 0)
+
+
+class Simulation:
+    """One run.
+
+    Args:
+        brain: the machine that decides, with its strategy; or one that has taken up the state of a checkpoint.
+        fleet: machines, network, faults.
+        numbers: what shards and workers hold.
+        micro_batch: samples between two looks of a worker at its mailbox; None: a whole order.
+        version: that the shards hold at the start.
+        seed: of everything that is drawn; the fleet's own if None.
+        trace: keep spans and verdicts for the timeline.
+        checks: check every machine's invariants after every event, for tests; slow on large fleets.
+        on_event: called after every event of the brain with its commands.
+    """
+
+    def __init__(
+        self,
+        brain: Brain,
+        fleet: Fleet,
+        numbers: Numbers,
+        *,
+        micro_batch: int | None = None,
+        version: p.Version = START,
+        seed: int | None = None,
+        trace: bool = False,
+        checks: bool = False,
+        on_event: Callable[[p.Event, list[p.Command]], None] | None = None,
+    ) -> None:
+        self.brain = brain
+        self.fleet = fleet
+        self.numbers = numbers
+        self.clock = Clock()
+        self.tally = Tally(trace=trace)
+        self.fired: list[Fault] = []
+        self.finished: p.Finished | None = None
+        self.deserted = False
+        """Every worker is gone and none will come."""
+        self.num_brain_events = 0
+        self._checks = checks
+        self._on_event = on_event
+        self._version = version
+        self._started = False
+        seed = fleet.seed if seed is None else seed
+        self._post = post = Post(self.clock, fleet.messages, derive_seed(seed, "messages"))
+        self.hosts = Hosts(
+            brain.shards.live, version, numbers, fleet.servers, self.clock, post, tell=self.tell, step_ns=self._step_ns, checks=checks
+        )
+        self.crew = Crew(
+            self.hosts,
+            numbers,
+            self.clock,
+            post,
+            self.tally,
+            primaries=self._primaries,
+            tell=self.tell,
+            micro_batch=micro_batch,
+            ring=fleet.exchange == "ring",
+            seed=seed,
+            checks=checks,
+        )
+        self._validator = Side(p.VALIDATOR, lambda: True, Link(None), Link(None))
+        self._slots: dict[str, int] = {}
+        self._first_slot = brain.members.next_slot
+        self._joined = dict.fromkeys((group.name for group in fleet.workers), 0)
+        self._by_samples = [fault for fault in fleet.faults if fault.at_samples is not None]
+        self._joins_to_come = sum(fault.kind == "join" for fault in fleet.faults)
+
+    # --- running ----------------------------------------------------------------------------------------------------------------------
+
+    @property
+    def num_events(self) -> int:
+        """Facts that the brain, the shards and the workers have taken."""
+        return self.num_brain_events + self.hosts.num_facts + self.crew.num_facts
+
+    def run(self, until: Callable[[], bool] | None = None, *, max_steps: int | None = None) -> "Simulation":
+        """Go on until the brain has finished, nothing moves, or `until` holds, which is asked before every step of the clock.
+
+        Raises:
+            AssertionError: it took more than `max_steps` steps.
+        """
+        self.start()
+        while self.finished is None and not self._over() and not (until is not None and until()):
+            if max_steps is not None and self.clock.num_events >= max_steps:
+                raise AssertionError(f"the run did not end within {max_steps} steps of the clock")
+            if not self.clock.step():
+                break
+        if self.finished is not None or self.deserted:
+            self.crew.settle()
+        return self
+
+    def start(self) -> None:
+        """Let the workers join and training begin; done by `run` as well."""
+        if self._started:
+            return
+        self._started = True
+        for fault in self.fleet.faults:
+            if fault.at_s is not None:
+                self.clock.at(ns(fault.at_s), FAULT, NOBODY, partial(self._fire, fault))
+        for group in self.fleet.workers:
+            for _ in range(group.count):
+                self.join(group)
+        self.tell(p.Started(self._version))
+
+    def _over(self) -> bool:
+        """Whether nobody is left to work, and what their last words set going has come to rest."""
+        self.deserted = self.crew.num_alive == 0 and self._joins_to_come == 0 and self.clock.only_timers
+        return self.deserted
+
+    # --- the coordinator --------------------------------------------------------------------------------------------------------------
+
+    def tell(self, event: p.Event) -> None:
+        """Have the brain take a fact, now, and obey it."""
+        if self.finished is not None:
+            return
+        self.num_brain_events += 1
+        if isinstance(event, p.Evaluated) and event.metrics:
+            self.tally.points.append(Point(self.clock.now_ns, self.brain.samples, event.version.number, dict(event.metrics)))
+        commands = self.brain.handle(event, now_ns=self.clock.now_ns)
+        if self._checks:
+            self.brain.check()
+        if self._on_event is not None:
+            self._on_event(event, commands)
+        for command in commands:
+            self._obey(command)
+        if self._by_samples:
+            self._fire_due()
+
+    def _obey(self, command: p.Command) -> None:
+        match command:
+            case p.Compute(worker=slot):
+                self.crew.send(slot, w.Ordered(command))
+            case p.Cut(slot, work_id):
+                self.crew.send(slot, w.CutAsked(work_id))
+            case p.Abandon(slot, work_id):
+                self.crew.send(slot, w.AbandonAsked(work_id))
+            case p.Dismiss(slot):
+                self.crew.send(slot, w.DismissAsked())
+            case p.Batch():
+                self.hosts.batch(command)
+            case p.Refresh():
+                self._refresh(command)
+            case p.Evaluate():
+                self._evaluate(command)
+            case p.SaveModel():
+                self._save(command)
+            case p.SetTimer(name, at_ns):
+                self.clock.at(max(at_ns, self.clock.now_ns), TIMER, NOBODY, partial(self.tell, p.TimerFired(name)))
+            case p.SaveCheckpoint(checkpoint):
+                self._post.message(partial(self.tell, p.CheckpointWritten(checkpoint)))
+            case p.Finished():
+                self.finished = command
+            case p.Verdict() | p.Published() | p.Notice():
+                self.tally.note(command, self.clock.now_ns)
+
+    def _primaries(self) -> tuple[p.ReplicaId, ...]:
+        live = self.brain.shards.live
+        return tuple(min(replica for replica in live if replica.shard == shard) for shard in sorted({each.shard for each in live}))
+
+    def _step_ns(self) -> int:
+        """From an order to step until the version is there."""
+        own_ns = ns(self.fleet.servers.step_s)
+        if self.fleet.exchange == "servers":
+            return own_ns
+        links = [Link(each.group.bandwidth_bytes_per_s, ns(each.group.latency_s)) for each in self.crew.all.values() if each.alive]
+        return own_ns + ring_ns(len(links), sum(map(self.numbers.version_bytes, range(len(self.numbers.ranges)))), links)
+
+    # --- the validator ----------------------------------------------------------------------------------------------------------------
+
+    def _refresh(self, order: p.Refresh) -> None:
+        duration_ns = ns(order.num_samples * self.fleet.validator.sample_s)
+
+        def push(base: Base) -> None:
+            shipment = self.numbers.reference(order, base)
+            self.hosts.push(order.name, self._validator, 1, 0, shipment, lambda: None)
+
+        failed = partial(self._post.message, partial(self.tell, p.RefreshFailed(order.name, "a shard did not answer")))
+        self._read(order.name, order.version, lambda base: self._later(duration_ns, partial(push, base)), failed)
+
+    def _evaluate(self, order: p.Evaluate) -> None:
+        def measured(base: Base) -> None:
+            self.tell(p.Evaluated(order.version, self.numbers.evaluate(base)))
+
+        duration_ns = ns(self.fleet.validator.evaluation_s)
+        failed = partial(self._post.message, partial(self.tell, p.Evaluated(order.version, error="a shard did not answer")))
+        self._read("evaluate", order.version, lambda base: self._later(duration_ns, partial(measured, base)), failed)
+
+    def _save(self, order: p.SaveModel) -> None:
+        def saved(base: Base) -> None:
+            self._post.message(partial(self.tell, p.ModelSaved(order.checkpoint)))
+
+        failed = partial(self._post.message, partial(self.tell, p.ModelSaved(order.checkpoint, error="a shard did not answer")))
+        self._read(f"checkpoint/{order.checkpoint}", order.version, saved, failed)
+
+    def _read(self, reader: str, version: p.Version, then: Callable[[Base], None], failed: Callable[[], None]) -> None:
+        self.hosts.read(reader, version.number, self._primaries(), self._validator, then, failed)
+
+    def _later(self, delay_ns: int, action: Callable[[], None]) -> None:
+        if delay_ns:
+            self._post.at(self.clock.now_ns + delay_ns, MESSAGE, NOBODY, action)
+        else:
+            self._post.message(action)
+
+    # --- comings and goings -----------------------------------------------------------------------------------------------------------
+
+    def join(self, group: Workers) -> int:
+        """A worker of that group joins now; its slot."""
+        slot = self._first_slot + len(self._slots)
+        index = self._joined[group.name]
+        self._joined[group.name] = index + 1
+        name = f"{group.name}-{index}"
+        self._slots[name] = slot
+        self.crew.join(slot, name, group)
+        if self._started and self.clock.now_ns:
+            self.tally.marks.append(Mark(self.clock.now_ns, "joined", f"{name} joined"))
+        self.tell(p.Joined(slot, group=group.name))
+        return slot
+
+    def crash(self, slot: int) -> None:
+        """A worker dies; the brain hears of it `detect_s` later."""
+        self.crew.crash(slot)
+        self.clock.at(self.clock.now_ns + ns(self.fleet.detect_s), MESSAGE, slot, partial(self.tell, p.Left(slot, "crashed", died=True)))
+
+    def lose_replica(self, replica: p.ReplicaId) -> None:
+        """A shard's process dies; the brain hears of it `detect_s` later."""
+
+        def found() -> None:
+            self.tell(p.ReplicaLost(replica, "crashed"))
+            self.hosts.found_dead(replica)
+
+        self.hosts.lose(replica)
+        self.clock.at(self.clock.now_ns + ns(self.fleet.detect_s), MESSAGE, NOBODY, found)
+
+    def _fire_due(self) -> None:
+        due = [fault for fault in self._by_samples if fault.at_samples is not None and self.brain.samples >= fault.at_samples]
+        self._by_samples = [fault for fault in self._by_samples if fault not in due]
+        for fault in due:
+            self._fire(fault)
+
+    def _fire(self, fault: Fault) -> None:
+        self.fired.append(fault)
+        slot = self._slots.get(fault.worker or "", NOBODY)
+        duration_ns = None if fault.for_s is None else ns(fault.for_s)
+        match fault.kind:
+            case "join":
+                self._joins_to_come -= 1
+                self.join(self.fleet.group(fault.group or ""))
+            case "checkpoint":
+                self.tell(p.CheckpointAsked())
+            case "lose_replica":
+                self.lose_replica(p.ReplicaId(fault.shard or 0, fault.replica or 0))
+            case _ if slot == NOBODY or not self.crew.all[slot].alive:
+                return  # a worker that has not joined yet, or is gone already
+            case "crash":
+                self.crash(slot)
+            case "leave":
+                self.tell(p.RemoveAsked(slot))
+            case "pause" if duration_ns is not None:
+                self.tally.marks.append(Mark(self.clock.now_ns, "paused", f"{fault.worker} stands still for {fault.for_s:g} s"))
+                self.crew.pause(slot, duration_ns)
+            case "slow" if fault.factor is not None:
+                self._slow(slot, fault.factor, duration_ns)
+
+    def _slow(self, slot: int, factor: float, duration_ns: int | None) -> None:
+        self.tally.marks.append(Mark(self.clock.now_ns, "slowed", f"{self.crew.all[slot].name} takes {factor:g} times as long"))
+        self.crew.slow(slot, factor)
+        if duration_ns is not None:
+            self.clock.at(self.clock.now_ns + duration_ns, FAULT, NOBODY, partial(self.crew.recover, slot, factor))
