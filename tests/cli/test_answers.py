@@ -19,7 +19,7 @@ from mottle.placement import InfeasibleError, ProblemError
 
 COMMANDS = {
     (*path, name): each
-    for path, group in ([(), get_command(app)], *([(name,), get_command(app).commands[name]] for name in ("workers", "study")))  # type: ignore[attr-defined]
+    for path, group in ([(), get_command(app)], *([(name,), get_command(app).commands[name]] for name in ("workers", "study", "testbed")))  # type: ignore[attr-defined]
     for name, each in group.commands.items()
     if not hasattr(each, "commands")
 }
@@ -41,6 +41,7 @@ def test_these_are_the_commands() -> None:
         "workers add",
         "workers remove",
         "study robustness",
+        *(f"testbed {name}" for name in ("up", "down", "status", "kill", "start", "pause", "resume", "cut", "heal")),
     }
 
 

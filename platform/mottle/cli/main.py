@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from mottle.cli import testbed
 from mottle.cli.answers import CODES_HELP, Answer, Json, command
 from mottle.cli.attach import attach
 from mottle.cli.export import export
@@ -36,6 +37,11 @@ _workers.command("list")(command(list_))
 _workers.command()(command(add))
 _workers.command()(command(remove))
 app.add_typer(_workers, name="workers")
+
+_testbed = typer.Typer(help="Several hosts on this machine, to see what happens when one of them dies or is cut off.", no_args_is_help=True)
+for _fault in testbed.COMMANDS:
+    _testbed.command()(command(_fault))
+app.add_typer(_testbed, name="testbed")
 
 _study = typer.Typer(help="Compare many small trainings side by side.", no_args_is_help=True)
 _study.command()(command(robustness))
