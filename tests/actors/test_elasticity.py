@@ -11,7 +11,7 @@ import torch
 from tests.actors import live
 
 from mottle.sdk import Result, Run, WorkerGroup
-from mottle.sdk.run import RunFailedError
+from mottle.sdk.result import RunFailedError
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 

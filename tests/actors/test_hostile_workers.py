@@ -11,7 +11,7 @@ from tests.actors import live
 from mottle.actors.fleet import CrewError
 from mottle.core.errors import ConfigError
 from mottle.sdk import WorkerGroup
-from mottle.sdk.run import RunFailedError
+from mottle.sdk.result import RunFailedError
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 
@@ -55,7 +55,12 @@ def test_a_robust_rule_survives_the_liar_where_the_mean_of_the_same_round_would_
     """Three honest workers and one that shouts the opposite a hundred times as loud; the mean of a round points backwards."""
     crew = [replace(HONEST, count=3), LIAR]
     job = contested(tmp_path, "sync", crew, rule={"trimmed_mean": {"trim": 1}}, batch_size=40, shards=2)
-    result = live.fit(job)
+    with live.started(job) as run:
+        live.wait_for(run, lambda now: now.version >= 10, "its tenth version")
+        run.set(rule="median", lr=0.05)  # another rule that stands a liar; the replay below has to follow
+        shown = live.wait_for(run, lambda now: any(each.kind == "configured" for each in now.events), "the new rule")
+        assert "lr = 0.05" in next(each.text for each in shown.events if each.kind == "configured")
+        result = run.result()
     assert result.metrics is not None
     assert result.metrics["test_accuracy"] > 0.9
     live.assert_replay(job)

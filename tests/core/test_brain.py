@@ -5,11 +5,13 @@ import json
 import pytest
 
 from mottle import strategies
+from mottle.aggregation.decisions.rulebook import Rules
 from mottle.core import protocol as p
-from mottle.core.brain import REJECTED_STREAK, Brain
+from mottle.core.brain import Brain
 from mottle.core.config import BrainConfig
 from mottle.core.exactsum import exact_sum
 from mottle.core.naming import Spec
+from mottle.core.updates import REJECTED_STREAK
 
 R0 = p.ReplicaId(0, 0)
 V0, V1, V2 = (p.Version(0, number) for number in range(3))
@@ -21,7 +23,7 @@ class Ear:
     def __init__(self, spec: Spec = "async", *, batch_size: int = 4, restore: dict | None = None, **config: object) -> None:
         numbers = {"num_positions": 12, "max_samples": 12, **config}
         defaults = {"batch_size": batch_size, "lr": 0.1, "rho": 0.001}
-        self.brain = Brain(BrainConfig(**numbers), strategies.build(spec, defaults))
+        self.brain = Brain(BrainConfig(**numbers), strategies.build(spec, defaults), rules=Rules())
         if restore is not None:
             self.brain.restore(restore)
         self.now_ns = 0
@@ -363,6 +365,20 @@ def test_a_setting_of_the_optimizer_goes_to_the_shards_in_the_order_of_commands(
     ear = Ear()
     ear.start()
     assert ear.hear(p.Configured({"lr": 0.5})) == [p.Notice("configured", "lr = 0.5"), p.Batch(0, 0, (p.Configure({"lr": 0.5}),))]
+
+
+def test_a_rule_goes_to_the_strategy_and_not_to_the_shards_and_is_still_there_after_a_resumption() -> None:
+    rule = {"median": {}}
+    ear = Ear("sync", max_samples=None)
+    ear.start()
+    assert ear.hear(p.Configured({"rule": rule})) == [p.Notice("configured", "rule = median()")]
+    resumed = Ear("sync", max_samples=None, restore=through_json(ear.brain.state()))
+    told = resumed.hear(p.Joined(2), p.Joined(3), p.Started(V0))
+    assert p.Notice("configured", "rule = median()") in told
+    for each in (ear, resumed):
+        orders = [order.compute for order in each.brain.ledger.undecided]
+        step = each.hear(*(receipt(order.work_id, order.worker, order.until.count) for order in orders))
+        assert [command.rule for command in shard_commands(step) if isinstance(command, p.ApplyRule)] == [rule]
 
 
 @pytest.mark.parametrize("spec", ["sync", "async", "fedbuff", {"zeno++": {"refresh_every": 1}}])

@@ -14,7 +14,7 @@ from torch.utils.data import TensorDataset
 
 from mottle.checkpoint import Manifest, folder_of, write_manifest, write_model
 from mottle.sdk import Trainer
-from mottle.sdk.run import RunFailedError
+from mottle.sdk.result import RunFailedError
 from mottle.storage import Folder
 
 FAILED = SimpleNamespace(error=RunFailedError("no shard is left"))

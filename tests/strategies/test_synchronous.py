@@ -116,6 +116,15 @@ def test_a_rule_gets_the_rows_and_the_number_that_was_waited_for(sync) -> None:
     assert machine.hear(s.UpdateArrived(update(11, 1, 2))) == [s.ApplyRule(((11, 2.0),), rule, 2)]
 
 
+def test_a_rule_that_is_changed_while_a_round_is_out_decides_that_round(sync) -> None:
+    machine, median = sync(rule={"phocas": {"trim": 1}}), {"median": {}}
+    machine.hear(s.VersionPublished(V0), s.OrderIssued(10, 0, 3), s.OrderIssued(11, 1, 2), s.UpdateArrived(update(10, 0, 3)))
+    assert machine.hear(s.RuleChanged(median)) == []
+    assert machine.hear(s.UpdateArrived(update(11, 1, 2))) == [s.ApplyRule(((10, 3.0), (11, 2.0)), median, 2)]
+    machine.hear(machine.view.publish(1), s.OrderIssued(12, 0, 3), s.OrderIssued(13, 1, 2), s.RuleChanged(None))
+    assert machine.hear(s.UpdateArrived(update(12, 0, 3)), s.UpdateArrived(update(13, 1, 2))) == [s.Apply(((12, 0.2), (13, 0.2)))]
+
+
 def test_a_loss_with_units_of_its_own_is_divided_by_them(sync) -> None:
     machine = sync()
     machine.hear(s.VersionPublished(V0), s.OrderIssued(10, 0, 3), s.OrderIssued(11, 1, 2), s.UpdateArrived(update(10, 0, 3)))

@@ -10,6 +10,7 @@ import time
 import traceback
 from collections import defaultdict, deque
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from mottle.actors.job import Job, Resumption
@@ -164,17 +165,17 @@ class Chronicle:
                 self._record.noticed(RunEvent(t_s=t_s, kind=known, text=command.text, worker=_name(command.worker)))
 
     def finish(self, now_ns: int, peaks: Mapping[str, list[int]]) -> RunResult:
-        """Write what is left, join the tables, write `result.json`.
-
-        Raises:
-            OSError: the folder cannot be written.
-        """
+        """Write what is left, join the tables, write `result.json`. A folder that cannot be written loses the record, not the result."""
         self._inbox.put(None)
         self._writer.join()
-        self._record.compact()
-        self._log.compact()
         result = self.result(now_ns, peaks)
-        write_result(self._job.run_dir, result)
+        try:
+            self._record.compact()
+            self._log.compact()
+            write_result(self._job.run_dir, result)
+        except OSError as error:
+            self._notes = (*self._notes, f"the record could not be finished: {error}")
+            result = replace(result, notes=self._notes)
         return result
 
     # --- views ------------------------------------------------------------------------------------------------------------------------
@@ -233,7 +234,8 @@ class Chronicle:
             run=self._job.name,
             strategy=strategy_name(self._job),
             codec=_spec_name(self._job.codec),
-            stopped=self._finished or "closed before it had finished",
+            stopped=self.failure or self._finished or "closed before it had finished",
+            failed=bool(self.failure),
             metrics=dict(self._metrics),
             samples=brain.samples,
             versions=brain.version.number,

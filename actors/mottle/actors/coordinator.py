@@ -109,10 +109,6 @@ class Coordinator:
         with self._changed:
             return self._changed.wait_for(lambda: self._brain.finished is not None, timeout_s)
 
-    def failure(self) -> str:
-        """Why the run could not go on; empty if it could."""
-        return self._chronicle.failure
-
     def close(self) -> RunResult:
         """Let every actor of the run go and finish the record."""
         now_ns = self._now_ns()

@@ -3,6 +3,7 @@
 from mottle.checkpoint.manifest import Manifest as Manifest
 from mottle.checkpoint.manifest import forget_after as forget_after
 from mottle.checkpoint.manifest import latest as latest
+from mottle.checkpoint.manifest import numbers as numbers
 from mottle.checkpoint.manifest import prune as prune
 from mottle.checkpoint.manifest import read_manifest as read_manifest
 from mottle.checkpoint.manifest import write_manifest as write_manifest

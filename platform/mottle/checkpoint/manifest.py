@@ -1,6 +1,7 @@
 """The manifest: what makes a checkpoint visible. It is written last and names every part with its digest."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -85,7 +86,8 @@ def prune(run: Folder, *, keep: int | None, score: str | None = None, highest: b
     ranked = found
     if score is not None:
         sign = 1.0 if highest else -1.0
-        values = {number: read_manifest(run, number).metrics.get(score) for number in found}
-        ranked = sorted(found, key=lambda number: (values[number] is not None, sign * (values[number] or 0.0), number))
+        values = {number: read_manifest(run, number).metrics.get(score, math.nan) for number in found}
+        known = {number: math.isfinite(value) for number, value in values.items()}
+        ranked = sorted(found, key=lambda number: (known[number], sign * values[number] if known[number] else 0.0, number))
     for number in [number for number in ranked if number != newest][: len(found) - keep]:
         folder_of(run, number).remove_all()

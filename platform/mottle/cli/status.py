@@ -35,7 +35,8 @@ def _ended(folder: str, run: Any) -> Answer:
     from mottle.observe.wording import count, duration, label, metric, ordered_metrics
 
     result = run.result
-    lines = [f"{result.run}: ended ({result.stopped}) after {duration(result.wall_s)}"]
+    end = "failed" if result.failed else "ended"
+    lines = [f"{result.run}: {end} ({result.stopped}) after {duration(result.wall_s)}"]
     lines += [f"  {label(name):<16} {metric(name, value)}" for name, value in ordered_metrics(result.metrics)]
     lines += [f"  {'samples':<16} {count(result.samples)} in {count(result.versions)} versions, strategy {result.strategy}"]
     lines += [_updates_line({name: getattr(result.updates, name) for name in ("accepted", "unselected", "rejected", "discarded", "lost")})]
@@ -44,7 +45,7 @@ def _ended(folder: str, run: Any) -> Answer:
         why = f", {worker.left_reason}" if worker.left_reason else ""
         lines.append(f"  worker {worker.id:<9} {worker.device}, {count(worker.samples)} samples, {stay}{why}")
     lines += [f"  wrong: {problem}" for problem in result.problems()]
-    data = {"state": "ended", "folder": folder, "problems": result.problems(), "result": json.loads(result_to_json(result))}
+    data = {"state": end, "folder": folder, "problems": result.problems(), "result": json.loads(result_to_json(result))}
     return Answer(data, _printable(lines))
 
 

@@ -216,7 +216,8 @@ class Brain:
     def _on_started(self, event: p.Started) -> None:
         self._started = True
         self.pipeline.published = self.pipeline.head = event.version
-        self._configure_shards(self.settings)  # those of the run that this one goes on from
+        if self.settings:  # of the run that this one goes on from
+            self._obey_settings(self.settings)
         if self.config.max_ns is not None:
             self._tell(p.SetTimer("brain/max_time", self._now_ns + self.config.max_ns))
         if self.config.evaluate_every is not None:
@@ -512,15 +513,18 @@ class Brain:
 
     def _on_configured(self, event: p.Configured) -> None:
         self.settings.update(event.settings)
-        self._configure_shards(event.settings)
-        self._tell(p.Notice("configured", ", ".join(f"{key} = {value}" for key, value in event.settings.items())))
+        self._obey_settings(event.settings)
         if "paused" in event.settings and not self._paused:
             self._offered_at = None
             for worker in self.crew:
                 self._offer(worker)
 
-    def _configure_shards(self, settings: Mapping[str, Any]) -> None:
-        told = {key: value for key, value in settings.items() if key != "paused"}
+    def _obey_settings(self, settings: Mapping[str, Any]) -> None:
+        """The pause is this machine's, the rule the strategy's; everything else is the optimizer's, on the shards."""
+        self._tell(p.Notice("configured", ", ".join(f"{key} = {_spelt(value)}" for key, value in settings.items())))
+        if "rule" in settings:
+            self._heard.append(s.RuleChanged(settings["rule"]))
+        told = {key: value for key, value in settings.items() if key not in ("paused", "rule")}
         if told:
             self.shards.tell(p.Configure(told))
 
@@ -615,3 +619,11 @@ class Brain:
         assert len(lent) == self.book.out, f"{self.book.out} leases are out, {len(lent)} belong to an open order"
         for member in self.members.all:
             assert len(member.orders) <= self.strategy.max_in_flight, f"worker {member.slot} holds {len(member.orders)} orders"
+
+
+def _spelt(value: Any) -> str:
+    """A setting as a message shows it: a rule as `phocas(trim=2)`, none as `none`."""
+    if isinstance(value, Mapping):
+        ((name, options),) = value.items()
+        return f"{name}({', '.join(f'{key}={option}' for key, option in (options or {}).items())})"
+    return "none" if value is None else str(value)

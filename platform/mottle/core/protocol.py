@@ -438,7 +438,7 @@ class TimerFired:
 
 @dataclass(frozen=True, slots=True)
 class Configured:
-    """The user changed something while the run goes on (`lr`, `paused`, ...)."""
+    """The user changed something while the run goes on: `lr`, `rule` (None is the mean), `paused`."""
 
     settings: Settings
 

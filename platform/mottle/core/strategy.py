@@ -111,6 +111,13 @@ class AlarmRang:
 
 
 @dataclass(frozen=True, slots=True)
+class RuleChanged:
+    """The user put another robust rule in the place of the strategy's, from the next step on; None is the mean."""
+
+    rule: Settings | None
+
+
+@dataclass(frozen=True, slots=True)
 class NothingLeft:
     """No samples are left to lend, no order is out and no step is under way; undecided updates may still be held."""
 
@@ -127,6 +134,7 @@ StrategyEvent = (
     | ReferenceFailed
     | DotsMeasured
     | AlarmRang
+    | RuleChanged
     | NothingLeft
 )
 

@@ -112,6 +112,8 @@ class RunResult:
     wall_s: float
     peak_rss_bytes: PeakRss = field(default_factory=PeakRss)
     notes: tuple[str, ...] = ()
+    failed: bool = False
+    """It could not go on; `stopped` says why."""
     format: int = RESULT_FORMAT
 
     def problems(self) -> list[str]:

@@ -7,7 +7,6 @@ one report a worker. A worker that dies is told by `after_exception`, under its 
 import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import ray.train
@@ -50,8 +49,8 @@ class Reporter:
         self._num_seen = 0
         self._dead: set[str] = set()
         self._stopped = threading.Event()
-        path = Path(job.run_dir)
-        self._context = run_context(job.name, str(path.parent), sum(group.count for group in job.groups)) if callbacks else None
+        storage = job.run_dir.rstrip("/").rpartition("/")[0]
+        self._context = run_context(job.name, storage, sum(group.count for group in job.groups)) if callbacks else None
         self._thread = threading.Thread(target=self._run, name="reporter", daemon=True)
         self._thread.start()
 

@@ -1,7 +1,6 @@
 """A live run: watch it, change it, end it. Nothing here blocks training."""
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -16,14 +15,11 @@ from mottle.engines.flat import unflatten
 from mottle.observe import Snapshot, snapshot_html
 from mottle.observe.loggers import MetricLogger
 from mottle.observe.result import RunResult
+from mottle.sdk.live_settings import checked_settings
 from mottle.sdk.reporting import Reporter
-from mottle.sdk.result import Result
+from mottle.sdk.result import Result, RunFailedError
 
 POLL_S = 0.25
-
-
-class RunFailedError(MottleError):
-    """The run could not go on."""
 
 
 class Run:
@@ -50,9 +46,9 @@ class Run:
     # --- watching ---------------------------------------------------------------------------------------------------------------------
 
     @property
-    def path(self) -> Path:
-        """The run's folder."""
-        return Path(self.job.run_dir)
+    def path(self) -> str:
+        """The run's folder: a local path or a URI."""
+        return self.job.run_dir
 
     @property
     def progress(self) -> Snapshot:
@@ -96,14 +92,15 @@ class Run:
         self._ask("remove_worker", int(worker.removeprefix("w")))
 
     def set(self, **settings: Any) -> None:
-        """Change `lr` from here on; logged, so a replay follows."""
-        unknown = settings.keys() - {"lr"}
-        if unknown:
-            raise MottleError(f"a live run can change lr, got {', '.join(sorted(unknown))}")
-        for name, value in settings.items():
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
-                raise MottleError(f"{name} is a finite number of at least 0, got {value!r}")
-        self._ask("configure", settings)
+        """Change settings from the next step on; logged, so a replay follows.
+
+        Args:
+            settings: `lr`: the optimizer's learning rate, before any schedule; `rule`: the robust rule of a synchronous strategy, or None
+                for the mean.
+        Raises:
+            ConfigError: a setting or rule that there is not, with the nearest name, or a value that cannot be. Nothing is changed then.
+        """
+        self._ask("configure", checked_settings(settings, self.job.strategy))
 
     def pause(self) -> None:
         """Give out no new work; what is in hand is finished."""
@@ -136,10 +133,8 @@ class Run:
             self._reporter.finish()
         self._last = self._ask("snapshot")
         summary: RunResult = self._ask("close")
-        failure = self._ask("failure")
         ray.kill(self._coordinator)
-        error = RunFailedError(failure) if failure else None
-        self._result = Result.of(summary, self.job.run_dir, error)
+        self._result = Result.of(summary, self.job.run_dir, self.job.keep)
 
     def _ask(self, method: str, *arguments: Any) -> Any:
         if self._result is not None:

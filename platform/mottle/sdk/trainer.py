@@ -28,9 +28,9 @@ from mottle.sdk.attaching import coordinator_name
 from mottle.sdk.configs import RunSettings, groups_of, settings_of
 from mottle.sdk.live_rule import live_rule
 from mottle.sdk.local import ensure_ray, missing_resources
-from mottle.sdk.result import Result
+from mottle.sdk.result import Result, RunFailedError
 from mottle.sdk.resuming import take_up
-from mottle.sdk.run import Run, RunFailedError
+from mottle.sdk.run import Run
 from mottle.sdk.trial import weighs_itself
 from mottle.sdk.until import Until
 from mottle.storage import Folder

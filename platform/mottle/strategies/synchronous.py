@@ -68,6 +68,7 @@ class SyncSGD:
 
     def __init__(self, config: SyncConfig) -> None:
         self.config = config
+        self._rule = config.rule
         self._round: _Round | None = None
         self._rounds = 0
 
@@ -90,6 +91,8 @@ class SyncSGD:
                 del current.orders[worker]
             case s.AlarmRang(name) if current is not None and name == f"round-{current.number}":
                 current.late = True
+            case s.RuleChanged(rule):
+                self._rule = rule
         return self._close_if_done(view)
 
     def _begin(self, view: s.View, refused: AbstractSet[int] = frozenset()) -> list[s.Decision]:
@@ -127,9 +130,9 @@ class SyncSGD:
         updates = [current.arrived[worker] for worker in sorted(current.arrived)]
         if not updates:
             return decisions + self._begin(view, current.refused)
-        if self.config.rule is not None:
+        if self._rule is not None:
             rows = tuple((update.work_id, update.weight) for update in updates)
-            return [*decisions, s.ApplyRule(rows, self.config.rule, len(current.members))]
+            return [*decisions, s.ApplyRule(rows, self._rule, len(current.members))]
         total = sum(update.weight for update in updates)
         return [*decisions, s.Apply(tuple((update.work_id, 1.0 / total) for update in updates))]
 

@@ -1,0 +1,44 @@
+"""What a live run can change, and what is said of the rest."""
+
+import math
+from typing import Any
+
+import pytest
+
+from mottle.core.errors import ConfigError
+from mottle.sdk.live_settings import checked_settings
+
+
+def test_settings_come_out_in_the_form_that_the_brain_takes() -> None:
+    assert checked_settings({"lr": 1, "rule": "median"}, "sync") == {"lr": 1.0, "rule": {"median": {}}}
+    assert checked_settings({"rule": {"phocas": {"trim": 2}}}, {"sync": {}}) == {"rule": {"phocas": {"trim": 2}}}
+    assert checked_settings({"rule": None}, "sync") == {"rule": None}
+
+
+@pytest.mark.parametrize("value", [-0.1, math.nan, math.inf, True, "fast", None])
+def test_a_learning_rate_is_a_number(value: Any) -> None:
+    with pytest.raises(ConfigError, match="lr is a finite number of at least 0"):
+        checked_settings({"lr": value}, "async")
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({}, "nothing to change was given; known: lr, rule"),
+        ({"rul": "median"}, "no setting 'rul'; did you mean 'rule'"),
+        ({"rule": "phocaz"}, "did you mean 'phocas'"),
+        ({"rule": {"phocas": {"trin": 1}}}, "did you mean 'trim'"),
+        ({"rule": "fltrust"}, "needs reference from trusted data in every round"),
+        ({"rule": 3}, "rule is named as"),
+        ({"lr": -1.0, "rate": 2.0}, "lr is a finite number of at least 0, got -1.0; a live run has no setting 'rate'"),
+    ],
+    ids=lambda value: "-".join(map(str, value)) or "nothing" if isinstance(value, dict) else None,
+)
+def test_what_cannot_be_set_is_told_with_the_nearest_name(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        checked_settings(settings, "sync")
+
+
+def test_a_strategy_without_rules_has_none_to_change() -> None:
+    with pytest.raises(ConfigError, match="strategy 'async' applies no robust rule"):
+        checked_settings({"rule": "median"}, "async")
