@@ -21,7 +21,7 @@ class Ear:
     """A brain, and shorthand for what it hears and says."""
 
     def __init__(self, spec: Spec = "async", *, batch_size: int = 4, restore: dict | None = None, **config: object) -> None:
-        numbers = {"num_positions": 12, "max_samples": 12, **config}
+        numbers = {"num_positions": 12, "max_samples": 12, "lease_floor_ns": None, **config}
         defaults = {"batch_size": batch_size, "lr": 0.1, "rho": 0.001}
         self.brain = Brain(BrainConfig(**numbers), strategies.build(spec, defaults), rules=Rules())
         if restore is not None:
@@ -283,6 +283,41 @@ def test_a_late_update_after_the_rounds_deadline_is_acknowledged_and_discarded()
     assert verdicts(ear.hear(receipt(1, 1, 2))) == [(1, "discarded", "late: its samples had been given back")]
     orders = only(ear.hear(p.Stepped(R0, V1)), p.Compute)
     assert [(each.parts[0].lease.start, each.parts[0].lease.stop) for each in orders] == [(2, 4), (4, 6)]
+
+
+S = 1_000_000_000
+
+
+def test_an_order_that_is_overdue_goes_to_others_and_its_worker_gets_nothing_until_it_is_heard_of() -> None:
+    ear = Ear(lease_floor_ns=10 * S, first_lease_ns=10 * S, batch_size=4)
+    assert only(ear.start(), p.SetTimer) == [p.SetTimer("brain/overdue", 10 * S)]
+    ear.now_ns = 9 * S
+    ear.hear(receipt(0, 0), p.Stepped(R0, V1))
+    ear.now_ns = 10 * S
+    said = ear.hear(p.TimerFired("brain/overdue"))
+    assert only(said, p.Notice) == [
+        p.Notice("overdue", "worker 1 has been silent for 10.0 s, far longer than usual: its samples go to others", 1)
+    ]
+    assert only(said, p.Cut, p.Abandon) == [p.Cut(1, 1)]
+    assert ear.brain.crew == (0,)
+    assert only(said, p.SetTimer) == [p.SetTimer("brain/overdue", 9 * S + 27 * S)], "worker 0: 9 s and eight times a quarter of it more"
+    assert only(ear.hear(receipt(2, 0), p.Stepped(R0, V2)), p.Compute) == [order(3, 0, 4, 8, base=V2)], "the samples that were worker 1's"
+    said = ear.hear(receipt(1, 1))
+    assert verdicts(said) == [(1, "discarded", "late: its samples had been given back")]
+    assert only(said, p.Notice) == [p.Notice("back", "worker 1 is back", 1)]
+    assert ear.brain.crew == (0, 1)
+
+
+def test_an_overdue_worker_that_gives_its_order_back_is_heard_of() -> None:
+    ear = Ear("sync", lease_floor_ns=S, first_lease_ns=S)
+    ear.start()
+    ear.now_ns = S
+    ear.hear(receipt(0, 0, 2))
+    said = ear.hear(p.TimerFired("brain/overdue"))
+    assert shard_commands(said)[-1] == p.Step(V1, "update/0", 0.5, 0, 0, (), ("update/0",)), "the round ends with those who are in"
+    assert [each.worker for each in only(ear.hear(p.Stepped(R0, V1)), p.Compute)] == [0]
+    assert only(ear.hear(p.WorkReturned(1, 1, "cut before the first micro-batch")), p.Notice) == [p.Notice("back", "worker 1 is back", 1)]
+    assert [each.worker for each in only(ear.hear(receipt(2, 0), p.Stepped(R0, V2)), p.Compute)] == [0, 1]
 
 
 def test_an_order_that_is_given_back_is_lent_again_at_once() -> None:

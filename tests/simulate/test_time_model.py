@@ -28,7 +28,7 @@ def cluster(bandwidth: float | None = FAST, **settings: object) -> Fleet:
 
 
 def simulate(spec, fleet: Fleet, *, seconds: float = 600.0, batch: int = 32, micro: int | None = None, **config) -> Simulation:
-    config = {"num_positions": 10**7, "max_ns": round(seconds * 1e9), **config}
+    config = {"num_positions": 10**7, "max_ns": round(seconds * 1e9), "lease_floor_ns": None, **config}
     brain = Brain(BrainConfig(**config), strategies.build(spec, {"batch_size": batch, "lr": 0.1, "rho": 1e-4}))
     numbers = Synthetic(MODEL_BYTES, num_shards=brain.config.num_shards)
     run = Simulation(brain, fleet, numbers, micro_batch=micro, trace=True)

@@ -7,7 +7,6 @@ What it acts on is its own record: base version, leases and so the sample count 
 from the shards. What a worker says of itself is for display.
 """
 
-from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,17 +15,18 @@ from mottle.core import protocol as p
 from mottle.core import strategy as s
 from mottle.core.checkpoints import Checkpoints
 from mottle.core.config import BrainConfig
+from mottle.core.deadlines import Deadlines
+from mottle.core.effects import Effects
 from mottle.core.evaluations import Evaluations
-from mottle.core.evidence import fault_of, update_of
 from mottle.core.leases import LeaseBook
-from mottle.core.ledger import Ledger, Order
+from mottle.core.ledger import Ledger
 from mottle.core.members import Members
+from mottle.core.orders import OVERDUE, Orders
 from mottle.core.pipeline import Application, Pipeline, RuleBook
 from mottle.core.references import References
 from mottle.core.shards import ShardMap
+from mottle.core.updates import Updates
 
-REJECTED_STREAK = 5  # rejections in a row after which people are told
-RETURNED_STREAK = 10  # orders in a row, for each worker of the crew, that came to nothing: what fails then is not the workers
 VALIDATOR = p.VALIDATOR
 
 
@@ -52,21 +52,27 @@ class Brain:
         self.members = Members()
         self.shards = ShardMap(config.num_shards, config.replicas, epoch=config.coordination_epoch)
         self.pipeline = Pipeline(self.shards, p.Version(0, 0), max_grad_norm=config.max_grad_norm, rules=rules, context=self._step_context)
-        self.samples = 0
-        """Positions spent: applied, unselected or rejected. Progress, triggers and schedules count these."""
         self.finished: str | None = None
         self.settings: dict[str, Any] = {}
         self._started = False
-        self._now_ns = 0
-        self._next_work_id = 0
-        self._out: list[p.Command] = []
-        self._heard: deque[s.StrategyEvent] = deque()
-        self._starving: set[int] = set()
-        self._offered_at: tuple[int, tuple[int, ...]] | None = None
+        self._effects = Effects()
+        self._tell, self._hear = self._effects.tell, self._effects.hear
+        self.orders = Orders(
+            self.book,
+            self.ledger,
+            self.members,
+            self.pipeline,
+            Deadlines(config.lease_floor_ns, first_ns=config.first_lease_ns),
+            self._effects,
+            max_in_flight=strategy.max_in_flight,
+        )
+        self.updates = Updates(
+            self.book, self.ledger, self.members, self.shards, self.pipeline, self.orders, self._effects, weighted_loss=config.weighted_loss
+        )
+        self._leaving: set[int] = set()
+        """Workers that go as soon as they have nothing in hand."""
         self._references = References(self.shards)
         self._stopping: str | None = None
-        self._returned_in_a_row = 0
-        """Orders since the last acknowledged update of whoever it was."""
         self._told_nothing_left = False
         self._evaluations = Evaluations(config.evaluate_every)
         self._checkpoints = Checkpoints(self.shards, config.checkpoint_every)
@@ -94,15 +100,15 @@ class Brain:
             s.Assign: self._assign,
             s.Apply: self._apply,
             s.ApplyRule: self._apply_rule,
-            s.Reject: lambda d: self._judge(d.work_id, "rejected", d.reason, score=d.score, drop=True),
-            s.Discard: lambda d: self._judge(d.work_id, "discarded", d.reason, drop=True),
-            s.CutOrder: self._cut,
-            s.AbandonOrder: self._abandon,
+            s.Reject: lambda d: self.updates.judge(d.work_id, "rejected", d.reason, score=d.score, drop=True),
+            s.Discard: lambda d: self.updates.judge(d.work_id, "discarded", d.reason, drop=True),
+            s.CutOrder: self.orders.cut,
+            s.AbandonOrder: self.orders.abandon,
             s.RequestReference: self._request_reference,
             s.MeasureDots: self._measure_dots,
             s.Forget: self._forget,
             s.Halt: lambda d: self._fail(d.reason),
-            s.SetAlarm: lambda d: self._tell(p.SetTimer(f"strategy/{d.name}", self._now_ns + d.after_ns)),
+            s.SetAlarm: lambda d: self._tell(p.SetTimer(f"strategy/{d.name}", self._effects.now_ns + d.after_ns)),
         }
 
     def handle(self, event: p.Event, *, now_ns: int) -> list[p.Command]:
@@ -114,12 +120,10 @@ class Brain:
         """
         if self.finished is not None:
             return []
-        self._now_ns = max(now_ns, self._now_ns)
-        self._out = []
+        self._effects.now_ns = max(now_ns, self._effects.now_ns)
         self._handlers[type(event)](event)
         self._settle()
-        out, self._out = self._out, []
-        return out
+        return self._effects.take()
 
     # --- the view that a strategy has -------------------------------------------------------------------------------------------------
 
@@ -128,18 +132,21 @@ class Brain:
         return self.members.crew
 
     @property
+    def samples(self) -> int:
+        """Positions spent: applied, unselected or rejected. Progress, triggers and schedules count these."""
+        return self.book.spent
+
+    @property
     def version(self) -> p.Version:
         return self.pipeline.published
 
     @property
     def head(self) -> p.Version:
-        """Version after every step decided so far."""
-        published = self.pipeline.published
-        return p.Version(published.lineage, published.number + self.pipeline.depth)
+        return self.updates.head
 
     @property
     def free_samples(self) -> int:
-        return 0 if self._paused or self._stopping else self.book.free
+        return self.book.free if self.orders.lending else 0
 
     def busy(self, worker: int) -> bool:
         member = self.members.present(worker)
@@ -158,33 +165,21 @@ class Brain:
                 if isinstance(reference, p.RefreshFailed):
                     self._on_refresh_failed(reference)
                 else:
-                    self._heard.append(reference)
+                    self._hear(reference)
+            self._let_go()
             if self._checkpoint():
                 continue  # before the strategy hears of new versions: a barriered one has nothing out then
-            if self._heard:
-                self._hear(self._heard.popleft())
-            elif not (self._offer_again() or self._wind_down()):
+            if self._effects.heard:
+                self._decide(self._effects.heard.popleft())
+            elif not (self.orders.offer_again() or self._wind_down()):
                 break
         batch = self.shards.flush()
         if batch is not None:
-            self._out.append(batch)
+            self._tell(batch)
 
-    def _hear(self, event: s.StrategyEvent) -> None:
+    def _decide(self, event: s.StrategyEvent) -> None:
         for decision in self.strategy.handle(event, self):
             self._decisions[type(decision)](decision)
-
-    def _tell(self, command: p.Command) -> None:
-        self._out.append(command)
-
-    def _offer_again(self) -> bool:
-        """Wake workers that found nothing to do, now that samples are free again."""
-        state_of_supply = (self.book.revision, self.crew)
-        if not self._starving or not self.free_samples or state_of_supply == self._offered_at:
-            return False
-        self._offered_at = state_of_supply
-        waiting, self._starving = sorted(self._starving), set()
-        self._heard.extend(s.WorkerIdle(worker) for worker in waiting if self._has_room(worker))
-        return bool(self._heard)
 
     def _wind_down(self) -> bool:
         """When all is spent: let the strategy close its books, evaluate the last model, finish. Whether anything was set going."""
@@ -196,7 +191,7 @@ class Brain:
             return True
         if not self._told_nothing_left:
             self._told_nothing_left = True
-            self._heard.append(s.NothingLeft())
+            self._hear(s.NothingLeft())
             return True
         if self._evaluations.running is not None or self._checkpoints.busy:
             return False
@@ -219,28 +214,27 @@ class Brain:
         if self.settings:  # of the run that this one goes on from
             self._obey_settings(self.settings)
         if self.config.max_ns is not None:
-            self._tell(p.SetTimer("brain/max_time", self._now_ns + self.config.max_ns))
+            self._tell(p.SetTimer("brain/max_time", self._effects.now_ns + self.config.max_ns))
         if self.config.evaluate_every is not None:
             self._evaluate()
-        self._heard.append(s.VersionPublished(event.version))
-        self._heard.extend(s.WorkerIdle(worker) for worker in self.crew)
+        self._hear(s.VersionPublished(event.version))
+        for worker in self.crew:
+            self._hear(s.WorkerIdle(worker))
 
     def _on_joined(self, event: p.Joined) -> None:
-        self.members.join(event.worker, event.device, event.group, now_ns=self._now_ns)
+        self.members.join(event.worker, event.device, event.group, now_ns=self._effects.now_ns)
         self._tell(p.Notice("joined", f"worker {event.worker} joined on {event.device}", event.worker))
         if self._started:
-            self._heard.append(s.WorkerIdle(event.worker))
+            self._hear(s.WorkerIdle(event.worker))
 
     def _on_left(self, event: p.Left) -> None:
-        member = self.members.leave(event.worker, event.reason, now_ns=self._now_ns)
+        member = self.members.leave(event.worker, event.reason, now_ns=self._effects.now_ns)
         if member is None:
             return
         kind = "killed" if event.died else "left"
         self._tell(p.Notice(kind, f"worker {event.worker} {kind}: {event.reason}", event.worker))
-        self._starving.discard(event.worker)
-        for order in self.ledger.of_worker(event.worker):
-            self._end(order, drop=True)  # some shards may hold a part of its update, of which they send no receipt
-        self._heard.append(s.WorkerGone(event.worker))
+        self.orders.gone(event.worker)
+        self._hear(s.WorkerGone(event.worker))
         if self._started and not self.crew:
             self._tell(p.Notice("warning", "no worker is left; the run waits for one to join"))
 
@@ -248,186 +242,46 @@ class Brain:
         member = self.members.present(event.worker)
         if member is not None:
             member.state = "leaving"
-            self._dismiss_if_done(event.worker)
+            self._leaving.add(event.worker)
 
-    def _dismiss_if_done(self, worker: int) -> None:
-        member = self.members.present(worker)
-        if member is not None and member.state == "leaving" and not member.orders:
-            self._tell(p.Dismiss(worker))
-            self._on_left(p.Left(worker, "removed"))
+    def _let_go(self) -> None:
+        """Dismiss those who are leaving and have nothing in hand."""
+        for worker in sorted(worker for worker in self._leaving if not self.busy(worker)):
+            self._leaving.discard(worker)
+            if self.members.present(worker) is not None:
+                self._tell(p.Dismiss(worker))
+                self._on_left(p.Left(worker, "removed"))
 
-    def _has_room(self, worker: int) -> bool:
-        member = self.members.present(worker)
-        return member is not None and member.state == "active" and len(member.orders) < self.strategy.max_in_flight
-
-    def _offer(self, worker: int) -> None:
-        """Tell the strategy that the worker could take an order, if it could."""
-        self._dismiss_if_done(worker)
-        if self._has_room(worker):
-            self._heard.append(s.WorkerIdle(worker))
-
-    # --- orders -----------------------------------------------------------------------------------------------------------------------
+    # --- orders and updates -----------------------------------------------------------------------------------------------------------
 
     @property
     def _paused(self) -> bool:
         return bool(self.settings.get("paused", False))
 
     def _assign(self, decision: s.Assign) -> None:
-        worker = decision.worker
-        if not self._has_room(worker):
-            return
-        others = any(slot != worker for slot in self.crew)
-        leases = () if self._paused or self._stopping else self.book.lend(worker, decision.samples, others=others)
-        self.samples = self.book.spent  # a range that nobody else could take counts as rejected now
-        if not leases:
-            self._starving.add(worker)
-            self._heard.append(s.NoWork(worker))
-            return
-        samples = sum(len(lease) for lease in leases)
-        parts = tuple(p.Part(lease) for lease in leases)
-        order = p.Compute(self._next_work_id, worker, self.version, parts, p.Samples(samples))
-        self._next_work_id += 1
-        self.ledger.issue(order, now_ns=self._now_ns)
-        member = self.members.present(worker)
-        assert member is not None
-        member.orders.append(order.work_id)
-        self._told_nothing_left = False
-        self._tell(order)
-        self._heard.append(s.OrderIssued(order.work_id, worker, samples))
-        self._offer(worker)
-
-    def _release(self, order: Order) -> None:
-        """The worker no longer has the order in hand."""
-        member = self.members.known(order.compute.worker)
-        if member is not None and order.compute.work_id in member.orders:
-            member.orders.remove(order.compute.work_id)
-
-    def _end(self, order: Order, *, drop: bool) -> None:
-        """No update will come of the order: its leases are free again."""
-        work_id = order.compute.work_id
-        self.ledger.end(work_id)
-        self._release(order)
-        for part in order.compute.parts:
-            self.book.give_back(part.lease)
-        if drop:
-            self.pipeline.drop((p.update_name(work_id),))
-        self._heard.append(s.OrderEnded(work_id, order.compute.worker, "no update"))
+        if self.orders.assign(decision, self.version):
+            self._told_nothing_left = False
 
     def _on_work_returned(self, event: p.WorkReturned) -> None:
-        order = self.ledger.get(event.work_id)
-        if order is None or order.state != "issued" or order.compute.worker != event.worker:
-            return
-        self._tell(p.Notice("warning", f"worker {event.worker} returned its order: {event.reason}", event.worker))
-        self._end(order, drop=True)
-        self._returned_in_a_row += 1
-        if self._returned_in_a_row >= RETURNED_STREAK * max(1, len(self.crew)):
-            self._fail(f"{self._returned_in_a_row} orders in a row came back without an update; the last one: {event.reason}")
-            return
-        self._offer(event.worker)
-
-    def _cut(self, decision: s.CutOrder) -> None:
-        order = self.ledger.get(decision.work_id)
-        if order is not None and order.state == "issued":
-            order.cut = True
-            self._tell(p.Cut(order.compute.worker, decision.work_id))
-
-    def _abandon(self, decision: s.AbandonOrder) -> None:
-        order = self.ledger.get(decision.work_id)
-        if order is not None and order.state == "issued":
-            self._tell(p.Abandon(order.compute.worker, decision.work_id))
-            self._end(order, drop=bool(order.receipts))
-            self._offer(order.compute.worker)
-
-    # --- updates ----------------------------------------------------------------------------------------------------------------------
+        if hopeless := self.orders.returned(event):
+            self._fail(hopeless)
 
     def _on_receipt(self, receipt: p.Receipt) -> None:
         if receipt.sender == VALIDATOR:
             self._on_reference_receipt(receipt)
-            return
-        work_id = p.work_id_of(receipt.name)
-        order = None if work_id is None else self.ledger.add_receipt(work_id, receipt)
-        if order is None:
-            known = None if work_id is None else self.ledger.get(work_id)
-            if known is None or known.compute.worker != receipt.sender:
-                self._tell(p.Notice("warning", f"refused {receipt.name} of worker {receipt.sender}: no such order is open", receipt.sender))
-            if known is None and work_id is not None:
-                self.pipeline.drop((receipt.name,))
-            return
-        if order.state == "ended":
-            self.pipeline.drop((receipt.name,))
-        if self.shards.covered_by(set(order.receipts)):
-            self._acknowledge(order)
-
-    def _acknowledge(self, order: Order) -> None:
-        """Every shard holds the update: from here on it must get a verdict."""
-        late = order.state == "ended"
-        work_id, worker = order.compute.work_id, order.compute.worker
-        self.ledger.acknowledge(work_id)
-        self._returned_in_a_row = 0
-        receipts = list(order.receipts.values())
-        order.used = min(order.samples, max(0, receipts[0].samples))
-        self._release(order)
-        if late:
-            self._judge(work_id, "discarded", "late: its samples had been given back", leases=False, drop=True)
-        elif fault := fault_of(order, receipts, weighted_loss=self.config.weighted_loss):
-            order.used = order.samples
-            self._judge(work_id, "rejected", fault, drop=True)
-            self._heard.append(s.OrderEnded(work_id, worker, fault))
         else:
-            self._heard.append(s.UpdateArrived(update_of(order)))
-        self._offer(worker)
-
-    def _staleness(self, work_id: int) -> int:
-        """Steps decided since the version that the update was computed on."""
-        order = self.ledger.get(work_id)
-        assert order is not None
-        return self.head.number - order.compute.base.number
-
-    def _judge(
-        self,
-        work_id: int,
-        verdict: str,
-        reason: str,
-        *,
-        score: float | None = None,
-        staleness: int | None = None,
-        leases: bool = True,
-        drop: bool = False,
-    ) -> None:
-        """Give an acknowledged update its one verdict, and its leases their end."""
-        staleness = self._staleness(work_id) if staleness is None else staleness
-        order = self.ledger.decide(work_id, verdict)
-        worker = order.compute.worker
-        redone = sum(len(part.lease) for part in order.compute.parts if leases and self.book.lent_before(part.lease))
-        left = order.used
-        for part in order.compute.parts if leases else ():
-            if verdict == "discarded":
-                self.book.give_back(part.lease)
-            else:
-                used = min(left, len(part.lease))
-                self.book.spend(part.lease, used, "applied" if verdict == "accepted" else verdict, worker=worker)
-                left -= used
-        self.samples = self.book.spent
-        member = self.members.known(worker)
-        assert member is not None
-        spent_ns = max(receipt.compute_ns for receipt in order.receipts.values())
-        member.note_verdict(verdict, staleness=staleness, samples=order.used, compute_ns=spent_ns, redone=redone / order.samples)
-        if streak := member.take_streak(REJECTED_STREAK):
-            self._tell(p.Notice("rejected_streak", f"worker {worker}: {streak} updates rejected in a row", worker))
-        if drop:
-            self.pipeline.drop((p.update_name(work_id),))
-        self._tell(p.Verdict(work_id, worker, verdict, reason, order.used, staleness, score))
+            self.updates.receipt(receipt)
 
     # --- steps ------------------------------------------------------------------------------------------------------------------------
 
     def _apply(self, decision: s.Apply) -> None:
-        stale = {work_id: self._staleness(work_id) for work_id in (*dict(decision.terms), *decision.unselected)}
+        stale = {work_id: self.updates.staleness(work_id) for work_id in (*dict(decision.terms), *decision.unselected)}
         self.pipeline.submit(Application(decision.terms, decision.unselected, scores=dict(decision.scores), staleness=stale))
 
     def _apply_rule(self, decision: s.ApplyRule) -> None:
         terms = tuple((work_id, 0.0) for work_id, _ in decision.rows)
         counts = tuple(count for _, count in decision.rows)
-        stale = {work_id: self._staleness(work_id) for work_id, _ in decision.rows}
+        stale = {work_id: self.updates.staleness(work_id) for work_id, _ in decision.rows}
         self.pipeline.submit(Application(terms, rule=decision.rule, counts=counts, num_expected=decision.num_expected, staleness=stale))
 
     def _step_context(self) -> tuple[int, tuple[tuple[int, tuple[str, ...]], ...]]:
@@ -449,19 +303,19 @@ class Brain:
         assert application.version is not None
         for work_id in application.accepted:
             score, staleness = application.scores.get(work_id), application.staleness[work_id]
-            self._judge(work_id, "accepted", "applied", score=score, staleness=staleness)
+            self.updates.judge(work_id, "accepted", "applied", score=score, staleness=staleness)
         for work_id in application.unselected:
-            self._judge(work_id, "unselected", "left out of the average", staleness=application.staleness[work_id])
+            self.updates.judge(work_id, "unselected", "left out of the average", staleness=application.staleness[work_id])
         self._tell(p.Published(application.version, self.samples))
-        self._heard.append(s.VersionPublished(application.version))
+        self._hear(s.VersionPublished(application.version))
         if self._evaluations.due(self.samples):
             self._evaluate()
 
     def _skip(self, application: Application) -> None:
         self._tell(p.Notice("warning", f"no step: {application.skip}"))
         for work_id in application.accepted:
-            self._judge(work_id, "discarded", application.skip, drop=True)
-        self._heard.append(s.VersionPublished(self.version))
+            self.updates.judge(work_id, "discarded", application.skip, drop=True)
+        self._hear(s.VersionPublished(self.version))
 
     # --- references and evaluation ----------------------------------------------------------------------------------------------------
 
@@ -477,11 +331,11 @@ class Brain:
         if self._references.forget(event.name):
             self.pipeline.drop((event.name,))
             self._tell(p.Notice("warning", f"no reference gradient: {event.reason}"))
-            self._heard.append(s.ReferenceFailed(event.name, event.reason))
+            self._hear(s.ReferenceFailed(event.name, event.reason))
 
     def _measure_dots(self, decision: s.MeasureDots) -> None:
         def measured(sums: tuple[int, ...]) -> None:
-            self._heard.append(s.DotsMeasured(decision.tag, tuple(map(exactsum.to_float, sums))))
+            self._hear(s.DotsMeasured(decision.tag, tuple(map(exactsum.to_float, sums))))
 
         self.pipeline.ask(tuple((p.update_name(work_id), decision.reference) for work_id in decision.work_ids), measured)
 
@@ -507,23 +361,24 @@ class Brain:
     def _on_timer(self, event: p.TimerFired) -> None:
         owner, _, name = event.name.partition("/")
         if owner == "strategy":
-            self._heard.append(s.AlarmRang(name))
+            self._hear(s.AlarmRang(name))
         elif event.name == "brain/max_time":
             self._stop("time")
+        elif event.name == OVERDUE:
+            self.orders.look_for_overdue()
 
     def _on_configured(self, event: p.Configured) -> None:
         self.settings.update(event.settings)
         self._obey_settings(event.settings)
+        self.orders.lending = not (self._paused or self._stopping)
         if "paused" in event.settings and not self._paused:
-            self._offered_at = None
-            for worker in self.crew:
-                self._offer(worker)
+            self.orders.wake()
 
     def _obey_settings(self, settings: Mapping[str, Any]) -> None:
         """The pause is this machine's, the rule the strategy's; everything else is the optimizer's, on the shards."""
         self._tell(p.Notice("configured", ", ".join(f"{key} = {_spelt(value)}" for key, value in settings.items())))
         if "rule" in settings:
-            self._heard.append(s.RuleChanged(settings["rule"]))
+            self._hear(s.RuleChanged(settings["rule"]))
         told = {key: value for key, value in settings.items() if key not in ("paused", "rule")}
         if told:
             self.shards.tell(p.Configure(told))
@@ -536,9 +391,7 @@ class Brain:
             return
         self._tell(p.Notice("warning", f"a replica of shard {event.replica.shard} is lost ({event.reason}); the other one goes on"))
         self.pipeline.replica_lost()
-        for order in self.ledger.undecided:
-            if order.state == "issued" and order.receipts and self.shards.covered_by(set(order.receipts)):
-                self._acknowledge(order)
+        self.updates.replica_lost()
 
     def _fail(self, reason: str) -> None:
         """The run cannot go on."""
@@ -550,6 +403,7 @@ class Brain:
         """Lend nothing more; finish with what is out."""
         if self._stopping is None:
             self._stopping = reason
+            self.orders.lending = False
             self.book.stop()
 
     # --- checkpoints ------------------------------------------------------------------------------------------------------------------
@@ -585,28 +439,27 @@ class Brain:
         return {
             "version": list(self.version),
             "samples": self.samples,
-            "now_ns": self._now_ns,
+            "now_ns": self._effects.now_ns,
             "checkpoint": self._checkpoints.last,
             "members": self.members.state(),
             "leases": self.book.state(),
             "counts": self.ledger.counts.as_dict(),
             "strategy": self.strategy.state(),
             "settings": dict(self.settings),
-            "next_work_id": self._next_work_id,
+            "next_work_id": self.orders.next_work_id,
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take up the state of a checkpoint, before `Started`."""
-        self.samples = state["samples"]
         self.book.restore(state["leases"])
         self.ledger.restore(state["counts"])
         self.strategy.restore(state["strategy"])
         self.settings = {key: value for key, value in state["settings"].items() if key != "paused"}  # whoever resumes wants it to go on
-        self._next_work_id = state["next_work_id"]
+        self.orders.next_work_id = state["next_work_id"]
         self.members.restore(state["members"])
         self._checkpoints.restore(state["checkpoint"], self.samples)
         self._evaluations.restore(self.samples)
-        self._now_ns = state["now_ns"]
+        self._effects.now_ns = state["now_ns"]
 
     # --- invariants -------------------------------------------------------------------------------------------------------------------
 

@@ -24,5 +24,9 @@ class BrainConfig:
     retry_rejected: bool = True
     weighted_loss: bool = False
     """Whether the loss has units of its own (tokens), so that workers say how many an update is over."""
+    lease_floor_ns: int | None = 10_000_000_000
+    """Least time that a worker is given for an order; beyond it, its own usual times decide (`core.deadlines`). None waits for ever."""
+    first_lease_ns: int = 120_000_000_000
+    """Time for a worker's first order, which may include loading data and compiling."""
     coordination_epoch: int = 0
     seed: int = 0

@@ -1,6 +1,7 @@
 """The crew: who is here, what they have in hand, how their last updates fared.
 
-A member is `active`, `leaving` (finishes what it has, gets nothing new) or gone. Slots grow and are never used again, so "ascending slot"
+A member is `active`, `overdue` (silent beyond its deadline; gets nothing new until it is heard of), `leaving` (finishes what it has) or
+gone. Slots grow and are never used again, so "ascending slot"
 is an order that all sums can rely on. Knows no lease, shard or strategy.
 """
 
@@ -75,6 +76,16 @@ class Members:
     def present(self, slot: int) -> Member | None:
         member = self._all.get(slot)
         return member if member is not None and member.state != "left" else None
+
+    def here(self, slot: int) -> Member:
+        """The member, which must be present."""
+        member = self.present(slot)
+        assert member is not None, f"worker {slot} is not here"
+        return member
+
+    def ever(self, slot: int) -> Member:
+        """The member, present or past."""
+        return self._all[slot]
 
     def known(self, slot: int) -> Member | None:
         return self._all.get(slot)

@@ -14,6 +14,8 @@ EventKind = Literal[
     "left",
     "killed",
     "rejected_streak",
+    "overdue",
+    "back",
     "quarantined",
     "checkpoint",
     "configured",
@@ -57,7 +59,7 @@ class WorkerRow:
     id: str
     device: str
     state: str
-    """One word: joining, computing, waiting, paused, quarantined, leaving, left, killed; other words are shown as they are."""
+    """One word: joining, computing, waiting, overdue, paused, quarantined, leaving, left, killed; other words are shown as they are."""
     samples: int
     samples_per_s: float
     """Recent speed, not the mean of the run."""

@@ -18,6 +18,8 @@ _EVENT_LOOK = {
     "left": ("-", "dim"),
     "killed": ("✕", "bold red"),
     "rejected_streak": ("!", "yellow"),
+    "overdue": ("…", "bold yellow"),
+    "back": ("+", "bright_blue"),
     "quarantined": ("⊘", "bold yellow"),
     "checkpoint": ("✓", "cyan"),
     "configured": ("~", "cyan"),
@@ -27,6 +29,7 @@ _EVENT_LOOK = {
 _STATE_LOOK = {
     "computing": ("●", "bright_blue"),
     "waiting": ("○", "dim"),
+    "overdue": ("…", "bold yellow"),
     "paused": ("‖", "dim"),
     "joining": ("◌", "cyan"),
     "quarantined": ("⊘", "bold yellow"),

@@ -1,0 +1,70 @@
+"""By when an order should be back, from the worker's own times: so that a silent loss costs one lease, not the cluster's patience.
+
+A host that is cut off, or a process that hangs, says nothing; Ray declares a node dead after about 16 s and a hung process never. The
+deadline is the median plus a number of deviations of that worker's own last times, and never under a floor: a false alarm costs one lease
+(its samples are computed again elsewhere, the late update is discarded), so it may be wrong now and then but not often.
+"""
+
+import heapq
+from collections import defaultdict, deque
+from statistics import median
+
+REMEMBERED = 32
+"""Last times of a worker that count."""
+DEVIATIONS = 8
+"""Deviations above the median that are allowed."""
+LEAST_DEVIATION = 0.25
+"""Of the median: times that vary less are taken to vary so much."""
+NORMAL = 1.4826
+"""Standard deviations in one median absolute deviation, for a normal distribution."""
+
+
+class Deadlines:
+    """Expected ends of orders.
+
+    Args:
+        floor_ns: least time that an order is given; None sets no deadlines at all.
+        first_ns: time that a worker's first order is given, which may include its warm-up.
+    """
+
+    def __init__(self, floor_ns: int | None, *, first_ns: int) -> None:
+        self._floor_ns = floor_ns
+        self._first_ns = first_ns
+        self._times: dict[int, deque[tuple[int, int]]] = defaultdict(lambda: deque(maxlen=REMEMBERED))
+        """Worker -> (nanoseconds, samples) of its last orders."""
+        self._heap: list[tuple[int, int]] = []
+        """(deadline, work id), earliest first; of orders that are done too, until their time comes."""
+
+    def note(self, worker: int, duration_ns: int, samples: int) -> None:
+        """An order of the worker came back after that time."""
+        self._times[worker].append((duration_ns, samples))
+
+    def allowed_ns(self, worker: int, samples: int) -> int | None:
+        """Time that an order of that many samples is given; None for no deadline."""
+        if self._floor_ns is None:
+            return None
+        times = self._times.get(worker)
+        if not times:
+            return max(self._floor_ns, self._first_ns)
+        # An order of more samples than usual may take longer in proportion, one of fewer not less: some of the time is overhead.
+        longer = max(1.0, samples / median(count for _, count in times))
+        usual = median(duration for duration, _ in times)
+        deviation = max(LEAST_DEVIATION * usual, NORMAL * median(abs(duration - usual) for duration, _ in times))
+        return max(self._floor_ns, round(longer * (usual + DEVIATIONS * deviation)))
+
+    def set(self, work_id: int, at_ns: int) -> bool:
+        """Watch an order. Whether its deadline is the earliest one now, so that a timer must be set."""
+        heapq.heappush(self._heap, (at_ns, work_id))
+        return self._heap[0] == (at_ns, work_id)
+
+    def passed(self, now_ns: int) -> list[int]:
+        """Orders whose deadline has come, each told once, earliest first; those that are done may be among them."""
+        late = []
+        while self._heap and self._heap[0][0] <= now_ns:
+            late.append(heapq.heappop(self._heap)[1])
+        return late
+
+    @property
+    def next_ns(self) -> int | None:
+        """The earliest deadline that is still to come."""
+        return self._heap[0][0] if self._heap else None

@@ -1,0 +1,188 @@
+"""Work orders on their way out and back: lent, cut, abandoned, returned, overdue. Knows no update's content, no shard and no step."""
+
+from mottle.core import protocol as p
+from mottle.core import strategy as s
+from mottle.core.deadlines import Deadlines
+from mottle.core.effects import Effects
+from mottle.core.leases import LeaseBook
+from mottle.core.ledger import Ledger, Order
+from mottle.core.members import Members
+from mottle.core.pipeline import Pipeline
+
+RETURNED_STREAK = 10  # orders in a row, for each worker of the crew, that came to nothing: what fails then is not the workers
+OVERDUE = "brain/overdue"
+"""The one timer of all deadlines."""
+
+
+class Orders:
+    """Every order that is out.
+
+    Args:
+        max_in_flight: orders that one worker may have in hand.
+    """
+
+    def __init__(
+        self,
+        book: LeaseBook,
+        ledger: Ledger,
+        members: Members,
+        pipeline: Pipeline,
+        deadlines: Deadlines,
+        effects: Effects,
+        *,
+        max_in_flight: int,
+    ) -> None:
+        self._book = book
+        self._ledger = ledger
+        self._members = members
+        self._pipeline = pipeline
+        self._deadlines = deadlines
+        self._effects = effects
+        self._max_in_flight = max_in_flight
+        self.next_work_id = 0
+        self.lending = True
+        """Whether anything may be lent now: not while the run is paused or stopping."""
+        self._starving: set[int] = set()
+        self._offered_at: tuple[int, tuple[int, ...]] | None = None
+        self._returned_in_a_row = 0
+        """Orders since the last acknowledged update of whoever it was."""
+
+    # --- giving -----------------------------------------------------------------------------------------------------------------------
+
+    def has_room(self, worker: int) -> bool:
+        member = self._members.present(worker)
+        return member is not None and member.state == "active" and len(member.orders) < self._max_in_flight
+
+    def offer(self, worker: int) -> None:
+        """Tell the strategy that the worker could take an order, if it could."""
+        if self.has_room(worker):
+            self._effects.hear(s.WorkerIdle(worker))
+
+    def assign(self, decision: s.Assign, version: p.Version) -> bool:
+        """Lend samples to a worker and order their gradient at `version`. Whether there was something to lend."""
+        worker, crew = decision.worker, self._members.crew
+        if not self.has_room(worker):
+            return False
+        leases = self._book.lend(worker, decision.samples, others=any(slot != worker for slot in crew)) if self.lending else ()
+        if not leases:
+            self._starving.add(worker)
+            self._effects.hear(s.NoWork(worker))
+            return False
+        samples = sum(len(lease) for lease in leases)
+        order = p.Compute(self.next_work_id, worker, version, tuple(p.Part(lease) for lease in leases), p.Samples(samples))
+        self.next_work_id += 1
+        self._ledger.issue(order, now_ns=self._effects.now_ns)
+        self._members.here(worker).orders.append(order.work_id)
+        self._effects.tell(order)
+        self._effects.hear(s.OrderIssued(order.work_id, worker, samples))
+        self._watch(order.work_id, worker, samples)
+        self.offer(worker)
+        return True
+
+    def offer_again(self) -> bool:
+        """Wake workers that found nothing to do, now that samples are free again. Whether any was woken."""
+        state_of_supply = (self._book.revision, self._members.crew)
+        if not self._starving or not self.lending or state_of_supply == self._offered_at or not self._book.free:
+            return False
+        self._offered_at = state_of_supply
+        waiting, self._starving = sorted(self._starving), set()
+        for worker in waiting:
+            self.offer(worker)
+        return bool(self._effects.heard)
+
+    def wake(self) -> None:
+        """The run goes on after a pause."""
+        self._offered_at = None
+        for worker in self._members.crew:
+            self.offer(worker)
+
+    def gone(self, worker: int) -> None:
+        """The worker left the crew: its orders are free again."""
+        self._starving.discard(worker)
+        for order in self._ledger.of_worker(worker):
+            self.end(order, drop=True)  # some shards may hold a part of its update, of which they send no receipt
+
+    # --- ending -----------------------------------------------------------------------------------------------------------------------
+
+    def release(self, order: Order) -> None:
+        """The worker no longer has the order in hand."""
+        member = self._members.known(order.compute.worker)
+        if member is not None and order.compute.work_id in member.orders:
+            member.orders.remove(order.compute.work_id)
+
+    def end(self, order: Order, *, drop: bool) -> None:
+        """No update will come of the order: its leases are free again."""
+        work_id = order.compute.work_id
+        self._ledger.end(work_id)
+        self.release(order)
+        for part in order.compute.parts:
+            self._book.give_back(part.lease)
+        if drop:
+            self._pipeline.drop((p.update_name(work_id),))
+        self._effects.hear(s.OrderEnded(work_id, order.compute.worker, "no update"))
+
+    def came_back(self, order: Order) -> None:
+        """Every shard holds its update."""
+        self._returned_in_a_row = 0
+        self._deadlines.note(order.compute.worker, self._effects.now_ns - order.issued_ns, order.samples)
+        self.release(order)
+
+    def returned(self, event: p.WorkReturned) -> str:
+        """A worker gives an order back without an update. Why the run cannot go on, if that has happened too often; else empty."""
+        self.heard_of(event.worker)
+        order = self._ledger.get(event.work_id)
+        if order is None or order.state != "issued" or order.compute.worker != event.worker:
+            self.offer(event.worker)
+            return ""
+        self._effects.tell(p.Notice("warning", f"worker {event.worker} returned its order: {event.reason}", event.worker))
+        self.end(order, drop=True)
+        self._returned_in_a_row += 1
+        if self._returned_in_a_row >= RETURNED_STREAK * max(1, len(self._members.crew)):
+            return f"{self._returned_in_a_row} orders in a row came back without an update; the last one: {event.reason}"
+        self.offer(event.worker)
+        return ""
+
+    def cut(self, decision: s.CutOrder) -> None:
+        order = self._ledger.get(decision.work_id)
+        if order is not None and order.state == "issued":
+            order.cut = True
+            self._effects.tell(p.Cut(order.compute.worker, decision.work_id))
+
+    def abandon(self, decision: s.AbandonOrder) -> None:
+        order = self._ledger.get(decision.work_id)
+        if order is not None and order.state == "issued":
+            self._effects.tell(p.Abandon(order.compute.worker, decision.work_id))
+            self.end(order, drop=bool(order.receipts))
+            self.offer(order.compute.worker)
+
+    # --- deadlines --------------------------------------------------------------------------------------------------------------------
+
+    def _watch(self, work_id: int, worker: int, samples: int) -> None:
+        allowed_ns = self._deadlines.allowed_ns(worker, samples)
+        if allowed_ns is not None and self._deadlines.set(work_id, self._effects.now_ns + allowed_ns):
+            self._effects.tell(p.SetTimer(OVERDUE, self._effects.now_ns + allowed_ns))
+
+    def look_for_overdue(self) -> None:
+        """End the orders whose deadline has passed; their workers get nothing new until they are heard of."""
+        for work_id in self._deadlines.passed(self._effects.now_ns):
+            order = self._ledger.get(work_id)
+            if order is None or order.state != "issued":
+                continue
+            worker = order.compute.worker
+            waited_s = (self._effects.now_ns - order.issued_ns) / 1e9
+            text = f"worker {worker} has been silent for {waited_s:.1f} s, far longer than usual: its samples go to others"
+            self._effects.tell(p.Notice("overdue", text, worker))
+            # Told to push what it has, so that a worker that lives is heard of again; the update itself comes too late.
+            self._effects.tell(p.Cut(worker, work_id))
+            member = self._members.here(worker)
+            member.state = "overdue" if member.state == "active" else member.state
+            self.end(order, drop=bool(order.receipts))
+        if (next_ns := self._deadlines.next_ns) is not None:
+            self._effects.tell(p.SetTimer(OVERDUE, next_ns))
+
+    def heard_of(self, worker: int) -> None:
+        """The worker gave a sign of life."""
+        member = self._members.present(worker)
+        if member is not None and member.state == "overdue":
+            member.state = "active"
+            self._effects.tell(p.Notice("back", f"worker {worker} is back", worker))

@@ -1,0 +1,143 @@
+"""Updates from their first receipt to their one verdict. Knows no step and no strategy's reasons."""
+
+from mottle.core import protocol as p
+from mottle.core import strategy as s
+from mottle.core.effects import Effects
+from mottle.core.evidence import fault_of, update_of
+from mottle.core.leases import LeaseBook
+from mottle.core.ledger import Ledger, Order
+from mottle.core.members import Members
+from mottle.core.orders import Orders
+from mottle.core.pipeline import Pipeline
+from mottle.core.shards import ShardMap
+
+REJECTED_STREAK = 5  # rejections in a row after which people are told
+
+
+class Updates:
+    """Every update that the shards hold, or a part of it.
+
+    Args:
+        weighted_loss: whether the loss has units of its own, so that workers say how many an update is over.
+    """
+
+    def __init__(
+        self,
+        book: LeaseBook,
+        ledger: Ledger,
+        members: Members,
+        shards: ShardMap,
+        pipeline: Pipeline,
+        orders: Orders,
+        effects: Effects,
+        *,
+        weighted_loss: bool,
+    ) -> None:
+        self._book = book
+        self._ledger = ledger
+        self._members = members
+        self._shards = shards
+        self._pipeline = pipeline
+        self._orders = orders
+        self._effects = effects
+        self._weighted_loss = weighted_loss
+
+    @property
+    def head(self) -> p.Version:
+        """Version after every step decided so far."""
+        published = self._pipeline.published
+        return p.Version(published.lineage, published.number + self._pipeline.depth)
+
+    def staleness(self, work_id: int) -> int:
+        """Steps decided since the version that the update was computed on."""
+        order = self._ledger.get(work_id)
+        assert order is not None
+        return self.head.number - order.compute.base.number
+
+    # --- coming in --------------------------------------------------------------------------------------------------------------------
+
+    def receipt(self, receipt: p.Receipt) -> None:
+        """A replica holds its range of an update."""
+        work_id = p.work_id_of(receipt.name)
+        order = None if work_id is None else self._ledger.add_receipt(work_id, receipt)
+        if order is None:
+            self._refuse(receipt, None if work_id is None else self._ledger.get(work_id))
+            return
+        if order.state == "ended":
+            self._pipeline.drop((receipt.name,))
+        if self._shards.covered_by(set(order.receipts)):
+            self._acknowledge(order)
+
+    def _refuse(self, receipt: p.Receipt, known: Order | None) -> None:
+        """No such order is open, or it is another worker's."""
+        if known is None or known.compute.worker != receipt.sender:
+            text = f"refused {receipt.name} of worker {receipt.sender}: no such order is open"
+            self._effects.tell(p.Notice("warning", text, receipt.sender))
+        if known is None and p.work_id_of(receipt.name) is not None:
+            self._pipeline.drop((receipt.name,))
+
+    def replica_lost(self) -> None:
+        """Fewer replicas to wait for: some updates may be complete now."""
+        for order in self._ledger.undecided:
+            if order.state == "issued" and order.receipts and self._shards.covered_by(set(order.receipts)):
+                self._acknowledge(order)
+
+    def _acknowledge(self, order: Order) -> None:
+        """Every shard holds the update: from here on it must get a verdict."""
+        late = order.state == "ended"
+        work_id, worker = order.compute.work_id, order.compute.worker
+        self._ledger.acknowledge(work_id)
+        self._orders.came_back(order)
+        receipts = list(order.receipts.values())
+        order.used = min(order.samples, max(0, receipts[0].samples))
+        if late:
+            self.judge(work_id, "discarded", "late: its samples had been given back", leases=False, drop=True)
+        elif fault := fault_of(order, receipts, weighted_loss=self._weighted_loss):
+            order.used = order.samples
+            self.judge(work_id, "rejected", fault, drop=True)
+            self._effects.hear(s.OrderEnded(work_id, worker, fault))
+        else:
+            self._effects.hear(s.UpdateArrived(update_of(order)))
+        self._orders.heard_of(worker)
+        self._orders.offer(worker)
+
+    # --- the verdict ------------------------------------------------------------------------------------------------------------------
+
+    def judge(
+        self,
+        work_id: int,
+        verdict: str,
+        reason: str,
+        *,
+        score: float | None = None,
+        staleness: int | None = None,
+        leases: bool = True,
+        drop: bool = False,
+    ) -> None:
+        """Give an acknowledged update its one verdict, and its leases their end.
+
+        Args:
+            staleness: at the time of its step, where that was decided earlier; None for now.
+            leases: whether it still has its leases.
+            drop: whether the shards still hold it.
+        """
+        staleness = self.staleness(work_id) if staleness is None else staleness
+        order = self._ledger.decide(work_id, verdict)
+        worker, parts = order.compute.worker, order.compute.parts if leases else ()
+        redone = sum(len(part.lease) for part in parts if self._book.lent_before(part.lease))
+        left = order.used
+        for part in parts:
+            if verdict == "discarded":
+                self._book.give_back(part.lease)
+            else:
+                used = min(left, len(part.lease))
+                self._book.spend(part.lease, used, "applied" if verdict == "accepted" else verdict, worker=worker)
+                left -= used
+        spent_ns = max(receipt.compute_ns for receipt in order.receipts.values())
+        member = self._members.ever(worker)
+        member.note_verdict(verdict, staleness=staleness, samples=order.used, compute_ns=spent_ns, redone=redone / order.samples)
+        if streak := member.take_streak(REJECTED_STREAK):
+            self._effects.tell(p.Notice("rejected_streak", f"worker {worker}: {streak} updates rejected in a row", worker))
+        if drop:
+            self._pipeline.drop((p.update_name(work_id),))
+        self._effects.tell(p.Verdict(work_id, worker, verdict, reason, order.used, staleness, score))
