@@ -13,6 +13,7 @@ from mottle.simulate import Fault, Fleet, Messages, Simulation, Synthetic, Worke
 SPECS = (
     "sync",
     {"sync": {"deadline_s": 0.05, "quorum": 2}},
+    "backup",
     "async",
     {"async": {"max_in_flight": 2}},
     "fedbuff",

@@ -5,7 +5,7 @@ import pytest
 from mottle import strategies
 from mottle.core import protocol as p
 from mottle.core.errors import ConfigError
-from mottle.strategies import AsyncConfig, FedBuffConfig, SyncConfig, ZenoPPConfig
+from mottle.strategies import AsyncConfig, BackupConfig, FedBuffConfig, SyncConfig, ZenoPPConfig
 from mottle.strategies.staleness import staleness_weight
 from mottle.strategies.turns import Turns
 
@@ -13,7 +13,13 @@ from mottle.strategies.turns import Turns
 
 
 def test_the_names_of_job_files() -> None:
-    assert strategies.catalogue() == {"sync": SyncConfig, "async": AsyncConfig, "fedbuff": FedBuffConfig, "zeno++": ZenoPPConfig}
+    assert strategies.catalogue() == {
+        "sync": SyncConfig,
+        "backup": BackupConfig,
+        "async": AsyncConfig,
+        "fedbuff": FedBuffConfig,
+        "zeno++": ZenoPPConfig,
+    }
 
 
 def test_values_of_the_job_fill_the_fields_that_a_strategy_has_and_its_own_options_win() -> None:
@@ -37,6 +43,7 @@ def test_a_misspelt_name_or_option_is_answered_with_the_nearest() -> None:
     ("spec", "barriered", "needs_validation", "max_in_flight"),
     [
         ("sync", True, False, 1),
+        ("backup", True, False, 1),
         ({"async": {"max_in_flight": 2}}, False, False, 2),
         ("fedbuff", False, False, 1),
         ({"zeno++": {"rho": 0.01}}, False, True, 1),
@@ -107,6 +114,7 @@ def test_a_verdict_without_a_wait_wakes_nobody() -> None:
 SPECS = [
     "sync",
     {"sync": {"deadline_s": 20e-9, "quorum": 1}},
+    {"backup": {"num_backups": 1}},
     "async",
     {"async": {"max_in_flight": 2, "max_staleness": 4}},
     {"fedbuff": {"buffer_size": 2}},

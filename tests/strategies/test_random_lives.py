@@ -10,6 +10,7 @@ from mottle.core import protocol as p
 SPECS = (
     "sync",
     {"sync": {"deadline_s": 30e-9, "quorum": 2}},
+    {"backup": {"num_backups": 2}},
     "async",
     {"async": {"max_in_flight": 2, "max_staleness": 3}},
     {"fedbuff": {"buffer_size": 2}},

@@ -1,6 +1,7 @@
 """When the model changes and who computes what: pure state machines behind `mottle.core.strategy.Strategy`."""
 
 from mottle.strategies.asynchronous import AsyncConfig as AsyncConfig
+from mottle.strategies.backup import BackupConfig as BackupConfig
 from mottle.strategies.catalogue import build as build
 from mottle.strategies.catalogue import catalogue as catalogue
 from mottle.strategies.catalogue import takes_rule as takes_rule

@@ -7,11 +7,18 @@ from typing import Any
 from mottle.core.naming import Spec, configured, lookup, parse
 from mottle.core.strategy import Strategy
 from mottle.strategies.asynchronous import AsyncConfig
+from mottle.strategies.backup import BackupConfig
 from mottle.strategies.fedbuff import FedBuffConfig
 from mottle.strategies.synchronous import SyncConfig
 from mottle.strategies.zenopp import ZenoPPConfig
 
-_STRATEGIES: dict[str, Any] = {"sync": SyncConfig, "async": AsyncConfig, "fedbuff": FedBuffConfig, "zeno++": ZenoPPConfig}
+_STRATEGIES: dict[str, Any] = {
+    "sync": SyncConfig,
+    "backup": BackupConfig,
+    "async": AsyncConfig,
+    "fedbuff": FedBuffConfig,
+    "zeno++": ZenoPPConfig,
+}
 
 
 def catalogue() -> dict[str, type]:

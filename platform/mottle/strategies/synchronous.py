@@ -9,12 +9,13 @@ the batch: `elasticity.md` 4.2. Neutral reference: plain SGD on the concatenated
 
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from mottle.core import strategy as s
 from mottle.core.errors import ConfigError
 from mottle.core.protocol import Settings
+from mottle.strategies.rounds import Round, even_shares
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,25 +41,6 @@ class SyncConfig:
         return SyncSGD(self)
 
 
-@dataclass(slots=True)
-class _Round:
-    number: int
-    members: list[int]
-    """Workers that were asked, ascending slot."""
-    asked: set[int] = field(default_factory=set)
-    """Asked and not yet known to have an order."""
-    orders: dict[int, int] = field(default_factory=dict)
-    """Worker -> work id that is still out."""
-    arrived: dict[int, s.Update] = field(default_factory=dict)
-    refused: set[int] = field(default_factory=set)
-    """Workers that may have nothing of what is free: their own updates of those samples were rejected."""
-    late: bool = False
-
-    @property
-    def complete(self) -> bool:
-        return not self.asked and not self.orders
-
-
 class SyncSGD:
     """State machine of synchronous SGD."""
 
@@ -69,31 +51,28 @@ class SyncSGD:
     def __init__(self, config: SyncConfig) -> None:
         self.config = config
         self._rule = config.rule
-        self._round: _Round | None = None
+        self._round: Round | None = None
         self._rounds = 0
+        """Rounds begun; the one that is out is the last of them."""
+        self._late = False
+        """The round's deadline is past."""
 
     def handle(self, event: s.StrategyEvent, view: s.View) -> list[s.Decision]:
         current = self._round
-        match event:
-            case s.VersionPublished() | s.WorkerIdle():
-                return self._begin(view)
-            case s.OrderIssued(work_id, worker, _) if current is not None:
-                current.asked.discard(worker)
-                current.orders[worker] = work_id
-            case s.NoWork(worker) if current is not None:
-                current.asked.discard(worker)
-                current.members.remove(worker)
-                current.refused.add(worker)
-            case s.UpdateArrived(update) if current is not None:
-                current.orders.pop(update.worker, None)
-                current.arrived[update.worker] = update
-            case s.OrderEnded(work_id, worker, _) if current is not None and current.orders.get(worker) == work_id:
-                del current.orders[worker]
-            case s.AlarmRang(name) if current is not None and name == f"round-{current.number}":
-                current.late = True
-            case s.RuleChanged(rule):
-                self._rule = rule
-        return self._close_if_done(view)
+        if isinstance(event, s.VersionPublished | s.WorkerIdle):
+            return self._begin(view)
+        if isinstance(event, s.RuleChanged):
+            self._rule = event.rule
+        if current is None:
+            return []
+        current.hear(event)
+        if event == s.AlarmRang(self._alarm):
+            self._late = True
+        return self._close_if_done(current, view)
+
+    @property
+    def _alarm(self) -> str:
+        return f"round-{self._rounds - 1}"
 
     def _begin(self, view: s.View, refused: AbstractSet[int] = frozenset()) -> list[s.Decision]:
         """Share min(batch, what is left of the epoch) among the crew; the first `rem` workers get one sample more.
@@ -106,35 +85,24 @@ class SyncSGD:
         batch = min(self.config.batch_size, view.free_samples)
         if batch == 0:
             return []
-        base, rem = divmod(batch, len(crew))
-        shares = [(worker, base + (i < rem)) for i, worker in enumerate(crew)]
-        members = [worker for worker, share in shares if share]
-        self._round = _Round(self._rounds, members, set(members), refused=set(refused))
+        shares = even_shares(batch, crew)
+        self._round = Round.of(shares, refused)
         self._rounds += 1
-        decisions: list[s.Decision] = [s.Assign(worker, share) for worker, share in shares if share]
+        self._late = False
+        decisions: list[s.Decision] = [s.Assign(worker, share) for worker, share in shares]
         if self.config.deadline_s is not None:
-            decisions.append(s.SetAlarm(f"round-{self._round.number}", round(self.config.deadline_s * 1e9)))
+            decisions.append(s.SetAlarm(self._alarm, round(self.config.deadline_s * 1e9)))
         return decisions
 
-    def _close_if_done(self, view: s.View) -> list[s.Decision]:
-        current = self._round
-        if current is None or current.asked:
-            return []
-        in_time = current.late and len(current.arrived) >= self.config.quorum
+    def _close_if_done(self, current: Round, view: s.View) -> list[s.Decision]:
+        in_time = self._late and not current.asked and len(current.arrived) >= self.config.quorum
         if not current.complete and not in_time:
             return []
         self._round = None
-        decisions: list[s.Decision] = [
-            s.AbandonOrder(work_id, "missed the round's deadline") for _, work_id in sorted(current.orders.items())
-        ]
-        updates = [current.arrived[worker] for worker in sorted(current.arrived)]
-        if not updates:
+        decisions = current.abandon_rest("missed the round's deadline")
+        if not current.arrived:
             return decisions + self._begin(view, current.refused)
-        if self._rule is not None:
-            rows = tuple((update.work_id, update.weight) for update in updates)
-            return [*decisions, s.ApplyRule(rows, self._rule, len(current.members))]
-        total = sum(update.weight for update in updates)
-        return [*decisions, s.Apply(tuple((update.work_id, 1.0 / total) for update in updates))]
+        return [*decisions, current.step(self._rule, len(current.members))]
 
     def state(self) -> dict[str, Any]:
         return {"rounds": self._rounds}
@@ -144,4 +112,4 @@ class SyncSGD:
 
     def check(self) -> None:
         if self._round is not None:
-            assert not set(self._round.orders) & set(self._round.arrived), "a worker is both out and in"
+            self._round.check()
