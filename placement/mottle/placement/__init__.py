@@ -1,7 +1,11 @@
 """Placement: which device runs which op of a model, on unequal devices with little memory.
 
-`load_problem` or build a `Problem`; `place` it; `simulate` and `bounds` judge; `repair` adapts a plan when devices come and go.
+`plan` takes a PyTorch model, an example and devices, and `plan.module(model)` runs it there. Below that: `capture` makes a `Problem` of a
+model (or `load_problem`, or build one); `place` it; `simulate` and `bounds` judge; `repair` adapts a plan when devices come and go.
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from mottle.placement.coarsen import COARSENINGS, Coarsening
 from mottle.placement.command import PlaceReport, place_file
@@ -18,16 +22,24 @@ from mottle.placement.replan import Repair, repair
 from mottle.placement.report import explain, explain_bounds
 from mottle.placement.stages import Chain, Pipeline, Stage, chain_of, partition_chain
 
+if TYPE_CHECKING:
+    from mottle.placement.execution import PlacedModule
+    from mottle.placement.model_plan import plan
+    from mottle.placement.tracing import DEVICE_CLASSES, Capture, DeviceClass, capture, declare
+
 __all__ = [
     "COARSENINGS",
     "COMM_MODES",
+    "DEVICE_CLASSES",
     "MEM_MODES",
     "Bounds",
     "Candidate",
+    "Capture",
     "Chain",
     "Coarsening",
     "CommMode",
     "Device",
+    "DeviceClass",
     "Edge",
     "InfeasibleError",
     "Link",
@@ -35,6 +47,7 @@ __all__ = [
     "Op",
     "Pipeline",
     "PlaceReport",
+    "PlacedModule",
     "Plan",
     "Problem",
     "ProblemError",
@@ -46,8 +59,10 @@ __all__ = [
     "UndecidedError",
     "block_problem",
     "bounds",
+    "capture",
     "catalogue",
     "chain_of",
+    "declare",
     "draw",
     "explain",
     "explain_bounds",
@@ -58,6 +73,7 @@ __all__ = [
     "partition_chain",
     "place",
     "place_file",
+    "plan",
     "repair",
     "save_picture",
     "save_plan",
@@ -67,3 +83,16 @@ __all__ = [
     "small_problem",
     "trace_events",
 ]
+
+_WITH_TORCH = {
+    "plan": "mottle.placement.model_plan",
+    "PlacedModule": "mottle.placement.execution",
+    **dict.fromkeys(("DEVICE_CLASSES", "Capture", "DeviceClass", "capture", "declare"), "mottle.placement.tracing"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """What needs torch is loaded at first use: importing it takes longer than most placements."""
+    if name not in _WITH_TORCH:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_WITH_TORCH[name]), name)

@@ -7,11 +7,7 @@ import numpy as np
 
 from mottle.core.errors import ConfigError
 from mottle.placement.memory import dynamic_timelines
-from mottle.placement.plans import Plan
-
-# One colour a device, from the Okabe-Ito palette, which stays apart for colour-blind readers.
-_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
-_TRANSFER_COLOUR = "#BBBBBB"
+from mottle.placement.plans import COLOURS, TRANSFER_COLOUR, Plan
 
 
 def draw(plan: Plan) -> Any:
@@ -64,7 +60,7 @@ def _op_bars(plan: Plan) -> list[dict[str, Any]]:
                 "hovertemplate": "%{text}: [%{base}, +%{x})<extra></extra>",
                 "textposition": "inside",
                 "insidetextanchor": "middle",
-                "marker": {"color": _COLOURS[d % len(_COLOURS)], "line": {"width": 0.5, "color": "white"}},
+                "marker": {"color": COLOURS[d % len(COLOURS)], "line": {"width": 0.5, "color": "white"}},
             }
         )
     return bars
@@ -81,7 +77,7 @@ def _transfer_bars(plan: Plan) -> dict[str, Any]:
         "offset": 0.4,
         "customdata": [f"{copy.tensor}: {copy.src} to {copy.dst}" for copy in copies],
         "hovertemplate": "%{customdata} [%{base}, +%{x})<extra></extra>",
-        "marker": {"color": _TRANSFER_COLOUR},
+        "marker": {"color": TRANSFER_COLOUR},
     }
 
 
@@ -91,7 +87,7 @@ def _memory_curves(plan: Plan) -> list[list[dict[str, Any]]]:
     timelines = dynamic_timelines(graph, trace.device, trace.start, trace.end, trace.transfers)
     curves = []
     for d, line in enumerate(timelines):
-        colour = _COLOURS[d % len(_COLOURS)]
+        colour = COLOURS[d % len(COLOURS)]
         end = [plan.makespan]
         level = line.level.tolist()
         used = {"x": [*line.time.tolist(), *end], "y": [*level, *level[-1:]], "line": {"shape": "hv", "color": colour}, "fill": "tozeroy"}

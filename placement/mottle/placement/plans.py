@@ -4,16 +4,28 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from mottle.core.errors import ConfigError
 from mottle.placement.arrays import Ints
 from mottle.placement.errors import ProblemError
 from mottle.placement.graph import ABSENT
 from mottle.placement.judge import Dispatch, Trace, run
 from mottle.placement.pg1 import Priority, dump_problem, load_file, placement_faults, write_json
 from mottle.placement.problem import Problem
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from mottle.placement.execution import PlacedModule
+    from mottle.placement.tracing import Capture
+
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
+"""One a device, from the Okabe-Ito palette, which stays apart for colour-blind readers."""
+TRANSFER_COLOUR = "#BBBBBB"
 
 
 class Transfer(NamedTuple):
@@ -104,6 +116,8 @@ class Plan:
     """What was skipped and why, what was retried."""
     candidates: tuple["Candidate", ...] = ()
     """What `auto` compared, in its order."""
+    captured: "Capture | None" = None
+    """The model that the problem was made of, where it was made of one."""
 
     @property
     def makespan(self) -> int:
@@ -115,6 +129,26 @@ class Plan:
         """Devices that run at least one op, by rank."""
         used = set(self.assignment.values())
         return tuple(d.id for d in self.problem.devices if d.id in used)
+
+    def module(
+        self, model: "nn.Module", *, devices: "Mapping[str, str | torch.device] | None" = None, output: "str | torch.device | None" = None
+    ) -> "PlacedModule":
+        """The planned model on its devices, in this process: see `PlacedModule`.
+
+        Raises:
+            ConfigError: the plan was not made of a model (by `plan`), or its devices are not here.
+        """
+        from mottle.placement.execution import PlacedModule  # here, because it needs torch, which plans do not
+
+        if self.captured is None:
+            raise ConfigError("this plan was made of a problem, not of a model: mottle.placement.plan(model, example, devices) makes one")
+        return PlacedModule(model, self.captured, self, devices=devices, output=output)
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        from mottle.placement.notebook import plan_html  # here, because it compares the plan with others, which are plans
+
+        return plan_html(self)
 
 
 class Candidate(NamedTuple):

@@ -63,9 +63,9 @@ def _gpu(float32: float, half: float, bandwidth: float, mem_gib: int) -> DeviceC
     return DeviceClass(flops_per_s=peaks, bytes_per_s=bandwidth * 1e9, mem=mem_gib * GIB)
 
 
-def _cpu(cores: int, gflops_a_core: float, bandwidth: float, mem_gib: int) -> DeviceClass:
-    peak = cores * gflops_a_core * 1e9
-    return DeviceClass(flops_per_s={"float32": peak}, bytes_per_s=bandwidth * 1e9, mem=mem_gib * GIB, overhead_ns=2_000, reserve=0.1)
+def cpu_class(cores: int, mem: int) -> DeviceClass:
+    """A processor with vector units of 256 bits: 80 GFLOP/s and 6.25 GB/s a core."""
+    return DeviceClass(flops_per_s={"float32": cores * 80e9}, bytes_per_s=cores * 6.25e9, mem=mem, overhead_ns=2_000, reserve=0.1)
 
 
 DEVICE_CLASSES: Mapping[str, DeviceClass] = {
@@ -81,11 +81,11 @@ DEVICE_CLASSES: Mapping[str, DeviceClass] = {
     "rtx4090": _gpu(82.6, 165, 1008, 24),
     "rtx3090": _gpu(35.6, 71, 936, 24),
     "rtx2080": _gpu(10.1, 40, 448, 8),
-    "cpu-8": _cpu(8, 80, 50, 32),
-    "cpu-32": _cpu(32, 80, 200, 128),
-    "cpu-64": _cpu(64, 80, 400, 256),
+    "cpu-8": cpu_class(8, 32 * GIB),
+    "cpu-32": cpu_class(32, 128 * GIB),
+    "cpu-64": cpu_class(64, 256 * GIB),
 }
-"""By name. CPUs by number of cores, with vector units of 256 bits."""
+"""By name; CPUs by number of cores."""
 
 
 def declare(text: str, classes: Mapping[str, DeviceClass] = DEVICE_CLASSES) -> Device:

@@ -36,6 +36,8 @@ def fake_tree(value: Any, mode: FakeTensorMode) -> Any:
 def twin_of(model: nn.Module, mode: FakeTensorMode) -> nn.Module:
     """The twin; tied parameters stay tied.
 
+    Models of Hugging Face's transformers lose their key-value cache: it is of no use in a step of training, and no tracer takes it.
+
     Raises:
         ConfigError: a parameter has no shape yet, or the model cannot be copied.
     """
@@ -48,6 +50,10 @@ def twin_of(model: nn.Module, mode: FakeTensorMode) -> nn.Module:
         fake = fake_like(tensor.detach(), mode)
         memo[id(tensor)] = nn.Parameter(fake, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else fake
     try:
-        return copy.deepcopy(model, memo)
+        twin = copy.deepcopy(model, memo)
     except Exception as error:  # copying runs any code of the user's modules
         raise ConfigError(f"{type(model).__name__} cannot be copied ({type(error).__name__}: {error}); give it a __deepcopy__") from error
+    config: Any = getattr(twin, "config", None)
+    if getattr(config, "use_cache", False) is True:
+        config.use_cache = False
+    return twin
