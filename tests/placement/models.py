@@ -97,3 +97,7 @@ FAMILIES: dict[str, tuple[Callable[[], nn.Module], Callable[[], Any]]] = {
     "recurrent": (Recurrent, lambda: {"x": torch.randn(2, 5, 6), "temperature": torch.tensor(2.0)}),
     "writes": (Writes, lambda: torch.randn(3, 4)),
 }
+
+
+def recurrent_input() -> dict[str, Tensor]:
+    return {"x": torch.empty(2, 5, 6, device="meta"), "temperature": torch.empty((), device="meta")}

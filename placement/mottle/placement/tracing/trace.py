@@ -5,8 +5,10 @@ parameters, buffers and constants, and whose output node holds the flat outputs.
 """
 
 import inspect
+import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -117,8 +119,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _export(twin: nn.Module, call: Example, mode: FakeTensorMode, reasons: tuple[str, ...]) -> Traced:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the tracer, about attributes that modules cache during the trace
+    with _hushed():
         program = torch.export.export(twin, call.args, call.kwargs, strict=False)
     graph, inputs = program.graph_module.graph, []
     attributes: dict[str, Any] = dict(program.constants)
@@ -147,6 +148,19 @@ def _export(twin: nn.Module, call: Example, mode: FakeTensorMode, reasons: tuple
         program.call_spec.out_spec,
         twin.training,
     )
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Without the tracer's warnings about attributes that modules cache, and the pages that it logs before it raises."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 def _lift(graph: fx.Graph, node: fx.Node, spec: InputSpec) -> None:
