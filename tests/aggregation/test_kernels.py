@@ -15,9 +15,9 @@ from torch import Tensor
 
 from mottle import aggregation
 from mottle.aggregation.decisions import ColumnPlan
-from mottle.aggregation.kernels import eager, engine, native, toolchain
+from mottle.aggregation.kernels import eager, engine, host, native, toolchain
 from mottle.aggregation.kernels.emit import cpp_source
-from mottle.aggregation.kernels.networks import merge_sort, pruned
+from mottle.aggregation.kernels.networks import pairwise_sort, selection
 from mottle.aggregation.kernels.programs import MAX_NETWORK_ROWS, column_program
 from mottle.aggregation.rows import collect
 from mottle.core.layout import BLOCK
@@ -70,19 +70,35 @@ def test_programs_do_what_the_definition_says(case: tuple[ColumnPlan, list[float
         patch.setattr("mottle.aggregation.kernels.programs.MAX_NETWORK_ROWS", limit)
         program = column_program.__wrapped__(plan, len(column), weighted=weighted)
     block = [torch.tensor([value], dtype=torch.float64) for value in column]
-    result, fine = eager.run_columns(program, block, np.array(weights, dtype=np.float64))
-    assert bool(fine)
     expected = float(brute_force(plan, column, weights if weighted else None))
-    assert float(result) == pytest.approx(expected, rel=1e-12, abs=1e-11)
+    for kind in (
+        host.Interpreter(program, torch.float64, 1, np.array(weights)),
+        eager.Interpreter(program, block[0], 1, np.array(weights)),
+    ):
+        kind.load(block)
+        assert kind.finite()
+        result, fine = kind.run()
+        assert bool(fine)
+        assert float(result) == pytest.approx(expected, rel=1e-12, abs=1e-11)
 
 
-@pytest.mark.parametrize("num_wires", [1, 2, 3, 5, 8, 13, 25, 33])
+@pytest.mark.parametrize("num_wires", [1, 2, 4, 8, 16])
+def test_the_network_sorts_whatever_comes(num_wires: int) -> None:
+    """Every input of zeros and ones: a network that sorts those sorts everything (Knuth, 5.3.4, theorem Z)."""
+    wires = list(np.arange(2**num_wires) >> np.arange(num_wires)[:, None] & 1)
+    expected = np.sort(wires, axis=0)
+    for low, high in pairwise_sort(num_wires):
+        wires[low], wires[high] = np.minimum(wires[low], wires[high]), np.maximum(wires[low], wires[high])
+    np.testing.assert_array_equal(wires, expected)
+
+
+@pytest.mark.parametrize("num_wires", [1, 2, 3, 5, 8, 13, 25, 33, 65])
 def test_networks_sort_and_pruned_ones_put_the_wanted_ranks_in_place(num_wires: int) -> None:
     generator = np.random.default_rng(num_wires)
     values = generator.integers(0, 2, (num_wires, 400))
     needs: list[Any] = generator.choice(["rank", "none"], num_wires).tolist()
     wires = list(values)
-    for (low, high), wants_low, wants_high in pruned(merge_sort(num_wires), needs):
+    for (low, high), wants_low, wants_high in selection(needs):
         pair = wires[low], wires[high]
         wires[low] = np.minimum(*pair) if wants_low else np.full(400, 99)
         wires[high] = np.maximum(*pair) if wants_high else np.full(400, 99)
@@ -95,7 +111,13 @@ def test_networks_sort_and_pruned_ones_put_the_wanted_ranks_in_place(num_wires: 
 def test_a_bag_is_not_sorted_inside() -> None:
     ranks: list[Any] = ["rank"] * 25
     bag: list[Any] = ["none"] * 5 + ["bag"] * 15 + ["none"] * 5
-    assert len(pruned(merge_sort(25), bag)) < len(pruned(merge_sort(25), ranks))
+    assert len(selection(bag)) < len(selection(ranks))
+
+
+def test_a_median_of_25_takes_182_minima_and_maxima() -> None:
+    program = column_program(engine.MEDIAN, 25)
+    assert len(program.steps) == 182
+    assert {step.kind for step in program.steps} == {"min", "max"}
 
 
 PLANS = [

@@ -9,8 +9,11 @@ Letters: N rows, D coordinates.
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
+from typing import Any
 
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -45,6 +48,17 @@ class Rows:
     def block(self, start: int, stop: int) -> list[Tensor]:
         """Coordinates [start, stop) of every row in the working dtype; views where possible."""
         return [vector[start:stop].to(self.work_dtype) for vector in self.vectors]
+
+    def views(self, start: int, stop: int) -> Sequence[Tensor | npt.NDArray[Any]]:
+        """As `block`; in main memory as arrays where that takes no copy, for a view of an array is made in a tenth of the time."""
+        arrays = self._arrays
+        return self.block(start, stop) if arrays is None else [array[start:stop] for array in arrays]
+
+    @cached_property
+    def _arrays(self) -> list[npt.NDArray[Any]] | None:
+        if self.device.type != "cpu" or self.dtype != self.work_dtype:
+            return None
+        return [vector.numpy() for vector in self.vectors]
 
     def only(self, kept: Sequence[int]) -> "Rows":
         """Some of the rows, by index among `vectors`."""

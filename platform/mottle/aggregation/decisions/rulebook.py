@@ -21,12 +21,25 @@ class Rules:
         """Whether shards must measure before the rule can decide."""
         return not build_config(_spec(rule)).measures.nothing
 
-    def decide(self, rule: Settings, statistics: tuple[int, ...], counts: tuple[float, ...], num_expected: int) -> RuleDecision:
+    def wants_trusted(self, rule: Settings) -> frozenset[str]:
+        """Which inputs the validator must give: `reference`, `score`."""
+        return build_config(_spec(rule)).required & {"reference", "score"}
+
+    def decide(
+        self,
+        rule: Settings,
+        statistics: tuple[int, ...],
+        counts: tuple[float, ...],
+        num_expected: int,
+        descents: tuple[float, ...] | None = None,
+    ) -> RuleDecision:
         """The decision, or why the step must be skipped: a run goes on when a condition fails, it does not raise."""
         config, num_rows = build_config(_spec(rule)), len(counts)
         sums = None if config.measures.nothing else Statistics.from_wire(config.measures, num_rows, statistics)
         try:
-            decision = decide(config, num_rows, statistics=sums, counts=counts, num_expected=max(num_expected, num_rows))
+            decision = decide(
+                config, num_rows, statistics=sums, counts=counts, descents=descents, num_expected=max(num_expected, num_rows)
+            )
         except ConditionError as error:
             return RuleDecision((), {}, skip=str(error))
         return RuleDecision(decision.selected, decision.to_settings())

@@ -1,7 +1,8 @@
 """The kernels in plain torch: the reference arithmetic, and what runs where there is no compiled kernel (yet) or on other devices.
 
-Column programs run on blocks of columns that stay in the cache, with buffers used again as soon as a value is dead, so that no (N, D) copy
-is made. Sums over coordinates are taken in float64, one partial sum a block of 4096, by halving: always the same tree of additions.
+Column programs run on blocks of columns, with buffers used again as soon as a value is dead, so that no (N, D) copy is made; on rows in
+main memory `host` runs them faster. Sums over coordinates are taken in float64, one partial sum a block of 4096, by halving: always the
+same tree of additions.
 
 Letters: N rows, B blocks, C columns of a piece, K pairs.
 """
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mottle.aggregation.decisions.base import Floats
-from mottle.aggregation.kernels.programs import Program
+from mottle.aggregation.kernels.programs import Program, slots_of
 from mottle.core.layout import BLOCK
 
 _PROCESSOR_COLUMNS = 1 << 15
@@ -28,7 +29,6 @@ def columns_at_once(device: torch.device) -> int:
     return _PROCESSOR_COLUMNS if device.type == "cpu" else _DEVICE_COLUMNS
 
 
-_MASKS = frozenset({"above", "equal", "both"})
 _OPERATIONS: dict[str, Callable[..., Tensor]] = {
     "min": torch.minimum,
     "max": torch.maximum,
@@ -43,7 +43,7 @@ _OPERATIONS: dict[str, Callable[..., Tensor]] = {
 
 
 class Interpreter:
-    """Runs one program on blocks of columns, in buffers that are made once.
+    """Runs one program on blocks of columns, in buffers that are made once: `load`, then `finite` and `run`.
 
     Args:
         like: its dtype and device are those of the blocks.
@@ -53,20 +53,26 @@ class Interpreter:
 
     def __init__(self, program: Program, like: Tensor, width: int, weights: Floats | None) -> None:
         self._program = program
-        self._numbers = _numbers(program, like, weights)
-        self._slots, num_values, num_masks = _slots(program)
+        numbers = program.numbers(weights).items()
+        self._numbers = {register: torch.tensor(value, dtype=like.dtype, device=like.device) for register, value in numbers}
+        self._slots, num_values, num_masks = slots_of(program)
         values = torch.empty(num_values, width, dtype=like.dtype, device=like.device)
         masks = torch.empty(num_masks, width, dtype=torch.bool, device=like.device)
         self._buffers: dict[tuple[bool, int], Tensor] = {(False, slot): row for slot, row in enumerate(values)}
         self._buffers |= {(True, slot): row for slot, row in enumerate(masks)}
+        self._block: Sequence[Tensor] = ()
 
-    def run(self, block: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """The result (C,), in a buffer that the next run overwrites, and for each column whether nothing overflowed.
+    def load(self, block: Sequence[Tensor]) -> None:
+        """Take the rows' values, one vector of C columns a row, C at most the width; they are not written to."""
+        self._block = block
 
-        Args:
-            block: the rows' values, one vector of C columns a row; not written to.
-        """
-        program, width = self._program, len(block[0])
+    def finite(self) -> bool:
+        """Whether the block holds neither NaN nor infinity."""
+        return finite(self._block)
+
+    def run(self) -> tuple[Tensor, Tensor]:
+        """The result (C,), in a buffer that the next run overwrites, and for each column whether nothing overflowed."""
+        program, block, width = self._program, self._block, len(self._block[0])
         registers = dict(enumerate(block)) | self._numbers
         if program.presorted:
             registers |= dict(enumerate(torch.sort(torch.stack(list(block)), dim=0).values, start=program.num_rows))
@@ -80,40 +86,6 @@ class Interpreter:
         for register in program.watched:
             fine &= torch.isfinite(registers[register])
         return registers[program.result], fine
-
-
-def run_columns(program: Program, block: Sequence[Tensor], weights: Floats | None) -> tuple[Tensor, Tensor]:
-    """One block of columns, see `Interpreter`."""
-    return Interpreter(program, block[0], len(block[0]), weights).run(block)
-
-
-def _slots(program: Program) -> tuple[dict[int, tuple[bool, int]], int, int]:
-    """For each computed register a buffer (is it a mask, which one), taken again once its value is dead; and how many of either."""
-    last_use = program.last_uses()
-    keep = {program.result, *program.watched}
-    slots: dict[int, tuple[bool, int]] = {}
-    spare: dict[bool, list[int]] = {False: [], True: []}
-    count = {False: 0, True: 0}
-    for position, (kind, target, operands) in enumerate(program.steps):
-        is_mask = kind in _MASKS
-        if not spare[is_mask]:
-            spare[is_mask].append(count[is_mask])
-            count[is_mask] += 1
-        slots[target] = is_mask, spare[is_mask].pop()
-        for operand in set(operands):
-            if operand in slots and last_use[operand] == position and operand not in keep:
-                dead_is_mask, slot = slots[operand]
-                spare[dead_is_mask].append(slot)
-    return slots, count[False], count[True]
-
-
-def _numbers(program: Program, like: Tensor, weights: Floats | None) -> dict[int, Tensor]:
-    """Registers that hold one number: weights and constants."""
-    numbers = dict(program.constants)
-    if program.weights:
-        assert weights is not None
-        numbers |= dict(zip(program.weights, weights.tolist(), strict=True))
-    return {register: torch.tensor(value, dtype=like.dtype, device=like.device) for register, value in numbers.items()}
 
 
 def mix(block: Sequence[Tensor], mixing_MN: Floats) -> list[Tensor]:
@@ -136,6 +108,12 @@ def combine(block: Sequence[Tensor], weights: Sequence[float], divisor: float) -
     for vector, weight in zip(block, weights, strict=True):
         total.add_(vector.to(torch.float64).mul_(weight) if vector.dtype != torch.float64 else vector * weight)
     return total.div_(divisor)
+
+
+def finite(block: Sequence[Tensor]) -> bool:
+    """Whether no row has NaN or infinity: a sum is finite only if all its terms are; it may overflow, and then each value is looked at."""
+    sums = torch.stack([row.sum() for row in block])
+    return bool(torch.isfinite(sums).all()) or all(finite_rows(block))
 
 
 def finite_rows(block: Sequence[Tensor]) -> list[bool]:

@@ -16,10 +16,12 @@ import torch
 from torch import Tensor
 
 from mottle.aggregation.decisions.base import ColumnPlan, Floats
-from mottle.aggregation.kernels import eager, native
+from mottle.aggregation.kernels import eager, host, native
 from mottle.aggregation.kernels.pieces import PIECE, in_pieces
 from mottle.aggregation.kernels.programs import Program, column_program
 from mottle.aggregation.rows import Rows, spans
+
+Interpreter = eager.Interpreter | host.Interpreter
 
 MEDIAN = ColumnPlan(kind="median")
 
@@ -41,15 +43,28 @@ class Columns:
     def program(self, num_rows: int) -> Program:
         return column_program(self.plan, num_rows if self.mixing is None else len(self.mixing), weighted=self.weights is not None)
 
-    def interpreter(self, rows: Rows, width: int) -> eager.Interpreter:
-        """Plain torch for blocks of so many columns."""
+    def interpreter(self, rows: Rows, width: int) -> Interpreter:
+        """What runs the program without a compiler, on blocks of at most so many columns."""
         like = torch.empty(0, dtype=rows.work_dtype, device=rows.device)
-        return eager.Interpreter(self.program(len(rows.vectors)), like, width, self.scaled_weights)
+        return _interpreter(self.program(len(rows.vectors)), like, width, self.scaled_weights)
 
     @property
     def scaled_weights(self) -> Floats | None:
         """Weights of at most 1, so that they cannot make a sum overflow; only their ratios count."""
         return None if self.weights is None else self.weights / self.weights.max()
+
+
+def _interpreter(program: Program, like: Tensor, width: int, weights: Floats | None) -> Interpreter:
+    if like.device.type == "cpu":
+        return host.Interpreter(program, like.dtype, width, weights)
+    return eager.Interpreter(program, like, width, weights)
+
+
+def run_program(program: Program, block: Sequence[Tensor], weights: Floats | None = None) -> tuple[Tensor, Tensor]:
+    """One block of columns without a compiler: the result (C,), and for each column whether nothing overflowed."""
+    interpreter = _interpreter(program, block[0], len(block[0]), weights)
+    interpreter.load(block)
+    return interpreter.run()
 
 
 def piece(rows: Rows, start: int, stop: int) -> tuple[Sequence[Tensor], int, int]:
@@ -86,20 +101,29 @@ def apply_columns(rows: Rows, columns: Columns) -> tuple[Tensor, bool]:
 
 
 def _interpret(rows: Rows, columns: Columns, out: Tensor) -> bool:
-    """Plain torch, in blocks too small for torch's own threads, which would cost more than they bring."""
+    """Without a compiler, in blocks too small for the libraries' own threads, which would cost more than they bring."""
+    size = host.COLUMNS if rows.device.type == "cpu" else eager.columns_at_once(rows.device)
     own = threading.local()
     spoilt: list[int] = []
 
     def work(start: int, stop: int) -> None:
+        if spoilt:
+            return
         if not hasattr(own, "interpreter"):
-            own.interpreter = columns.interpreter(rows, min(eager.columns_at_once(rows.device), rows.length))
-        block = rows.block(start, stop)
-        if spoilt or not _finite(block):
-            spoilt.append(start)
+            own.interpreter = columns.interpreter(rows, min(size, rows.length))
+        if columns.mixing is None:
+            own.interpreter.load(rows.views(start, stop))
+            finite = own.interpreter.finite()
         else:
-            out[start:stop] = _columns_of(block, columns, own.interpreter)
+            block = rows.block(start, stop)
+            own.interpreter.load(eager.mix(block, columns.mixing))
+            finite = eager.finite(block)
+        if finite:
+            out[start:stop] = _loaded(rows, start, stop, columns, own.interpreter)
+        else:
+            spoilt.append(start)
 
-    in_pieces(rows.length, eager.columns_at_once(rows.device), work)
+    in_pieces(rows.length, size, work)
     return not spoilt
 
 
@@ -133,8 +157,10 @@ class _CompiledColumns:
                 return
             block = rows.block(start, stop)
             # A mixture of finite rows may overflow; then the flag says nothing about the rows themselves.
-            if finite or (self.columns.mixing is not None and _finite(block)):
-                out[start:stop] = _columns_of(block, self.columns, self.columns.interpreter(rows, stop - start))
+            if finite or (self.columns.mixing is not None and eager.finite(block)):
+                interpreter = self.columns.interpreter(rows, stop - start)
+                interpreter.load(_mixed(block, self.columns))
+                out[start:stop] = _loaded(rows, start, stop, self.columns, interpreter)
             else:
                 spoilt.append(start)
 
@@ -149,24 +175,20 @@ class _CompiledColumns:
         return native.run_mixed_columns(self.library, self.function, block, mixing, weights, lo, hi, out)
 
 
-def _finite(block: Sequence[Tensor]) -> bool:
-    """A sum is finite only if all its terms are; the other way round it may overflow, and then each value is looked at."""
-    sums = torch.stack([row.sum() for row in block])
-    return bool(torch.isfinite(sums).all()) or all(eager.finite_rows(block))
-
-
-def _columns_of(block: list[Tensor], columns: Columns, interpreter: eager.Interpreter) -> Tensor:
-    """One block in plain torch; what overflowed is computed again on a smaller scale."""
-    mixed = _mixed(block, columns)
-    result, fine = interpreter.run(mixed)
-    if columns.mixing is not None:
-        fine &= torch.isfinite(torch.stack(mixed)).all(dim=0)
-    if not bool(fine.all()):
-        again = torch.nonzero(~fine).squeeze(1)
-        scaled = [row[again] * _HEADROOM for row in block]
-        # The first result must be out of the buffers before they are used again.
-        result = result.clone()
-        result[again] = interpreter.run(_mixed(scaled, columns))[0] / _HEADROOM
+def _loaded(rows: Rows, start: int, stop: int, columns: Columns, interpreter: Interpreter) -> Tensor:
+    """The program on the block that is loaded; what overflowed is computed again on a smaller scale."""
+    result, fine = interpreter.run()
+    mixture_overflowed = columns.mixing is not None and not interpreter.finite()
+    if bool(fine.all()) and not mixture_overflowed:
+        return result
+    block = rows.block(start, stop)
+    if mixture_overflowed:
+        fine = fine & torch.isfinite(torch.stack(_mixed(block, columns))).all(dim=0)
+    again = torch.nonzero(~fine).squeeze(1)
+    # The first result must be out of the buffers before they are used again.
+    result = result.clone()
+    interpreter.load(_mixed([row[again] * _HEADROOM for row in block], columns))
+    result[again] = interpreter.run()[0] / _HEADROOM
     return result
 
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
-from mottle.aggregation.decisions.base import ColumnPlan
-from mottle.aggregation.kernels.networks import Need, merge_sort, pruned
+from mottle.aggregation.decisions.base import ColumnPlan, Floats
+from mottle.aggregation.kernels.networks import Need, selection
 
 MAX_NETWORK_ROWS = 128
 """Above it a network has thousands of comparators and a library sort of small blocks is no slower."""
@@ -41,13 +41,48 @@ class Program:
     watched: tuple[int, ...]
     """Where one of these overflows although the rows are finite, the column must be computed in a wider type."""
 
+    def numbers(self, weights: Floats | None) -> dict[int, float]:
+        """Registers that hold one number: constants, and the rows' weights where it has any."""
+        numbers = dict(self.constants)
+        if self.weights:
+            assert weights is not None
+            numbers |= dict(zip(self.weights, weights.tolist(), strict=True))
+        return numbers
+
     def last_uses(self) -> dict[int, int]:
         """For each register the position of the last step that reads it."""
         return {operand: position for position, step in enumerate(self.steps) for operand in step.operands}
 
 
+_MASKS = frozenset({"above", "equal", "both"})
+
+
+@lru_cache(maxsize=256)
+def slots_of(program: Program) -> tuple[dict[int, tuple[bool, int]], int, int]:
+    """For each computed register a buffer (is it a mask, which one), taken again once its value is dead; and how many of either.
+
+    The buffer of a result is never that of an operand of the same step.
+    """
+    last_use = program.last_uses()
+    keep = {program.result, *program.watched}
+    slots: dict[int, tuple[bool, int]] = {}
+    spare: dict[bool, list[int]] = {False: [], True: []}
+    count = {False: 0, True: 0}
+    for position, (kind, target, operands) in enumerate(program.steps):
+        is_mask = kind in _MASKS
+        if not spare[is_mask]:
+            spare[is_mask].append(count[is_mask])
+            count[is_mask] += 1
+        slots[target] = is_mask, spare[is_mask].pop()
+        for operand in set(operands):
+            if operand in slots and last_use[operand] == position and operand not in keep:
+                dead_is_mask, slot = slots[operand]
+                spare[dead_is_mask].append(slot)
+    return slots, count[False], count[True]
+
+
 class _Writer:
-    """Appends steps; every result has a register of its own."""
+    """Appends steps; every result has a register of its own, and what was computed before is not computed again."""
 
     def __init__(self, num_rows: int, *, presorted: bool, weighted: bool) -> None:
         self.rows = list(range(num_rows))
@@ -56,6 +91,7 @@ class _Writer:
         self.weights = [self._new() for _ in range(num_rows)] if weighted else []
         self.constants: dict[float, int] = {}
         self.steps: list[Step] = []
+        self._done: dict[tuple[Kind, tuple[int, ...]], int] = {}
 
     def _new(self) -> int:
         self._next += 1
@@ -67,8 +103,10 @@ class _Writer:
         return self.constants[value]
 
     def do(self, kind: Kind, *operands: int) -> int:
-        self.steps.append(Step(kind, self._new(), operands))
-        return self.steps[-1].target
+        if (kind, operands) not in self._done:
+            self.steps.append(Step(kind, self._new(), operands))
+            self._done[kind, operands] = self.steps[-1].target
+        return self._done[kind, operands]
 
     def sum(self, terms: Sequence[int]) -> int:
         """Sum in a balanced tree: short chains for the processor, and a smaller rounding error than one after the other."""
@@ -82,7 +120,7 @@ class _Writer:
         if self.sorted_inputs:
             return self.sorted_inputs
         wires = list(self.rows)
-        for (low, high), wants_low, wants_high in pruned(merge_sort(len(wires)), needs):
+        for (low, high), wants_low, wants_high in selection(needs):
             pair = wires[low], wires[high]
             if wants_low:
                 wires[low] = self.do("min", *pair)
@@ -146,7 +184,7 @@ def _near(write: _Writer, num_rows: int, plan: ColumnPlan) -> Program:
     if write.weights:
         result = _weighted_window(write, ranks, shifts, kept)
     else:
-        result = write.do("div", write.sum(_window(write, ranks, shifts, kept)), write.const(float(kept)))
+        result = write.do("div", _window_sum(write, ranks, shifts, kept), write.const(float(kept)))
     return write.finish(result, (twice_center,))
 
 
@@ -171,13 +209,16 @@ def _twice_center(write: _Writer, num_rows: int, plan: ColumnPlan, ranks: Sequen
     return write.do("add", center, center)
 
 
-def _window(write: _Writer, ranks: Sequence[int], shifts: Sequence[int], kept: int) -> list[int]:
-    """The k values of the window. It holds exactly one rank of each class modulo k, the later the more shifts there are."""
+def _window_sum(write: _Writer, ranks: Sequence[int], shifts: Sequence[int], kept: int) -> int:
+    """Sum of the k values of the window. It holds exactly one rank of each class modulo k, the later the more shifts there are.
+
+    The ranks that are always in it are summed apart: a trimmed mean as centre has summed the same ones.
+    """
     values = list(ranks[:kept])
     for low, shift in enumerate(shifts):
         values[low % kept] = write.do("pick", shift, ranks[low + kept], values[low % kept])
-    middle = [value for rank, value in enumerate(values) if rank >= len(shifts)]
-    return middle + values[: len(shifts)]
+    picked, always = values[: len(shifts)], values[len(shifts) :]
+    return write.sum([write.sum(part) for part in (always, picked) if part])
 
 
 def _weighted_window(write: _Writer, ranks: Sequence[int], shifts: Sequence[int], kept: int) -> int:

@@ -65,7 +65,7 @@ def _points(block: list[Tensor], what: Measurement, companions: Companions, star
     assert what.gram is not None
     zero = torch.zeros_like(block[0])
     center = zero if companions.center is None else companions.center[start:stop]
-    origin = center if what.gram.origin == "center" else eager.run_columns(column_program(engine.MEDIAN, len(block)), block, None)[0]
+    origin = center if what.gram.origin == "center" else engine.run_program(column_program(engine.MEDIAN, len(block)), block)[0]
     extra = [] if what.gram.point is None else [zero if what.gram.point == "zero" else center]
     return [*block, *extra], origin
 
