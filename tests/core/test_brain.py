@@ -1,6 +1,7 @@
 """The coordinator's brain: literal events in, literal commands out; its invariants are checked after every event."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -164,11 +165,36 @@ def test_counts_must_be_the_same_on_all_shards(claims: tuple[int, float | None],
     assert all(fault in reason for _, _, reason in verdicts(said))
 
 
-@pytest.mark.parametrize("weight", [0.0, -1.0, float("inf"), float("nan")])
+@pytest.mark.parametrize("weight", [-1.0, float("inf"), float("nan")])
 def test_an_impossible_weight_is_rejected(weight: float) -> None:
     ear = Ear(weighted_loss=True)
     ear.start()
     assert verdicts(ear.hear(receipt(0, 0, weight=weight))) == [(0, "rejected", f"claims a weight of {weight}")]
+
+
+def test_samples_of_which_nothing_counts_for_the_loss_are_applied_without_a_step() -> None:
+    ear = Ear(weighted_loss=True)
+    ear.start()
+    padding = replace(receipt(0, 0, weight=0.0), norm2=0)
+    said = ear.hear(padding)
+    assert verdicts(said) == [(0, "accepted", "nothing in it counts for the loss")]
+    assert shard_commands(said) == [p.Drop(("update/0",))]
+    assert only(said, p.Compute) == [order(2, 0, 8, 12)]
+    assert ear.brain.samples == 4
+
+
+def test_a_round_of_padding_alone_is_followed_by_the_next_round() -> None:
+    ear = Ear("sync", num_positions=12, max_samples=12, weighted_loss=True)
+    ear.start()
+    said = ear.hear(*(replace(receipt(slot, slot, 2, weight=0.0), norm2=0) for slot in (0, 1)))
+    assert [text for _, text, _ in verdicts(said)] == ["accepted", "accepted"]
+    assert only(said, p.Compute) == [order(2, 0, 4, 6), order(3, 1, 6, 8)]
+
+
+def test_a_weight_of_nothing_does_not_excuse_a_vector_that_is_something() -> None:
+    ear = Ear(weighted_loss=True)
+    ear.start()
+    assert verdicts(ear.hear(receipt(0, 0, weight=0.0))) == [(0, "rejected", "claims a weight of 0 for a sum that is not zero")]
 
 
 def test_a_weight_where_the_loss_has_no_units_of_its_own_is_rejected() -> None:

@@ -23,9 +23,16 @@ def fault_of(order: Order, receipts: Sequence[Receipt], *, weighted_loss: bool) 
             return f"claims {receipt.samples} samples, was ordered {order.samples}"
         if (receipt.samples, receipt.weight) != (receipts[0].samples, receipts[0].weight):
             return "claims different counts to different shards"
-        if receipt.weight is not None and not (weighted_loss and 0 < receipt.weight < float("inf")):
+        if receipt.weight is not None and not (weighted_loss and 0 <= receipt.weight < float("inf")):
             return f"claims a weight of {receipt.weight}"
+        if receipt.weight == 0 and receipt.norm2:
+            return "claims a weight of 0 for a sum that is not zero"
     return "" if all(receipt.finite for receipt in receipts) else "not finite"
+
+
+def is_padding(receipts: Sequence[Receipt]) -> bool:
+    """Whether nothing in the update's samples counts for the loss (all of them padding): a sum of nothing, which has no mean."""
+    return receipts[0].weight == 0
 
 
 def update_of(order: Order) -> Update:

@@ -72,7 +72,7 @@ class NoWork:
 
 @dataclass(frozen=True, slots=True)
 class OrderEnded:
-    """No update will come of an order: its worker died or gave it back, or its update failed the gate."""
+    """No update will come of an order: its worker died or gave it back, its update failed the gate, or nothing in it counts."""
 
     work_id: int
     worker: int
