@@ -16,6 +16,8 @@ SPECS = (
     "backup",
     "async",
     {"async": {"max_in_flight": 2}},
+    {"ssp": {"slack": 1}},
+    {"ssp": {"slack": 0, "buffered": True}},
     "fedbuff",
     "zeno++",
     {"zeno++": {"ahead": 4}},

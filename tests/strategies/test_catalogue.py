@@ -5,7 +5,7 @@ import pytest
 from mottle import strategies
 from mottle.core import protocol as p
 from mottle.core.errors import ConfigError
-from mottle.strategies import AsyncConfig, BackupConfig, FedBuffConfig, SyncConfig, ZenoPPConfig
+from mottle.strategies import AsyncConfig, BackupConfig, FedBuffConfig, SSPConfig, SyncConfig, ZenoPPConfig
 from mottle.strategies.staleness import staleness_weight
 from mottle.strategies.turns import Turns
 
@@ -17,6 +17,7 @@ def test_the_names_of_job_files() -> None:
         "sync": SyncConfig,
         "backup": BackupConfig,
         "async": AsyncConfig,
+        "ssp": SSPConfig,
         "fedbuff": FedBuffConfig,
         "zeno++": ZenoPPConfig,
     }
@@ -45,6 +46,7 @@ def test_a_misspelt_name_or_option_is_answered_with_the_nearest() -> None:
         ("sync", True, False, 1),
         ("backup", True, False, 1),
         ({"async": {"max_in_flight": 2}}, False, False, 2),
+        ("ssp", False, False, 1),
         ("fedbuff", False, False, 1),
         ({"zeno++": {"rho": 0.01}}, False, True, 1),
     ],
@@ -117,6 +119,8 @@ SPECS = [
     {"backup": {"num_backups": 1}},
     "async",
     {"async": {"max_in_flight": 2, "max_staleness": 4}},
+    {"ssp": {"slack": 1}},
+    {"ssp": {"slack": 0, "buffered": True}},
     {"fedbuff": {"buffer_size": 2}},
     {"fedbuff": {"buffer_size": 3, "max_in_flight": 2}},
     {"zeno++": {"rho": 1e-9, "epsilon": 1e9, "refresh_every": 3}},

@@ -9,6 +9,7 @@ from mottle.core.strategy import Strategy
 from mottle.strategies.asynchronous import AsyncConfig
 from mottle.strategies.backup import BackupConfig
 from mottle.strategies.fedbuff import FedBuffConfig
+from mottle.strategies.ssp import SSPConfig
 from mottle.strategies.synchronous import SyncConfig
 from mottle.strategies.zenopp import ZenoPPConfig
 
@@ -16,6 +17,7 @@ _STRATEGIES: dict[str, Any] = {
     "sync": SyncConfig,
     "backup": BackupConfig,
     "async": AsyncConfig,
+    "ssp": SSPConfig,
     "fedbuff": FedBuffConfig,
     "zeno++": ZenoPPConfig,
 }
