@@ -77,7 +77,7 @@ class Simulation:
             self.clock,
             post,
             self.tally,
-            primaries=self._primaries,
+            primaries=lambda: self._primaries,
             tell=self.tell,
             micro_batch=micro_batch,
             ring=fleet.exchange == "ring",
@@ -85,6 +85,7 @@ class Simulation:
             checks=checks,
         )
         self._validator = Side(p.VALIDATOR, lambda: True, Link(None), Link(None))
+        self._primaries = self._find_primaries()
         self._slots: dict[str, int] = {}
         self._first_slot = brain.members.next_slot
         self._joined = dict.fromkeys((group.name for group in fleet.workers), 0)
@@ -105,10 +106,11 @@ class Simulation:
             AssertionError: it took more than `max_steps` steps.
         """
         self.start()
-        while self.finished is None and not self._over() and not (until is not None and until()):
-            if max_steps is not None and self.clock.num_events >= max_steps:
+        step, crew, clock = self.clock.step, self.crew, self.clock
+        while self.finished is None and not (crew.num_alive == 0 and self._over()) and not (until is not None and until()):
+            if max_steps is not None and clock.num_events >= max_steps:
                 raise AssertionError(f"the run did not end within {max_steps} steps of the clock")
-            if not self.clock.step():
+            if not step():
                 break
         if self.finished is not None or self.deserted:
             self.crew.settle()
@@ -129,7 +131,7 @@ class Simulation:
 
     def _over(self) -> bool:
         """Whether nobody is left to work, and what their last words set going has come to rest."""
-        self.deserted = self.crew.num_alive == 0 and self._joins_to_come == 0 and self.clock.only_timers
+        self.deserted = self._joins_to_come == 0 and self.clock.only_timers
         return self.deserted
 
     # --- the coordinator --------------------------------------------------------------------------------------------------------------
@@ -178,7 +180,8 @@ class Simulation:
             case p.Verdict() | p.Published() | p.Notice():
                 self.tally.note(command, self.clock.now_ns)
 
-    def _primaries(self) -> tuple[p.ReplicaId, ...]:
+    def _find_primaries(self) -> tuple[p.ReplicaId, ...]:
+        """Of every shard that has a living replica, the one that readers ask."""
         live = self.brain.shards.live
         return tuple(min(replica for replica in live if replica.shard == shard) for shard in sorted({each.shard for each in live}))
 
@@ -218,7 +221,7 @@ class Simulation:
         self._read(f"checkpoint/{order.checkpoint}", order.version, saved, failed)
 
     def _read(self, reader: str, version: p.Version, then: Callable[[Base], None], failed: Callable[[], None]) -> None:
-        self.hosts.read(reader, version.number, self._primaries(), self._validator, then, failed)
+        self.hosts.read(reader, version.number, self._primaries, self._validator, then, failed)
 
     def _later(self, delay_ns: int, action: Callable[[], None]) -> None:
         if delay_ns:
@@ -251,6 +254,7 @@ class Simulation:
 
         def found() -> None:
             self.tell(p.ReplicaLost(replica, "crashed"))
+            self._primaries = self._find_primaries()
             self.hosts.found_dead(replica)
 
         self.hosts.lose(replica)

@@ -1,0 +1,100 @@
+"""How many events a second the timing-only simulator carries on one core, and what bounds it.
+
+    python benchmarks/simulator.py [--workers 10 1000 10000] [--seconds 6]
+
+An event is a fact that one of the three machines (brain, shard, worker) takes; the clock's own steps are not counted. Rates are by CPU time
+of this process, once the first hundred updates are in. The shares say where that time went: `driver` is the simulator's own.
+"""
+
+import argparse
+import gc
+import resource
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from mottle import strategies
+from mottle.core.brain import Brain
+from mottle.core.config import BrainConfig
+from mottle.core.shard import Shard
+from mottle.core.worker import Worker
+from mottle.simulate import Fleet, Lognormal, Simulation, Synthetic, Workers
+
+SPECS: dict[str, Any] = {"async": "async", "fedbuff": {"fedbuff": {"buffer_size": 100}}, "sync": "sync"}
+MODEL_BYTES = 44_695_848
+
+
+def simulation(num_workers: int, spec: Any) -> Simulation:
+    """Unequal workers on 10 Gb/s links, a quarter of them of varying speed; 32 samples of each at a time."""
+    paces: tuple[Any, ...] = (Lognormal(median_s=0.002, sigma=0.2), 0.002, 0.004, 0.008)
+    groups = tuple(
+        Workers(name=f"g{i}", count=(num_workers + i) // 4, sample_s=pace, bandwidth_bytes_per_s=1.25e9, latency_s=50e-6)
+        for i, pace in enumerate(paces)
+    )
+    batch = 32 * num_workers if spec == "sync" else 32
+    config = BrainConfig(num_positions=10**9, max_ns=10**15)
+    return Simulation(Brain(config, strategies.build(spec, {"batch_size": batch})), Fleet(workers=groups), Synthetic(MODEL_BYTES))
+
+
+class Shares:
+    """CPU time spent inside the machines."""
+
+    def __init__(self) -> None:
+        self.spent = {"brain": 0.0, "shard": 0.0, "worker": 0.0}
+        for name, cls in (("brain", Brain), ("shard", Shard), ("worker", Worker)):
+            cls.handle = self._timed(name, cls.handle)  # type: ignore[attr-defined]  # for the time of this script
+
+    def _timed(self, name: str, handle: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*arguments: Any, **options: Any) -> Any:
+            began = time.process_time()
+            try:
+                return handle(*arguments, **options)
+            finally:
+                self.spent[name] += time.process_time() - began
+
+        return timed
+
+
+def run_for(run: Simulation, seconds: float) -> tuple[int, float]:
+    """Events and CPU seconds of going on for that long."""
+    events, began = run.num_events, time.process_time()
+    run.run(until=lambda: run.clock.num_events % 64 == 0 and time.process_time() - began > seconds)
+    return run.num_events - events, time.process_time() - began
+
+
+def warm(num_workers: int, spec: Any) -> Simulation:
+    """A run that is under way: the first hundred updates are in."""
+    run = simulation(num_workers, spec)
+    run.start()
+    begun = run.num_brain_events
+    run.run(until=lambda: run.num_brain_events > begun + min(200, num_workers))
+    gc.collect()
+    gc.freeze()  # what stands by now stays; collections need not look at it again
+    return run
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workers", type=int, nargs="+", default=[10, 1000, 10_000])
+    parser.add_argument("--seconds", type=float, default=6.0, help="of CPU time for each line")
+    arguments = parser.parse_args()
+    lines = []
+    for num_workers in arguments.workers:
+        for name, spec in SPECS.items():
+            events, spent_s = run_for(warm(num_workers, spec), arguments.seconds)
+            lines.append((num_workers, name, spec, events / spent_s))
+    shares = Shares()
+    print(f"{'workers':>8} {'strategy':10} {'events/s':>10}   share of the time: brain, shard, worker, driver")
+    for num_workers, name, spec, rate in lines:
+        run = warm(num_workers, spec)
+        shares.spent = dict.fromkeys(shares.spent, 0.0)
+        _, spent_s = run_for(run, arguments.seconds / 3)
+        parts = [share / spent_s for share in shares.spent.values()]
+        print(f"{num_workers:>8,} {name:10} {rate:>10,.0f}   " + " ".join(f"{part:5.0%}" for part in (*parts, 1 - sum(parts))))
+    print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
