@@ -51,6 +51,22 @@ def test_zenopp_survives_a_liar_and_a_broken_machine_and_names_both(tmp_path: Pa
     live.assert_replay(job)
 
 
+def test_rules_with_trusted_data_survive_a_majority_of_liars(tmp_path: Path) -> None:
+    """FLTrust by a reference gradient, Zeno by the losses of the candidate models; the worker's own words count for neither."""
+    crew = [replace(HONEST, count=1), replace(LIAR, count=2)]
+    job = contested(tmp_path, "sync", crew, rule={"fltrust": {}}, batch_size=30, shards=2)
+    with live.started(job) as run:
+        live.wait_for(run, lambda now: now.version >= 10, "its tenth version")
+        run.set(rule={"zeno": {"trim": 2, "rho": 1e-4}})
+        result = run.result()
+    assert result.metrics is not None
+    assert result.metrics["test_accuracy"] > 0.9
+    honest, *liars = result.summary.workers
+    assert honest.accepted > 10
+    assert sum(liar.accepted for liar in liars) < 0.1 * honest.accepted
+    live.assert_replay(job)
+
+
 def test_a_robust_rule_survives_the_liar_where_the_mean_of_the_same_round_would_not(tmp_path: Path) -> None:
     """Three honest workers and one that shouts the opposite a hundred times as loud; the mean of a round points backwards."""
     crew = [replace(HONEST, count=3), LIAR]
@@ -96,6 +112,9 @@ def test_a_model_that_fails_on_every_batch_ends_the_run_with_the_reason(tmp_path
         result = run.result()
     assert isinstance(result.error, RunFailedError)
     assert "no such device on this host" in str(result.error)
+    log = (tmp_path / "run" / "logs" / "w0.log").read_text()
+    assert "in forward" in log, "the whole traceback is in the worker's log"
+    assert "OSError: no such device on this host" in log
 
 
 def test_a_crew_that_cannot_start_says_why_and_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -472,6 +472,22 @@ def test_a_run_that_is_asked_to_stop_ends_with_what_is_out() -> None:
     assert only(said, p.Finished) == [p.Finished("user")]
 
 
+def test_a_stop_with_a_checkpoint_saves_when_the_last_update_is_applied_and_ends_when_it_is_written() -> None:
+    ear = Ear(evaluate_every=4)
+    ear.start()
+    ear.hear(p.Evaluated(V0))
+    assert ear.hear(p.StopAsked("user", checkpoint=True)) == []
+    said = ear.hear(receipt(0, 0), p.Stepped(R0, V1), receipt(1, 1), p.Stepped(R0, V2))
+    assert [number for number, verdict, _ in verdicts(said) if verdict == "accepted"] == [0, 1]
+    assert only(said, p.SaveModel, p.Finished) == []
+    said = ear.hear(p.Evaluated(V1), p.Evaluated(V2))
+    assert only(said, p.Evaluate, p.SaveModel, p.Finished) == [p.Evaluate(V2), p.SaveModel(1, V2)]
+    said = ear.hear(p.ModelSaved(1), p.SnapshotDone(R0, 1))
+    assert [(command.version, command.samples) for command in only(said, p.SaveCheckpoint)] == [(V2, 8)]
+    assert only(said, p.Finished) == []
+    assert only(ear.hear(p.CheckpointWritten(1)), p.Finished) == [p.Finished("user")]
+
+
 @pytest.mark.parametrize("spec", ["sync", "async"])
 def test_a_stop_is_not_held_up_by_samples_that_come_back(spec: Spec) -> None:
     ear = Ear(spec)
@@ -523,6 +539,61 @@ def test_a_version_that_is_evaluated_is_held() -> None:
 
 
 # --- references -------------------------------------------------------------------------------------------------------------------------
+
+# --- rules that need trusted data ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_rule_with_a_reference_gets_it_on_the_shards_and_the_next_one_while_the_workers_compute() -> None:
+    ear = Ear({"sync": {"rule": {"fltrust": {}}}})
+    ear.start()
+    assert only(ear.hear(receipt(0, 0, 2), receipt(1, 1, 2)), p.Refresh, p.Batch) == [p.Refresh("reference/rule/1", V0, 0, 128)]
+    rows = (("update/0", 2.0), ("update/1", 2.0))
+    said = ear.hear(reference("reference/rule/1"))
+    assert shard_commands(said) == [p.RuleStatistics(1, {"fltrust": {}}, rows, "reference/rule/1")]
+    norms, dots = (exact_sum([4.0]), exact_sum([1.0])), (exact_sum([2.0]), exact_sum([-1.0]))
+    apply, step = shard_commands(ear.hear(p.Measured(R0, 1, (0, 0, *norms, *dots, exact_sum([4.0])))))
+    assert apply.decision["weights"] == [1.0, 0.0], "the other one points away"
+    assert (step.version, step.source) == (V1, "direction")
+    said = ear.hear(p.Stepped(R0, V1))
+    assert verdicts(said) == [(0, "accepted", "applied"), (1, "unselected", "left out of the average")]
+    assert only(said, p.Refresh) == [p.Refresh("reference/rule/2", V1, 0, 128)]
+    assert shard_commands(said) == [p.Drop(("reference/rule/1",))]
+    ear.hear(reference("reference/rule/2"))
+    assert [type(each) for each in shard_commands(ear.hear(receipt(2, 0, 2), receipt(3, 1, 2)))] == [p.RuleStatistics]
+
+
+def test_without_its_reference_a_rule_makes_no_step_and_the_samples_are_free_again() -> None:
+    ear = Ear({"sync": {"rule": {"fltrust": {}}}})
+    ear.start()
+    ear.hear(receipt(0, 0, 2), receipt(1, 1, 2))
+    said = ear.hear(p.RefreshFailed("reference/rule/1", "out of memory"))
+    why = "no reference gradient: out of memory"
+    assert [notice.text for notice in only(said, p.Notice)] == [why, f"no step: {why}"]
+    assert verdicts(said) == [(0, "discarded", why), (1, "discarded", why)]
+    assert [order.parts[0].lease.start for order in only(said, p.Compute)] == [0, 2]
+    assert only(ear.hear(receipt(2, 0, 2), receipt(3, 1, 2)), p.Refresh) == [p.Refresh("reference/rule/2", V0, 0, 128)]
+
+
+def test_a_rule_that_ranks_by_losses_has_the_validator_score_the_updates() -> None:
+    ear = Ear({"sync": {"rule": {"zeno": {"trim": 1, "rho": 0.01}}}}, rule_samples=16)
+    ear.start()
+    ear.hear(p.Configured({"lr": 0.5}))
+    said = ear.hear(receipt(0, 0, 2), receipt(1, 1, 2))
+    assert only(said, p.Score) == [p.Score(1, ("update/0", "update/1"), V0, 0, 16, 0, 0.5)]
+    assert shard_commands(ear.hear(p.Scored(99, (1.0, 2.0)))) == []
+    (measure,) = shard_commands(ear.hear(p.Scored(1, (float("nan"), 0.5))))
+    assert isinstance(measure, p.RuleStatistics)
+    ear.hear(p.Measured(R0, 1, (0, 0, exact_sum([4.0]), exact_sum([4.0]))))
+    assert verdicts(ear.hear(p.Stepped(R0, V1))) == [(1, "accepted", "applied"), (0, "unselected", "left out of the average")]
+
+
+def test_updates_that_cannot_be_scored_make_no_step() -> None:
+    ear = Ear({"sync": {"rule": {"zeno": {"trim": 1, "rho": 0.01}}}})
+    ear.start()
+    ear.hear(receipt(0, 0, 2), receipt(1, 1, 2))
+    said = ear.hear(p.Scored(1, error="the loss of the model itself is not finite"))
+    assert {reason for _, _, reason in verdicts(said)} == {"the updates could not be scored: the loss of the model itself is not finite"}
+
 
 ZENO = {"zeno++": {"refresh_every": 2}}
 
@@ -625,13 +696,15 @@ def test_one_checkpoint_is_written_at_a_time_and_a_failed_one_is_told() -> None:
     assert only(ear.hear(p.CheckpointAsked(), p.SnapshotDone(R0, 1, error="disk full")), p.SaveModel, p.Notice) == []
     text = "checkpoint {} failed, training goes on and the next one tries again: {}"
     said = ear.hear(p.ModelSaved(1))
-    assert only(said, p.Notice, p.SaveModel, p.SaveCheckpoint) == [
+    assert only(said, p.Notice, p.SaveModel, p.SaveCheckpoint, p.ForgetCheckpoint) == [
         p.Notice("warning", text.format(1, "disk full")),
+        p.ForgetCheckpoint(1),
         p.SaveModel(2, V0),
     ]
     assert only(ear.hear(p.SnapshotDone(R0, 1), p.ModelSaved(1), p.CheckpointWritten(1)), p.SaveCheckpoint, p.Notice) == []
     assert len(only(ear.hear(p.SnapshotDone(R0, 2), p.ModelSaved(2)), p.SaveCheckpoint)) == 1
-    assert ear.hear(p.CheckpointWritten(2, "bucket is gone")) == [p.Notice("warning", text.format(2, "bucket is gone"))]
+    gone = [p.Notice("warning", text.format(2, "bucket is gone")), p.ForgetCheckpoint(2)]
+    assert ear.hear(p.CheckpointWritten(2, "bucket is gone")) == gone
     save(ear, 3)
     assert ear.hear(p.CheckpointWritten(3)) == [p.Notice("checkpoint", "checkpoint 3 is complete at 0 samples")]
 

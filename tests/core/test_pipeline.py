@@ -20,13 +20,24 @@ class Book:
 
     decision: RuleDecision
     statistics: bool = True
+    trusted: frozenset[str] = frozenset()
     asked: list[tuple] = field(default_factory=list)
 
     def wants_statistics(self, rule: Settings) -> bool:
         return self.statistics
 
-    def decide(self, rule: Settings, statistics: tuple[int, ...], counts: tuple[float, ...], num_expected: int) -> RuleDecision:
-        self.asked.append((rule, statistics, counts, num_expected))
+    def wants_trusted(self, rule: Settings) -> frozenset[str]:
+        return self.trusted
+
+    def decide(
+        self,
+        rule: Settings,
+        statistics: tuple[int, ...],
+        counts: tuple[float, ...],
+        num_expected: int,
+        descents: tuple[float, ...] | None = None,
+    ) -> RuleDecision:
+        self.asked.append((rule, statistics, counts, num_expected) if descents is None else (statistics, descents))
         return self.decision
 
 

@@ -28,7 +28,7 @@ def test_a_learning_rate_is_a_number(value: Any) -> None:
         ({"rul": "median"}, "no setting 'rul'; did you mean 'rule'"),
         ({"rule": "phocaz"}, "did you mean 'phocas'"),
         ({"rule": {"phocas": {"trin": 1}}}, "did you mean 'trim'"),
-        ({"rule": "fltrust"}, "needs reference from trusted data in every round"),
+        ({"rule": "fltrust"}, "needs a reference from trusted data in every round"),
         ({"rule": 3}, "rule is named as"),
         ({"lr": -1.0, "rate": 2.0}, "lr is a finite number of at least 0, got -1.0; a live run has no setting 'rate'"),
     ],

@@ -220,8 +220,8 @@ class Chronicle:
     def _state(self, member: Member) -> str:
         if member.state == "left":
             return "killed" if member.left_reason.startswith("died") else "left"
-        if member.state == "leaving":
-            return "leaving"
+        if member.state in ("leaving", "overdue"):
+            return member.state
         if self._brain.settings.get("paused"):
             return "paused"
         return "computing" if member.orders else "waiting"

@@ -18,13 +18,15 @@ from mottle.actors.chronicle import Chronicle
 from mottle.actors.fleet import START_TIMEOUT_S, CrewError, Fleet
 from mottle.actors.gauges import Gauges
 from mottle.actors.job import Job, Resumption
+from mottle.actors.logs import LogFiles, Output
 from mottle.actors.shard import peak_rss_bytes
 from mottle.actors.timers import Timers
 from mottle.aggregation.decisions.rulebook import Rules
-from mottle.checkpoint import Manifest, Saved, prune, write_manifest
+from mottle.checkpoint import Manifest, Saved, folder_of, prune, write_manifest
 from mottle.core import protocol as p
 from mottle.core import worker as w
 from mottle.core.brain import Brain
+from mottle.core.naming import suggestion
 from mottle.observe.result import RunResult
 from mottle.observe.snapshot import Snapshot
 from mottle.storage import Folder
@@ -43,6 +45,9 @@ class Coordinator:
 
     def __init__(self, job: Job, notes: list[str], resumption: Resumption | None = None) -> None:
         torch.set_num_threads(1)
+        self._logs = LogFiles(job.run_dir)
+        self._output = Output()
+        self._output.keep(job.run_dir, "coordinator", self.log)
         self._job = job
         self._brain = Brain(job.brain, strategies.build(job.strategy, job.strategy_defaults), rules=Rules())
         self._resumption = resumption
@@ -118,7 +123,10 @@ class Coordinator:
         if self._fleet is not None:
             self._fleet.close()
             peaks |= self._fleet.peak_bytes
-        return self._chronicle.finish(now_ns, peaks)
+        result = self._chronicle.finish(now_ns, peaks)
+        self._output.close()
+        self._logs.close()
+        return result
 
     # --- events and orders ------------------------------------------------------------------------------------------------------------
 
@@ -163,12 +171,16 @@ class Coordinator:
                 self._post(slot, w.DismissAsked())
             case p.Refresh():
                 self._fleet.validator.refresh.remote(command)
+            case p.Score():
+                self._fleet.validator.score.remote(command)
             case p.Evaluate():
                 self._fleet.validator.evaluate.remote(command)
             case p.SaveModel():
                 self._fleet.validator.save_model.remote(command)
             case p.SaveCheckpoint():
                 threading.Thread(target=self._write_manifest, args=(command,), name="manifest", daemon=True).start()
+            case p.ForgetCheckpoint(number):
+                threading.Thread(target=self._forget_checkpoint, args=(number,), name="forget", daemon=True).start()
             case p.SetTimer(name, at_ns):
                 self._timers.set(name, max(0, at_ns - self._now_ns()))
 
@@ -194,10 +206,24 @@ class Coordinator:
         error = ""
         try:
             write_manifest(run, manifest)
-            prune(run, keep=job.keep.count, score=job.keep.score, highest=job.keep.highest)
         except OSError as trouble:
             error = str(trouble)
         self.events([p.CheckpointWritten(order.checkpoint, error)])
+        try:
+            prune(run, keep=job.keep.count, score=job.keep.score, highest=job.keep.highest)
+        except OSError as trouble:
+            print(f"a checkpoint that is not kept any more could not be deleted, it is tried again after the next one: {trouble}", flush=True)
+
+    def _forget_checkpoint(self, number: int) -> None:
+        try:
+            folder_of(Folder.at(self._job.run_dir), number).remove_all()
+        except OSError as trouble:
+            print(f"what there is of checkpoint {number} could not be deleted: {trouble}", flush=True)
+
+    @transport.call(group="control", answered=False)
+    def log(self, name: str, data: bytes) -> None:
+        """Output of a process that does not see the run's folder."""
+        self._logs.add(name, data)
 
     def checkpoint(self) -> None:
         """Save as soon as a step is complete; training goes on meanwhile."""
@@ -228,17 +254,25 @@ class Coordinator:
         assert self._fleet is not None
         return self._fleet.add_workers(count, group)
 
-    def remove_worker(self, slot: int) -> None:
-        """Let a worker go when it has finished what it has in hand."""
-        self.events([p.RemoveAsked(slot)])
+    def remove_worker(self, worker: str) -> None:
+        """Let a worker go when it has finished what it has in hand.
+
+        Raises:
+            CrewError: nobody of that id is here.
+        """
+        with self._lock:
+            here = {f"w{member.slot}": member.slot for member in self._brain.members.all if member.state != "left"}
+        if worker not in here:
+            raise CrewError(f"no worker {worker!r} in the crew; {suggestion(worker, here) if here else 'it is empty'}")
+        self.events([p.RemoveAsked(here[worker])])
 
     def configure(self, settings: dict[str, Any]) -> None:
         """Change `lr`, `paused`, ... from here on."""
         self.events([p.Configured(settings)])
 
-    def stop(self, reason: str) -> None:
-        """Lend nothing more and end with what is out."""
-        self.events([p.StopAsked(reason)])
+    def stop(self, reason: str, checkpoint: bool) -> None:
+        """Lend nothing more and end with what is out; with a checkpoint of the end, if that is wanted."""
+        self.events([p.StopAsked(reason, checkpoint)])
 
     def processes(self) -> dict[int, int]:
         """Process id of every worker that is here, by slot."""

@@ -9,7 +9,7 @@ from typing import Any
 import ray
 from torch import Tensor
 
-from mottle.actors import placing, transport
+from mottle.actors import hosts, placing, transport
 from mottle.actors.job import Job, WorkerGroup
 from mottle.core import protocol as p
 from mottle.core.errors import MottleError
@@ -58,12 +58,14 @@ class Fleet:
         """
         job = self._job
         ranges = job.layout.cut(job.brain.num_shards)
+        places = hosts.spread(replicas, hosts.living())
         for replica in replicas:
             owned = ranges[replica.shard]
             spec = ShardSpec(layout=job.layout, owned=owned, optimizer=job.optimizer, codec=job.codec, schedule=job.schedule)
             values = transport.publish(vector[owned.start : owned.stop])
+            state = slots[replica.shard] if slots else None
             self.shards[replica] = placing.make_shard(
-                replica, spec, values, version, self._coordinator, job.run_dir, slots[replica.shard] if slots else None
+                places[replica], replica, spec, values, version, self._coordinator, job.run_dir, state
             )
         self.validator = placing.make_validator(job, self.by_shard(), self._coordinator)
         try:

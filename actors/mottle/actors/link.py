@@ -55,6 +55,15 @@ class ShardLink:
         for shard, reference in asked.items():
             engine.load(_piece(self._shards[shard], reference, reader, number), self._ranges[shard].start)
 
+    def means(self, name: str) -> list[tuple[int, Tensor]]:
+        """(first coordinate, values) of every shard's range of a held vector, divided by its weight.
+
+        Raises:
+            ray.exceptions.RayTaskError: a shard no longer holds it.
+        """
+        asked = {shard: self._shards[shard][0].mean.remote(name) for shard, owned in enumerate(self._ranges) if owned.start < owned.stop}
+        return [(self._ranges[shard].start, transport.receive(ray.get(answer))) for shard, answer in asked.items()]
+
     def push(
         self,
         name: str,

@@ -6,6 +6,7 @@ from typing import Any
 
 import ray
 
+from mottle.actors import hosts
 from mottle.actors.job import WorkerGroup
 from mottle.actors.shard import ParameterShard
 from mottle.actors.validator import Validator
@@ -58,18 +59,18 @@ def make_worker(slot: int, group: WorkerGroup) -> Any:
     return _WORKER.options(**options).remote(slot)
 
 
-def make_shard(*arguments: Any) -> Any:
-    """A shard's actor: no CPU of Ray's count, one thread, and one that only waits."""
-    return _SHARD.options(runtime_env=environment()).remote(*arguments)
+def make_shard(host: str, *arguments: Any) -> Any:
+    """A shard's actor on a host: no CPU of Ray's count, one thread, and one that only waits."""
+    return _SHARD.options(runtime_env=environment(), **hosts.near(host)).remote(*arguments)
 
 
 def make_validator(*arguments: Any) -> Any:
     """A validator's actor: no CPU of Ray's count. It keeps nothing, so one that dies is made again and its calls are repeated."""
-    return _VALIDATOR.options(runtime_env=environment(), max_restarts=-1, max_task_retries=-1).remote(*arguments)
+    return _VALIDATOR.options(runtime_env=environment(), max_restarts=-1, max_task_retries=-1, **hosts.here()).remote(*arguments)
 
 
 def make_coordinator(cls: type, *arguments: Any, name: str | None = None) -> Any:
     """The coordinator's actor: events in order on one thread, people's questions on others. With a name it outlives its maker."""
     remote = _remote(num_cpus=0, concurrency_groups={"events": 1, "control": 8})(cls)
     lasting = {} if name is None else {"name": name, "namespace": NAMESPACE, "lifetime": "detached"}
-    return remote.options(runtime_env=environment(), **lasting).remote(*arguments)
+    return remote.options(runtime_env=environment(), **hosts.here(), **lasting).remote(*arguments)

@@ -15,6 +15,7 @@ import psutil
 import torch
 
 from mottle.actors import transport
+from mottle.actors.logs import Output
 from mottle.actors.outbox import Outbox
 from mottle.checkpoint import folder_of, write_optimizer
 from mottle.core import protocol as p
@@ -47,6 +48,10 @@ class ParameterShard:
         slots: Mapping[str, torch.Tensor] | None,
     ) -> None:
         torch.set_num_threads(1)
+        self._output = Output()
+        self._output.keep(
+            run_dir, f"shard{replica.shard}" + (f"-replica{replica.replica}" if replica.replica else ""), coordinator.log.remote
+        )
         self._machine = sh.Shard(replica, spec.owned, version=version)
         self._memory = ShardMemory(spec, transport.receive(values).clone(), version.number, transport.publish)
         if slots:
@@ -94,6 +99,10 @@ class ParameterShard:
         """A version as `transport.publish` made it, or the sentence that says why it is not to be had."""
         self._handle([sh.ReadAsked(reader, number)])
         return self._answers.pop((reader, number), f"version {number} does not exist yet")
+
+    def mean(self, name: str) -> Any:
+        """A held vector divided by its weight, as `transport.publish` made it."""
+        return self._memory.mean(name)
 
     def peak_rss_bytes(self) -> int:
         return peak_rss_bytes()

@@ -11,6 +11,8 @@ import torch
 from mottle import compression
 from mottle.actors.job import Job
 from mottle.actors.link import ShardLink
+from mottle.actors.logs import Output
+from mottle.actors.scoring import descents
 from mottle.checkpoint import folder_of, write_model
 from mottle.core import protocol as p
 from mottle.core.brain import VALIDATOR
@@ -34,6 +36,8 @@ class Validator:
 
     def __init__(self, job: Job, shards: dict[int, list[Any]], coordinator: Any) -> None:
         torch.set_num_threads(job.threads_per_worker)
+        self._output = Output()
+        self._output.keep(job.run_dir, "validator", coordinator.log.remote)
         self._job = job
         self._coordinator = coordinator
         self._shards = ShardLink(shards, job.layout.cut(len(shards)), VALIDATOR)
@@ -52,6 +56,14 @@ class Validator:
         except Exception as error:
             print(traceback.format_exc(), flush=True)
             self._tell(p.RefreshFailed(order.name, f"{type(error).__name__}: {error}"))
+
+    def score(self, order: p.Score) -> None:
+        """By how much each update of a round would lower the loss on trusted data."""
+        try:
+            self._tell(p.Scored(order.request, descents(order, self._job, self._engine, self._shards)))
+        except Exception as error:
+            print(traceback.format_exc(), flush=True)
+            self._tell(p.Scored(order.request, error=f"{type(error).__name__}: {error}"))
 
     def evaluate(self, order: p.Evaluate) -> None:
         """Metrics of a version on the test data."""

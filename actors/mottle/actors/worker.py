@@ -19,6 +19,7 @@ from mottle.actors import transport
 from mottle.actors.faulty import Faulty
 from mottle.actors.job import Job, WorkerGroup
 from mottle.actors.link import ShardLink
+from mottle.actors.logs import Output
 from mottle.actors.shard import peak_rss_bytes
 from mottle.core import protocol as p
 from mottle.core import worker as w
@@ -37,6 +38,7 @@ class TrainingWorker:
     def __init__(self, slot: int) -> None:
         self._slot = slot
         self._mailbox: queue.SimpleQueue[w.WorkerEvent] = queue.SimpleQueue()
+        self._output = Output()
 
     def where(self) -> dict[str, Any]:
         """Process id, node and device, for the crew's books."""
@@ -57,8 +59,14 @@ class TrainingWorker:
             shards: handles of the live replicas of each shard, primary first.
         """
         torch.set_num_threads(job.threads_per_worker)
-        session = Session(self._slot, job, group, shards, coordinator, self._mailbox)
-        session.run()
+        self._output.keep(job.run_dir, f"w{self._slot}", coordinator.log.remote)
+        try:
+            Session(self._slot, job, group, shards, coordinator, self._mailbox).run()
+        except Exception:
+            traceback.print_exc()  # the coordinator gets the error, this worker's log the whole story
+            raise
+        finally:
+            self._output.close()
         return peak_rss_bytes()
 
     def peak_rss_bytes(self) -> int:
@@ -125,6 +133,8 @@ class Session:
         match order:
             case w.Fetch(epoch, start, stop):
                 self._prefetch(epoch, start, stop)
+            case w.Unfetch(epoch, start, stop):
+                self._unfetch(epoch, start, stop)
             case w.Answer(event):
                 self._coordinator.events.remote([event])
             case w.LoadBase(work_id) | w.ClearAccumulator(work_id) | w.RunPart(work_id) | w.Push(work_id):
@@ -167,6 +177,12 @@ class Session:
         for low in range(start, stop, size):
             if not self._prefetcher.request(Positions(epoch, low, min(low + size, stop))):
                 return
+
+    def _unfetch(self, epoch: int, start: int, stop: int) -> None:
+        """Make room for what comes next; all that can be on the shelf is micro-batches from `start` on."""
+        size = self._engine.micro_batch_size
+        for low in range(start, stop, size):
+            self._prefetcher.discard(Positions(epoch, low, min(low + size, stop)))
 
     def _compute(self, order: w.RunPart) -> w.Computed:
         began_ns = time.monotonic_ns()

@@ -22,8 +22,9 @@ from mottle.core.leases import LeaseBook
 from mottle.core.ledger import Ledger
 from mottle.core.members import Members
 from mottle.core.orders import OVERDUE, Orders
-from mottle.core.pipeline import Application, Pipeline, RuleBook
+from mottle.core.pipeline import Application, Pipeline, RuleBook, Trusted
 from mottle.core.references import References
+from mottle.core.rule_inputs import RuleInputs
 from mottle.core.shards import ShardMap
 from mottle.core.updates import Updates
 
@@ -51,7 +52,14 @@ class Brain:
         self.ledger = Ledger()
         self.members = Members()
         self.shards = ShardMap(config.num_shards, config.replicas, epoch=config.coordination_epoch)
-        self.pipeline = Pipeline(self.shards, p.Version(0, 0), max_grad_norm=config.max_grad_norm, rules=rules, context=self._step_context)
+        self.pipeline = Pipeline(
+            self.shards,
+            p.Version(0, 0),
+            max_grad_norm=config.max_grad_norm,
+            rules=rules,
+            context=self._step_context,
+            obtain=self._obtain_trusted,
+        )
         self.finished: str | None = None
         self.settings: dict[str, Any] = {}
         self._started = False
@@ -72,7 +80,10 @@ class Brain:
         self._leaving: set[int] = set()
         """Workers that go as soon as they have nothing in hand."""
         self._references = References(self.shards)
+        self._rule_inputs = RuleInputs(self._references, self.pipeline.drop, self._effects, config.seed, config.rule_samples)
         self._stopping: str | None = None
+        self._save_last = False
+        """A checkpoint of the end is wanted."""
         self._told_nothing_left = False
         self._evaluations = Evaluations(config.evaluate_every)
         self._checkpoints = Checkpoints(self.shards, config.checkpoint_every)
@@ -90,11 +101,12 @@ class Brain:
             p.CheckpointAsked: lambda e: self._checkpoints.ask(),
             p.WorkReturned: self._on_work_returned,
             p.RefreshFailed: self._on_refresh_failed,
+            p.Scored: self._rule_inputs.scored,
             p.Evaluated: self._on_evaluated,
             p.TimerFired: self._on_timer,
             p.Configured: self._on_configured,
             p.ReplicaLost: self._on_replica_lost,
-            p.StopAsked: lambda e: self._stop(e.reason),
+            p.StopAsked: self._on_stop_asked,
         }
         self._decisions: dict[type, Callable[[Any], None]] = {
             s.Assign: self._assign,
@@ -164,7 +176,7 @@ class Brain:
             for reference in self._references.take_ready():
                 if isinstance(reference, p.RefreshFailed):
                     self._on_refresh_failed(reference)
-                else:
+                elif not self._rule_inputs.ready(reference.name):
                     self._hear(reference)
             self._let_go()
             if self._checkpoint():
@@ -197,6 +209,10 @@ class Brain:
             return False
         if self._evaluations.missing(self.version):
             self._evaluate()
+            return True
+        if self._save_last:
+            self._save_last = False
+            self._checkpoints.ask()
             return True
         if self.finished is None:
             self.finished = self._stopping or "samples"
@@ -306,6 +322,7 @@ class Brain:
             self.updates.judge(work_id, "accepted", "applied", score=score, staleness=staleness)
         for work_id in application.unselected:
             self.updates.judge(work_id, "unselected", "left out of the average", staleness=application.staleness[work_id])
+        self._rule_inputs.published(application.version)
         self._tell(p.Published(application.version, self.samples))
         self._hear(s.VersionPublished(application.version))
         if self._evaluations.due(self.samples):
@@ -331,7 +348,11 @@ class Brain:
         if self._references.forget(event.name):
             self.pipeline.drop((event.name,))
             self._tell(p.Notice("warning", f"no reference gradient: {event.reason}"))
-            self._hear(s.ReferenceFailed(event.name, event.reason))
+            if not self._rule_inputs.failed(event.name, event.reason):
+                self._hear(s.ReferenceFailed(event.name, event.reason))
+
+    def _obtain_trusted(self, kinds: frozenset[str], rows: tuple[str, ...], then: Callable[[Trusted], None]) -> None:
+        self._rule_inputs.obtain(kinds, rows, then, version=self.version, samples=self.samples, lr=self.settings.get("lr"))
 
     def _measure_dots(self, decision: s.MeasureDots) -> None:
         def measured(sums: tuple[int, ...]) -> None:
@@ -393,6 +414,10 @@ class Brain:
         self.pipeline.replica_lost()
         self.updates.replica_lost()
 
+    def _on_stop_asked(self, event: p.StopAsked) -> None:
+        self._save_last = self._save_last or event.checkpoint
+        self._stop(event.reason)
+
     def _fail(self, reason: str) -> None:
         """The run cannot go on."""
         self.finished = reason
@@ -412,7 +437,10 @@ class Brain:
         """Begin a checkpoint that is due, finish one whose parts are all there. Whether anything was set going."""
         complete = self._checkpoints.take_complete()
         if complete is not None:
-            self._tell(self._checkpoint_failed(*complete) if isinstance(complete, tuple) else complete)
+            if isinstance(complete, tuple):
+                self._checkpoint_failed(*complete)
+            else:
+                self._tell(complete)
             return True
         if not self._started or not self._checkpoints.due(self.samples) or not self.pipeline.hold():
             return False
@@ -426,13 +454,13 @@ class Brain:
     def _on_checkpoint_written(self, event: p.CheckpointWritten) -> None:
         samples = self._checkpoints.written(event.checkpoint)
         if samples is not None and event.error:
-            self._tell(self._checkpoint_failed(event.checkpoint, event.error))
+            self._checkpoint_failed(event.checkpoint, event.error)
         elif samples is not None:
             self._tell(p.Notice("checkpoint", f"checkpoint {event.checkpoint} is complete at {samples} samples"))
 
-    @staticmethod
-    def _checkpoint_failed(number: int, error: str) -> p.Notice:
-        return p.Notice("warning", f"checkpoint {number} failed, training goes on and the next one tries again: {error}")
+    def _checkpoint_failed(self, number: int, error: str) -> None:
+        self._tell(p.Notice("warning", f"checkpoint {number} failed, training goes on and the next one tries again: {error}"))
+        self._tell(p.ForgetCheckpoint(number))
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps of the brain, as JSON types; orders and undecided updates are not kept, their samples are free."""

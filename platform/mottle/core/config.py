@@ -22,6 +22,8 @@ class BrainConfig:
     replicas: int = 0
     max_grad_norm: float | None = None
     retry_rejected: bool = True
+    rule_samples: int = 128
+    """Trusted samples of a reference or score that a robust rule needs."""
     weighted_loss: bool = False
     """Whether the loss has units of its own (tokens), so that workers say how many an update is over."""
     lease_floor_ns: int | None = 10_000_000_000

@@ -69,7 +69,8 @@ class Orders:
             self._effects.hear(s.NoWork(worker))
             return False
         samples = sum(len(lease) for lease in leases)
-        order = p.Compute(self.next_work_id, worker, version, tuple(p.Part(lease) for lease in leases), p.Samples(samples))
+        until = p.Samples(samples) if decision.least is None else p.VersionAfter(version.next(), min(decision.least, samples))
+        order = p.Compute(self.next_work_id, worker, version, tuple(p.Part(lease) for lease in leases), until)
         self.next_work_id += 1
         self._ledger.issue(order, now_ns=self._effects.now_ns)
         self._members.here(worker).orders.append(order.work_id)

@@ -42,7 +42,33 @@ class RuleBook(Protocol):
 
     def wants_statistics(self, rule: Settings) -> bool: ...
 
-    def decide(self, rule: Settings, statistics: tuple[int, ...], counts: tuple[float, ...], num_expected: int) -> RuleDecision: ...
+    def wants_trusted(self, rule: Settings) -> frozenset[str]:
+        """Inputs from trusted data: `reference`, `score`."""
+
+    def decide(
+        self,
+        rule: Settings,
+        statistics: tuple[int, ...],
+        counts: tuple[float, ...],
+        num_expected: int,
+        descents: tuple[float, ...] | None = None,
+    ) -> RuleDecision: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Trusted:
+    """What the validator gave for one step."""
+
+    reference: str | None = None
+    """Name of the reference vector that the shards hold."""
+    descents: tuple[float, ...] | None = None
+    """Loss before minus loss after each row."""
+    failure: str = ""
+    """Why there is neither."""
+
+
+Obtain = Callable[[frozenset[str], tuple[str, ...], Callable[[Trusted], None]], None]
+"""Gets the inputs of these kinds for rows of these names, now or later."""
 
 
 @dataclass(slots=True)
@@ -86,10 +112,18 @@ class Pipeline:
         max_grad_norm: bound on the norm of the direction (over all shards), or None.
         rules: the decision side of the robust rules.
         context: gives (samples applied so far, versions still held and by whom) when a step is told.
+        obtain: gets a rule's inputs from trusted data.
     """
 
     def __init__(
-        self, shards: ShardMap, version: Version, *, max_grad_norm: float | None, rules: RuleBook | None, context: Context
+        self,
+        shards: ShardMap,
+        version: Version,
+        *,
+        max_grad_norm: float | None,
+        rules: RuleBook | None,
+        context: Context,
+        obtain: Obtain | None = None,
     ) -> None:
         self.published = version
         self.head = version
@@ -97,6 +131,7 @@ class Pipeline:
         self._max_grad_norm = max_grad_norm
         self._rules = rules
         self._context = context
+        self._obtain = obtain
         self._waiting: deque[Application] = deque()
         self._asking: Application | None = None
         self._told: deque[Application] = deque()
@@ -175,11 +210,32 @@ class Pipeline:
             application = self._asking = self._waiting.popleft()
             if application.rule is None:
                 self._combine(application)
-            elif self._rule_book.wants_statistics(application.rule):
-                request = self._question(lambda sums, a=application: self._run_rule(a, sums))  # type: ignore[misc]
-                self._shards.tell(RuleStatistics(request, application.rule, self._rows(application)))
+            elif kinds := self._rule_book.wants_trusted(application.rule):
+                assert self._obtain is not None, "a rule needs trusted data in a run without a validator"
+                names = tuple(update_name(work_id) for work_id in application.accepted)
+                self._obtain(kinds, names, lambda trusted, a=application: self._trust(a, trusted))  # type: ignore[misc]
             else:
-                self._run_rule(application, ())
+                self._measure(application, Trusted())
+
+    def _trust(self, application: Application, trusted: Trusted) -> None:
+        if trusted.failure:
+            self._skip(application, trusted.failure)
+        else:
+            self._measure(application, trusted)
+        self._advance()
+
+    def _measure(self, application: Application, trusted: Trusted) -> None:
+        assert application.rule is not None
+        if not self._rule_book.wants_statistics(application.rule):
+            self._run_rule(application, (), trusted)
+            return
+        request = self._question(lambda sums: self._run_rule(application, sums, trusted))
+        self._shards.tell(RuleStatistics(request, application.rule, self._rows(application), trusted.reference))
+
+    def _skip(self, application: Application, reason: str) -> None:
+        application.skip = reason
+        self._skipped.append(application)
+        self._asking = None
 
     @property
     def _rule_book(self) -> RuleBook:
@@ -191,13 +247,12 @@ class Pipeline:
         pairs = zip(application.accepted, application.counts, strict=True)
         return tuple((update_name(work_id), count) for work_id, count in pairs)
 
-    def _run_rule(self, application: Application, statistics: tuple[int, ...]) -> None:
+    def _run_rule(self, application: Application, statistics: tuple[int, ...], trusted: Trusted) -> None:
         assert application.rule is not None
-        decision = self._rule_book.decide(application.rule, statistics, application.counts, application.num_expected)
+        counts, expected = application.counts, application.num_expected
+        decision = self._rule_book.decide(application.rule, statistics, counts, expected, trusted.descents)
         if decision.skip:
-            application.skip = decision.skip
-            self._skipped.append(application)
-            self._asking = None
+            self._skip(application, decision.skip)
             return
         rows = self._rows(application)
         self._shards.tell(ApplyRule(DIRECTION, application.rule, rows, decision.instructions))

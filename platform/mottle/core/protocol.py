@@ -72,6 +72,8 @@ class VersionAfter:
     """Until that version exists (the worker is then told by `Cut`); unused leases go back."""
 
     version: Version
+    least: int = 0
+    """Samples that are computed whenever the cut comes."""
 
 
 Until = Samples | VersionAfter
@@ -145,11 +147,12 @@ class Measure:
 
 @dataclass(frozen=True, slots=True)
 class RuleStatistics:
-    """Answer with the exact partial statistics that the rule asks of its rows."""
+    """Answer with the exact partial statistics that the rule asks of its rows, and of a reference vector where it needs one."""
 
     request: int
     rule: Settings
     rows: tuple[tuple[str, float], ...]
+    reference: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +217,22 @@ class Refresh:
     version: Version
     seed: int
     num_samples: int
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Compute, on one trusted sample, by how much each of these updates alone would lower the loss of `version`; answer `Scored`.
+
+    `samples` spent, and `lr` where the user changed it, give the learning rate of the step.
+    """
+
+    request: int
+    names: tuple[str, ...]
+    version: Version
+    seed: int
+    num_samples: int
+    samples: int
+    lr: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,6 +302,13 @@ class SaveCheckpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class ForgetCheckpoint:
+    """The checkpoint failed: what there is of it is of no use and takes room on storage."""
+
+    checkpoint: int
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """The run has nothing left to do, or cannot go on."""
 
@@ -297,6 +323,7 @@ Command = (
     | Dismiss
     | Batch
     | Refresh
+    | Score
     | Evaluate
     | SaveModel
     | SetTimer
@@ -304,6 +331,7 @@ Command = (
     | Notice
     | Published
     | SaveCheckpoint
+    | ForgetCheckpoint
     | Finished
 )
 
@@ -424,6 +452,15 @@ class RefreshFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class Scored:
+    """Loss before minus loss after each update, in the order asked; NaN where the loss after it is not finite."""
+
+    request: int
+    descents: tuple[float, ...] = ()
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluated:
     version: Version
     metrics: Mapping[str, float] = field(default_factory=dict)
@@ -451,7 +488,10 @@ class ReplicaLost:
 
 @dataclass(frozen=True, slots=True)
 class StopAsked:
+    """Lend nothing more and end with what is out; `checkpoint`: save when all of that is applied."""
+
     reason: str
+    checkpoint: bool = False
 
 
 Event = (
@@ -468,6 +508,7 @@ Event = (
     | CheckpointAsked
     | WorkReturned
     | RefreshFailed
+    | Scored
     | Evaluated
     | TimerFired
     | Configured

@@ -148,6 +148,8 @@ class Assign:
 
     worker: int
     samples: int
+    least: int | None = None
+    """Given, the batch grows from so many samples until the strategy cuts the order, or has no more; what is unused is free again."""
 
 
 @dataclass(frozen=True, slots=True)

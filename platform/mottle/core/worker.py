@@ -2,15 +2,18 @@
 
 The driver runs the engine in a thread of its own. It executes the one order that it is given at a time, and at every micro-batch boundary
 asks `interrupted`. Knows no tensor, no clock and no Ray.
+
+An order that grows until a version exists (`VersionAfter`) has a least size, which a cut does not stop: its first samples are a piece of
+their own, so the driver need not know of it. Told to stop before it has begun, it still computes those.
 """
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mottle.core import protocol as p
-from mottle.core.protocol import Compute, Version, WorkReturned
+from mottle.core.protocol import Compute, Version, VersionAfter, WorkReturned
 
 # --- facts ------------------------------------------------------------------------------------------------------------------------------
 
@@ -116,6 +119,15 @@ class Fetch:
 
 
 @dataclass(frozen=True, slots=True)
+class Unfetch:
+    """These positions will not be computed after all: forget what was read of them."""
+
+    epoch: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """Tell the coordinator."""
 
@@ -127,7 +139,7 @@ class Exit:
     pass
 
 
-WorkerOrder = LoadBase | ClearAccumulator | RunPart | Push | Fetch | Answer | Exit
+WorkerOrder = LoadBase | ClearAccumulator | RunPart | Push | Fetch | Unfetch | Answer | Exit
 
 _REMEMBERED_ENDED = 64  # orders done with, that are told apart from new ones; more than a transport can hold of repeats for one worker
 
@@ -135,11 +147,38 @@ _REMEMBERED_ENDED = 64  # orders done with, that are told apart from new ones; m
 @dataclass(slots=True)
 class _Job:
     compute: Compute
-    part: int = 0
+    left: deque[RunPart] = field(init=False)
+    """What is still to be computed."""
+    least: int = field(init=False)
+    """Samples that a cut does not stop."""
     done: int = 0
     """Samples in the accumulator."""
     phase: str = "queued"  # queued, loading, computing, pushing
     stop: str = ""  # "", "cut" or "abandon"
+
+    def __post_init__(self) -> None:
+        until = self.compute.until
+        self.least = until.least if isinstance(until, VersionAfter) else 0
+        self.left = deque(_pieces(self.compute, self.least))
+
+    @property
+    def must_stop(self) -> bool:
+        return self.stop == "abandon" or (self.stop == "cut" and self.done >= self.least)
+
+
+def _pieces(compute: Compute, least: int) -> list[RunPart]:
+    """The order's parts, cut in two where `least` samples are reached."""
+    pieces, before = [], 0
+    for index, part in enumerate(compute.parts):
+        lease = part.lease
+        whole = RunPart(compute.work_id, index, lease.epoch, lease.start, lease.stop, part.coefficient)
+        cut = lease.start + least - before
+        if lease.start < cut < lease.stop:
+            pieces += [replace(whole, stop=cut), replace(whole, start=cut)]
+        else:
+            pieces.append(whole)
+        before += len(lease)
+    return pieces
 
 
 class Worker:
@@ -172,7 +211,7 @@ class Worker:
 
     def interrupted(self, work_id: int) -> bool:
         """Whether the computation should stop at this micro-batch boundary."""
-        return any(job.compute.work_id == work_id and job.stop for job in self._jobs)
+        return any(job.compute.work_id == work_id and job.must_stop for job in self._jobs)
 
     # --- orders in --------------------------------------------------------------------------------------------------------------------
 
@@ -180,8 +219,9 @@ class Worker:
         compute = event.compute
         if self._leaving or compute.work_id in self._ended or any(job.compute.work_id == compute.work_id for job in self._jobs):
             return []  # said twice, or too late
-        self._jobs.append(_Job(compute))
-        orders: list[WorkerOrder] = [Fetch(part.lease.epoch, part.lease.start, part.lease.stop) for part in compute.parts]
+        job = _Job(compute)
+        self._jobs.append(job)
+        orders: list[WorkerOrder] = [Fetch(piece.epoch, piece.start, piece.stop) for piece in job.left]
         return orders + self._start_next()
 
     def _start_next(self) -> list[WorkerOrder]:
@@ -200,10 +240,11 @@ class Worker:
         for job in self._jobs:
             if job.compute.work_id != work_id:
                 continue
-            if job.phase == "queued":
+            if job.phase == "queued" and (how == "abandon" or not job.least):
                 self._jobs.remove(job)
                 self._ended.append(work_id)
-                return [] if how == "abandon" else [Answer(WorkReturned(self.slot, work_id, "cut before it began"))]
+                answer = [] if how == "abandon" else [Answer(WorkReturned(self.slot, work_id, "cut before it began"))]
+                return [*_unfetch(job), *answer]
             if how == "abandon" or not job.stop:
                 job.stop = how
         return []
@@ -233,22 +274,23 @@ class Worker:
         job = self._current(event.work_id, "computing")
         if job is None:
             return []
-        lease = job.compute.parts[event.part].lease
-        job.done = sum(len(part.lease) for part in job.compute.parts[: event.part]) + event.stop - lease.start
-        job.part = event.part + (event.stop == lease.stop)
+        piece = job.left.popleft()
+        job.done += event.stop - piece.start
+        if event.stop < piece.stop:
+            job.left.appendleft(replace(piece, start=event.stop))
         return self._go_on(job)
 
     def _go_on(self, job: _Job) -> list[WorkerOrder]:
-        compute = job.compute
+        work_id = job.compute.work_id
+        if job.left and not job.must_stop:
+            return [job.left[0]]
+        unused = _unfetch(job)
         if job.stop == "abandon":
-            return self._finish()
-        if job.part < len(compute.parts) and not job.stop:
-            part = compute.parts[job.part]
-            return [RunPart(compute.work_id, job.part, part.lease.epoch, part.lease.start, part.lease.stop, part.coefficient)]
+            return [*unused, *self._finish()]
         if job.done == 0:
-            return [Answer(WorkReturned(self.slot, compute.work_id, "cut before the first micro-batch")), *self._finish()]
+            return [*unused, Answer(WorkReturned(self.slot, work_id, "cut before the first micro-batch")), *self._finish()]
         job.phase = "pushing"
-        return [Push(compute.work_id, job.done)]
+        return [*unused, Push(work_id, job.done)]
 
     def _on_push_confirmed(self, event: PushConfirmed) -> list[WorkerOrder]:
         return self._finish() if self._current(event.work_id, "pushing") is not None else []
@@ -259,8 +301,8 @@ class Worker:
             return []
         self._loaded = None
         silent = job.stop == "abandon"
-        answer: list[WorkerOrder] = [] if silent else [Answer(p.WorkReturned(self.slot, event.work_id, event.reason))]
-        return answer + self._finish()
+        answer = [] if silent else [Answer(p.WorkReturned(self.slot, event.work_id, event.reason))]
+        return [*_unfetch(job), *answer, *self._finish()]
 
     def _finish(self) -> list[WorkerOrder]:
         self._ended.append(self._jobs.popleft().compute.work_id)
@@ -273,3 +315,7 @@ class Worker:
         assert all(job.phase == "queued" for job in list(self._jobs)[1:]), "two jobs are under way at once"
         ids = [job.compute.work_id for job in self._jobs]
         assert len(ids) == len(set(ids))
+
+
+def _unfetch(job: _Job) -> list[WorkerOrder]:
+    return [Unfetch(piece.epoch, piece.start, piece.stop) for piece in job.left]

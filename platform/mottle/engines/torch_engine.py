@@ -195,6 +195,10 @@ class TorchEngine:
                 gradient.mul_(factor_of_norm(mean_norm, self._max_norm))
         return self._sum
 
+    def values(self) -> Tensor:
+        """The flat vector last loaded: shape (size,), the layout's dtype, on the engine's device; a view, valid until the next `load`."""
+        return self._flat
+
     def tensors(self) -> dict[str, Tensor]:
         """Parameters and travelling buffers by name, at the version last loaded: views, valid until the next `load`."""
         return unflatten(self._flat, self.layout)

@@ -1,4 +1,4 @@
-"""Robust rules in a live run: which can be used, in the one form that the brain and the shards know."""
+"""Robust rules in a live run: in the one form that the brain and the shards know, and what they ask of the job."""
 
 from typing import Any
 
@@ -7,18 +7,23 @@ from mottle.core.errors import ConfigError
 from mottle.core.naming import Spec, parse
 
 
-def live_rule(spec: Spec) -> dict[str, Any]:
+def live_rule(spec: Spec, *, trusted: bool, lr: object) -> dict[str, Any]:
     """The rule as `{name: options}`.
 
+    Args:
+        trusted: whether the job has validation data.
+        lr: the optimizer's learning rate, None where it was left to the optimizer.
     Raises:
-        ConfigError: unknown rule or option; or one that needs a reference gradient or losses of candidate models every round, which a
-            synchronous strategy does not ask for.
+        ConfigError: unknown rule or option, or one that needs what the job does not have.
     """
     rule = aggregation.build(spec)
-    if needed := sorted({"reference", "score"} & rule.config.required):
+    needed = sorted({"reference", "score"} & rule.config.required)
+    if needed and not trusted:
         raise ConfigError(
-            f"rule {rule.name!r} needs {' and '.join(needed)} from trusted data in every round, which no synchronous strategy "
-            "provides yet; use zeno++ for trusted data, or a rule that compares the workers with one another"
+            f"rule {rule.name!r} needs a {' and a '.join(needed)} from trusted data in every round; give validation_data, disjoint from "
+            "test_data, or use a rule that compares the workers with one another"
         )
+    if "score" in needed and lr is None:
+        raise ConfigError(f"rule {rule.name!r} tries each update at the learning rate of the step; give the optimizer an lr")
     name, options = parse(spec, "rule")
     return {name: options}

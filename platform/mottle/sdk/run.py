@@ -83,13 +83,21 @@ class Run:
     # --- changing ---------------------------------------------------------------------------------------------------------------------
 
     def add_workers(self, count: int, group: str | None = None) -> list[str]:
-        """Start workers of a declared group (the first one by default); training does not wait for them. Returns their ids."""
+        """Start workers of a declared group (the first one by default); training does not wait for them. Returns their ids.
+
+        Raises:
+            CrewError: no such group, or more than it may have.
+        """
         slots = self._ask("add_workers", count, group or self.job.groups[0].name)
         return [f"w{slot}" for slot in slots]
 
     def remove_worker(self, worker: str) -> None:
-        """Let a worker go: it finishes what it has in hand and gets nothing new."""
-        self._ask("remove_worker", int(worker.removeprefix("w")))
+        """Let a worker go: it finishes what it has in hand and gets nothing new.
+
+        Raises:
+            CrewError: nobody of that id is here; names those who are.
+        """
+        self._ask("remove_worker", worker)
 
     def set(self, **settings: Any) -> None:
         """Change settings from the next step on; logged, so a replay follows.
@@ -100,7 +108,9 @@ class Run:
         Raises:
             ConfigError: a setting or rule that there is not, with the nearest name, or a value that cannot be. Nothing is changed then.
         """
-        self._ask("configure", checked_settings(settings, self.job.strategy))
+        job = self.job
+        checked = checked_settings(settings, job.strategy, trusted=job.validation is not None, lr=job.strategy_defaults.get("lr"))
+        self._ask("configure", checked)
 
     def pause(self) -> None:
         """Give out no new work; what is in hand is finished."""
@@ -113,9 +123,14 @@ class Run:
         """Save a checkpoint as soon as a step is complete; training goes on meanwhile."""
         self._ask("checkpoint")
 
-    def stop(self, reason: str = "stopped by the user") -> None:
-        """Give out no new work and end when what is out has come in."""
-        self._ask("stop", reason)
+    def stop(self, reason: str = "stopped by the user", *, checkpoint: bool = False) -> None:
+        """Give out no new work and end when what is out has come in.
+
+        Args:
+            reason: what the result gives as the reason of the end.
+            checkpoint: save one of the end, when the last update is applied.
+        """
+        self._ask("stop", reason, checkpoint)
 
     # --- ending -----------------------------------------------------------------------------------------------------------------------
 
@@ -141,6 +156,10 @@ class Run:
             raise MottleError("the run is over: what it left behind is in result() and in its folder")
         try:
             return ray.get(getattr(self._coordinator, method).options(concurrency_group="control").remote(*arguments))
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, MottleError):  # what was asked cannot be: the sentence is enough
+                raise type(error.cause)(str(error.cause)) from None
+            raise
         except ray.exceptions.RayActorError as error:
             raise RunFailedError(f"the coordinator is gone: {reason_of(error)}") from error
 

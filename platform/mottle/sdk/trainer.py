@@ -123,7 +123,9 @@ class Trainer:
         limits = Until.of(until)
         total = limits.max_samples(source.num_rows)
         self._check_target(limits, test is not None, metrics or {})
-        defaults = {"batch_size": batch_size, "lr": spec.options.get("lr"), "rule": None if rule is None else live_rule(rule)}
+        lr = spec.options.get("lr")
+        checked_rule = None if rule is None else live_rule(rule, trusted=trusted is not None, lr=lr)
+        defaults = {"batch_size": batch_size, "lr": lr, "rule": checked_rule}
         defaults = {name: value for name, value in defaults.items() if value is not None}
         self._check_strategy(strategy, defaults, spec.name, trusted, rule)
         compression.build(codec or "identity")

@@ -91,6 +91,11 @@ class ShardMemory:
 
     # --- vectors ----------------------------------------------------------------------------------------------------------------------
 
+    @property
+    def held(self) -> tuple[str, ...]:
+        """Names of the vectors that take memory."""
+        return tuple(self._vectors)
+
     def store(self, name: str, start: int, stop: int, weight: float, payload: Any, references: tuple[str, ...]) -> RangeStored:
         """Decode and copy coordinates [start, stop), then measure them; a payload that does not fit is a fault, not an exception."""
         begin, end = start - self.spec.owned.start, stop - self.spec.owned.start
@@ -132,8 +137,9 @@ class ShardMemory:
                 params = slice(0, self._num_params)
                 dots = [exact_dot(self._vectors[a].values[params], self._vectors[b].values[params]) for a, b in pairs]
                 return Ran(command, tuple(dots))
-            case p.RuleStatistics(_, rule, rows):
-                return Ran(command, self._rules.measure(rule, self._means(rows), self._center(rule), self._num_params))
+            case p.RuleStatistics(_, rule, rows, name):
+                reference = None if name is None else self._vectors[name].values
+                return Ran(command, self._rules.measure(rule, self._means(rows), self._center(rule), reference, self._num_params))
             case p.ApplyRule():
                 self._apply_rule(command)
             case p.Drop(names):
@@ -204,6 +210,17 @@ class ShardMemory:
                 raise ProtocolError(f"version {number} was not kept, the newest is {self.version}")
             self._published[number] = self.publish(self.values)
         return self._published[number]
+
+    def mean(self, name: str) -> Any:
+        """What the publisher made of a held vector, divided by its weight.
+
+        Raises:
+            ProtocolError: no such vector.
+        """
+        if name not in self._vectors:
+            raise ProtocolError(f"there is no vector {name!r}")
+        (values,) = self._means(((name, 0.0),))
+        return self.publish(values)
 
     def free(self, numbers: tuple[int, ...]) -> None:
         for number in numbers:

@@ -22,10 +22,12 @@ class RangeRules:
         """Whether the rule works around the last direction."""
         return "center" in self._rule(settings).config.inputs
 
-    def measure(self, settings: Settings, rows: list[Tensor], center: Tensor | None, num_params: int) -> tuple[int, ...]:
+    def measure(
+        self, settings: Settings, rows: list[Tensor], center: Tensor | None, reference: Tensor | None, num_params: int
+    ) -> tuple[int, ...]:
         """The shard's part of the statistics that the rule decides on, as exact integers; over coordinates below `num_params`."""
-        part = None if center is None else center[:num_params]
-        return self._rule(settings).measure([row[:num_params] for row in rows], center=part).to_wire()
+        parts = [None if companion is None else companion[:num_params] for companion in (center, reference)]
+        return self._rule(settings).measure([row[:num_params] for row in rows], center=parts[0], reference=parts[1]).to_wire()
 
     def apply(
         self, settings: Settings, decision: Settings | None, rows: list[Tensor], center: Tensor | None, num_params: int, out: Tensor
