@@ -6,10 +6,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-import ray
 import torch
 from tests.actors import live
 
+from mottle.actors.fleet import CrewError
 from mottle.sdk import Result, Run, WorkerGroup
 from mottle.sdk.result import RunFailedError
 
@@ -66,10 +66,13 @@ def test_a_crew_that_loses_one_to_sigkill_lets_another_go_and_takes_up_a_third(t
 def test_a_group_has_no_more_workers_than_it_declares_and_unknown_groups_are_named(tmp_path: Path) -> None:
     job = live.trainer(tmp_path, scaling_config=WorkerGroup(name="only", count=1, max_count=1, num_cpus=0.5), until=ENDLESS)
     with live.started(job) as run:
-        with pytest.raises(ray.exceptions.RayTaskError, match="may have 1 workers, has 1 and was asked for 2 more"):
+        with pytest.raises(CrewError, match="^group 'only' may have 1 workers, has 1 and was asked for 2 more"):
             run.add_workers(2)
-        with pytest.raises(ray.exceptions.RayTaskError, match="unknown worker group 'others'; known: only"):
+        with pytest.raises(CrewError, match="unknown worker group 'others'; known: only"):
             run.add_workers(1, "others")
+        for stranger in ("w7", "worker", "0", ""):
+            with pytest.raises(CrewError, match=f"no worker '{stranger}' in the crew; .*known: w0"):
+                run.remove_worker(stranger)
         run.stop()
 
 

@@ -53,11 +53,8 @@ class FakeRun:
                 signal.raise_signal(signal.SIGINT)
             yield self.progress
 
-    def checkpoint(self) -> None:
-        self.asked.append("checkpoint")
-
-    def stop(self, reason: str) -> None:
-        self.asked.append("stop")
+    def stop(self, reason: str, *, checkpoint: bool) -> None:
+        self.asked.append("stop and save" if checkpoint else "stop")
         self._stopped = reason
 
     def parameters(self) -> dict[str, torch.Tensor]:
@@ -94,7 +91,7 @@ def test_the_first_ctrl_c_saves_and_ends_well(tmp_path: Path, capsys: pytest.Cap
     run = FakeRun(tmp_path, signals=(1,))
     answer = conducted(run)
     assert answer.code is Code.INTERRUPTED
-    assert run.asked == ["checkpoint", "stop", "result"]
+    assert run.asked == ["stop and save", "result"]
     assert (tmp_path / "model.safetensors").is_file()
     assert "press Ctrl-C again to end at once" in capsys.readouterr().err
 
@@ -103,15 +100,15 @@ def test_the_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
     run = FakeRun(tmp_path, signals=(1, 2))
     with pytest.raises(KeyboardInterrupt):
         conducted(run)
-    assert run.asked == ["checkpoint", "stop"]
+    assert run.asked == ["stop and save"]
 
 
 def test_ctrl_c_after_the_end_changes_nothing(tmp_path: Path) -> None:
     """The run was over by itself when the stop came: it did not end because of it."""
 
     class Over(FakeRun):
-        def stop(self, reason: str) -> None:
-            self.asked.append("stop")
+        def stop(self, reason: str, *, checkpoint: bool) -> None:
+            self.asked.append("stop and save")
 
     assert conducted(Over(tmp_path, signals=(3,))).code is Code.OK
 

@@ -77,6 +77,11 @@ def test_fedbuff_for_some_seconds_with_a_metric_that_fails_and_questions_that_ar
     counts = result.summary.updates
     assert result.summary.versions == counts.accepted // 4
     assert counts.in_flight < 4
+    logs = {path.name: path.read_text() for path in (tmp_path / "run" / "logs").glob("*.log")}
+    assert {"coordinator.log", "shard0.log", "validator.log", "w0.log", "w1.log"} == set(logs)
+    assert all(f"{name.removesuffix('.log')} is process" in text for name, text in logs.items())
+    assert "Traceback" in logs["validator.log"]
+    assert "LookupError: no such class in the test data" in logs["validator.log"]
     texts = [event.text for event in run.progress.events]
     assert any("could not be evaluated: LookupError: no such class in the test data" in text for text in texts)
     assert run.finished

@@ -83,8 +83,7 @@ def conduct(run: Any, *, as_json: bool, leave: bool = False) -> Answer:
             if interrupts.asked and not stopping:
                 stopping = True
                 say("stopping: waiting for what is computed already and for a checkpoint; press Ctrl-C again to end at once")
-                run.checkpoint()
-                run.stop(_STOPPED)
+                run.stop(_STOPPED, checkpoint=True)
         model, model_trouble = _save_model(run)
         result = run.result()
         report, report_trouble = _write_report(run.job.run_dir)
