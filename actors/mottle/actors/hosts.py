@@ -1,0 +1,63 @@
+"""Which host holds which shard. Left to itself Ray puts an actor that asks for no CPU on any host, a spot machine as soon as another.
+
+Coordinator and validator go to the host of whoever started the run; primaries spread over the hosts that are meant to stay, and a backup
+never lies on its primary's host where there is another. All of it is a wish: an actor whose host is gone goes elsewhere.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from mottle.core.protocol import ReplicaId
+
+MARKET_LABEL = "ray.io/market-type"
+"""Ray's own label of a node: `spot` or `on-demand`."""
+_ID_LABEL = "ray.io/node-id"
+
+
+@dataclass(frozen=True)
+class Host:
+    """A living node of the cluster."""
+
+    id: str
+    stays: bool
+    """Whether nobody has said that it may be taken away."""
+
+
+def living() -> list[Host]:
+    """All living hosts, this process's first, then by id."""
+    here = ray.get_runtime_context().get_node_id()
+    nodes: Any = ray.nodes()  # type: ignore[no-untyped-call]  # Ray says nothing of what it returns
+    found = [Host(node["NodeID"], node["Labels"].get(MARKET_LABEL) != "spot") for node in nodes if node["Alive"]]
+    return sorted(found, key=lambda host: (host.id != here, host.id))
+
+
+def spread(replicas: Sequence[ReplicaId], hosts: Sequence[Host]) -> dict[ReplicaId, str]:
+    """The host of each replica.
+
+    Args:
+        hosts: in order of preference, at least one.
+    """
+    ranked = [host.id for host in hosts if host.stays] or [host.id for host in hosts]
+    others = [host.id for host in hosts if host.id not in ranked]
+    places = {}
+    for replica in replicas:
+        primary = ranked[replica.shard % len(ranked)]
+        rest = [host for host in (ranked if len(ranked) > 1 else ranked + others) if host != primary] or [primary]
+        places[replica] = primary if replica.replica == 0 else rest[replica.shard % len(rest)]
+    return places
+
+
+def near(host: str) -> dict[str, Any]:
+    """Ray options of an actor that should be on that host, and elsewhere if it is gone.
+
+    By labels: a soft node affinity is not heeded for an actor without CPUs (Ray 2.60: two of six went to the other of two hosts).
+    """
+    return {"label_selector": {_ID_LABEL: host}, "fallback_strategy": [{"label_selector": {_ID_LABEL: f"!{host}"}}]}
+
+
+def here() -> dict[str, Any]:
+    """Ray options of an actor that should be on the host of this process."""
+    return near(ray.get_runtime_context().get_node_id())
