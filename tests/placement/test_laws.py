@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from random import Random
 
@@ -102,8 +103,9 @@ def test_the_fast_list_engine_equals_the_plain_one_op_by_op(rng: Random, shape: 
     bound = {
         g: rng.choice([d for d in range(graph.num_devices) if runs[d]]) for g, runs in enumerate(graph.group_runs) if rng.random() < 0.3
     }
-    for favourites in (None, favour_critical(graph)):
-        plain, fast = list_plain(graph, favourites, bound), list_fast(graph, favourites, bound)
+    for favourites, reserve in product((None, favour_critical(graph)), (False, True)):
+        plain = list_plain(graph, favourites, bound, reserve=reserve)
+        fast = list_fast(graph, favourites, bound, reserve=reserve)
         assert isinstance(plain, NoRoom) == isinstance(fast, NoRoom)
         assert isinstance(plain, NoRoom) or plain == fast
 

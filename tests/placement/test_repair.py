@@ -114,3 +114,24 @@ def test_repairing_a_larger_graph_moves_little_and_stays_near_a_full_replan() ->
     assert not result.full_replan
     assert len(result.moved) < 0.3 * len(problem.ops)
     assert result.plan.makespan <= 1.3 * fresh.makespan
+
+
+def test_room_that_copies_will_take_is_not_given_away() -> None:
+    # "b" must receive 6 bytes of "a": were they not counted before "c" is placed, "c" would go beside it, where it starts sooner
+    ops = (Op("a", 5, 2), Op("b", 5, 2), Op("c", 4, 3))
+    three = tuple(Device(f"D{d}", "x", mem) for d, mem in enumerate((12, 10, 9)))
+    problem = Problem(ops=ops, edges=(Edge("a", "b", 6, 1),), devices=three)
+    assignment = {"a": "D0", "b": "D1", "c": "D2"}
+    plan = type(place(problem))(problem, assignment, ("a", "c", "b"), "by hand", simulate(problem, assignment))
+    result = repair(plan, three[:2])
+    assert not result.full_replan
+    assert (result.displaced, result.plan.assignment["c"]) == ({"c"}, "D0")
+
+
+def test_losing_a_device_of_a_full_fleet_is_repaired_and_not_planned_anew() -> None:
+    problem = block_problem(Random(0), 40, 8, weights=False, speeds=(1000, 500, 2000, 1500), share=0.165)
+    plan = place(problem)
+    assert max(plan.simulation.peaks.values()) > 0.95 * problem.devices[0].mem
+    result = repair(plan, problem.devices[1:])
+    assert not result.full_replan
+    assert len(result.moved) < 0.3 * len(problem.ops)

@@ -4,42 +4,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mottle.placement.arrays import Ints, int_list
 from mottle.placement.errors import ProblemError
 from mottle.placement.graph import ABSENT, Graph
-from mottle.placement.skeleton import LARGEST, Skeleton
+from mottle.placement.skeleton import LARGEST, Shape, Skeleton
 
 if TYPE_CHECKING:
     from mottle.placement.problem import CommMode, Link, MemMode, Problem
 
 
 @dataclass(frozen=True, eq=False)
-class Loose:
-    """What a graph is made of, before its ops are put in canonical order. Any op numbering; tensors sorted by (producer, name)."""
+class OnDevices:
+    """What devices add to a `Shape`, in its numbering; the fields are those of `Graph`."""
 
-    ids: list[str]
-    id_rank: Ints
-    """(n,) rank of the id as a byte string."""
-    successors: list[list[int]]
-    topological: list[int]
-    depth: Ints
-    """(n,) edges on the longest path from a source."""
     k: Ints
-    perm: Ints
-    temp: Ints
-    out: Ints
-    keep: NDArray[np.bool_]
-    group: Ints
-    group_names: dict[int, str]
-    """Names of the groups that have one."""
-    tensor_src: Ints
-    tensor_bytes: Ints
-    tensor_comm: Ints
-    tensor_names: list[str]
-    edge_tensor: Ints
-    edge_dst: Ints
     devices: list[str]
     mem: list[int]
     link_class: list[list[int]]
@@ -51,76 +30,58 @@ class Loose:
 def compile_graph(problem: "Problem") -> Graph:
     """Arrays of a checked problem in canonical order (2.1)."""
     skeleton = problem.skeleton
-    link_class, cost = _communication(problem, skeleton.tensor_bytes, skeleton.tensor_comm)
-    return arrange(
-        Loose(
-            ids=skeleton.ids,
-            id_rank=skeleton.id_rank,
-            successors=skeleton.successors,
-            topological=skeleton.topological,
-            depth=skeleton.depth,
-            k=_compute_times(problem, skeleton),
-            perm=skeleton.perm,
-            temp=skeleton.temp,
-            out=skeleton.out,
-            keep=skeleton.keep,
-            group=skeleton.group,
-            group_names=skeleton.group_names,
-            tensor_src=skeleton.tensor_src,
-            tensor_bytes=skeleton.tensor_bytes,
-            tensor_comm=skeleton.tensor_comm,
-            tensor_names=skeleton.tensor_names,
-            edge_tensor=skeleton.edge_tensor,
-            edge_dst=skeleton.edge_dst,
-            devices=[d.id for d in problem.devices],
-            mem=[d.mem for d in problem.devices],
-            link_class=link_class,
-            cost=cost,
-            comm_mode=problem.comm_mode,
-            mem_mode=problem.mem_mode,
-        )
+    link_class, cost = _communication(problem, skeleton.shape.tensor_bytes, skeleton.shape.tensor_comm)
+    setting = OnDevices(
+        k=_compute_times(problem, skeleton),
+        devices=[d.id for d in problem.devices],
+        mem=[d.mem for d in problem.devices],
+        link_class=link_class,
+        cost=cost,
+        comm_mode=problem.comm_mode,
+        mem_mode=problem.mem_mode,
     )
+    return arrange(skeleton.shape, setting)
 
 
-def arrange(loose: Loose) -> Graph:
-    """Renumber ops by (depth, -B, id), groups by first member, tensors by (producer, name)."""
-    order = _canonical_order(loose)
+def arrange(shape: Shape, setting: OnDevices) -> Graph:
+    """Renumber ops by (depth, -B, id), groups by first member, tensors (sorted by producer and name) by (producer, name)."""
+    order = _canonical_order(shape, setting.k)
     topo = np.empty_like(order)
     topo[order] = np.arange(len(order))
-    group, group_names = _canonical_groups(loose, order)
-    src = topo[loose.tensor_src]
+    group, group_names = _canonical_groups(shape, order)
+    src = topo[shape.tensor_src]
     tensor_order = np.argsort(src, kind="stable")  # names are already sorted within a producer
     rank = np.empty_like(tensor_order)
     rank[tensor_order] = np.arange(len(tensor_order))
-    edge_tensor, edge_dst = rank[loose.edge_tensor], topo[loose.edge_dst]
+    edge_tensor, edge_dst = rank[shape.edge_tensor], topo[shape.edge_dst]
     edge_order = np.lexsort((edge_dst, edge_tensor))
     return Graph(
-        names=[loose.ids[i] for i in int_list(order)],
-        devices=loose.devices,
-        k=loose.k[order],
-        perm=loose.perm[order],
-        temp=loose.temp[order],
-        out=loose.out[order],
-        keep=loose.keep[order],
+        names=[shape.ids[i] for i in int_list(order)],
+        devices=setting.devices,
+        k=setting.k[order],
+        perm=shape.perm[order],
+        temp=shape.temp[order],
+        out=shape.out[order],
+        keep=shape.keep[order],
         group=group,
         group_names=group_names,
         tensor_src=src[tensor_order],
-        tensor_bytes=loose.tensor_bytes[tensor_order],
-        tensor_comm=loose.tensor_comm[tensor_order],
-        tensor_names=[loose.tensor_names[t] for t in int_list(tensor_order)],
+        tensor_bytes=shape.tensor_bytes[tensor_order],
+        tensor_comm=shape.tensor_comm[tensor_order],
+        tensor_names=[shape.tensor_names[t] for t in int_list(tensor_order)],
         edge_tensor=edge_tensor[edge_order],
         edge_dst=edge_dst[edge_order],
-        mem=loose.mem,
-        link_class=loose.link_class,
-        cost=loose.cost[:, tensor_order],
-        comm_mode=loose.comm_mode,
-        mem_mode=loose.mem_mode,
+        mem=setting.mem,
+        link_class=setting.link_class,
+        cost=setting.cost[:, tensor_order],
+        comm_mode=setting.comm_mode,
+        mem_mode=setting.mem_mode,
     )
 
 
 def _compute_times(problem: "Problem", skeleton: Skeleton) -> Ints:
     """k(i,d) of 1.2, in the order of the problem."""
-    k = np.empty((len(skeleton.ids), len(problem.devices)), np.int64)
+    k = np.empty((len(skeleton.ops), len(problem.devices)), np.int64)
     by_map = skeleton.ref_time < 0
     for d, device in enumerate(problem.devices):
         if device.speed_pm == 1000:
@@ -143,23 +104,23 @@ def _compute_times(problem: "Problem", skeleton: Skeleton) -> Ints:
     return k
 
 
-def _canonical_order(loose: Loose) -> Ints:
+def _canonical_order(shape: Shape, k: Ints) -> Ints:
     """Positions of the ops sorted by (depth, -B, id); B is the longest path below, in time summed over the devices (2.1)."""
-    below = int_list(np.where(loose.k < ABSENT, loose.k, 0).sum(axis=1))
-    for i in reversed(loose.topological):
-        if children := loose.successors[i]:
+    below = int_list(np.where(k < ABSENT, k, 0).sum(axis=1))
+    for i in reversed(shape.topological):
+        if children := shape.successors[i]:
             below[i] += max([below[j] for j in children])
-    return np.lexsort((loose.id_rank, -np.array(below, np.int64), loose.depth))
+    return np.lexsort((shape.id_rank, -np.array(below, np.int64), shape.depth))
 
 
-def _canonical_groups(loose: Loose, order: Ints) -> tuple[Ints, list[str]]:
+def _canonical_groups(shape: Shape, order: Ints) -> tuple[Ints, list[str]]:
     """Group numbers by first member in canonical order, with names."""
-    raw, first, inverse = np.unique(loose.group[order], return_index=True, return_inverse=True)
+    raw, first, inverse = np.unique(shape.group[order], return_index=True, return_inverse=True)
     rank = np.empty_like(first)
     by_first = np.argsort(first)
     rank[by_first] = np.arange(len(first))
     names = [
-        loose.group_names.get(g, loose.ids[int(order[x])]) for g, x in zip(int_list(raw[by_first]), int_list(first[by_first]), strict=True)
+        shape.group_names.get(g, shape.ids[int(order[x])]) for g, x in zip(int_list(raw[by_first]), int_list(first[by_first]), strict=True)
     ]
     return rank[inverse], names
 

@@ -13,10 +13,10 @@ from typing import Literal, get_args
 import numpy as np
 
 from mottle.placement.arrays import Ints, int_list, max_by, sum_by
-from mottle.placement.canonical import Loose, arrange
+from mottle.placement.canonical import OnDevices, arrange
 from mottle.placement.graph import ABSENT, Graph
 from mottle.placement.placed import Placement
-from mottle.placement.skeleton import kahn_order
+from mottle.placement.skeleton import Shape, kahn_order, rank_ids
 
 Coarsening = Literal["none", "guarded", "paper"]
 COARSENINGS: tuple[Coarsening, ...] = get_args(Coarsening)
@@ -138,8 +138,6 @@ def _build(graph: Graph, group: Ints, into: list[int], after: list[set[int]]) ->
     successors = [sorted(number[v] for v in after[u]) for u in int_list(roots)]
     topological, depth = kahn_order(successors)
     ids = [graph.names[i] for i in int_list(first)]
-    id_rank = np.empty(size, np.int64)
-    id_rank[sorted(range(size), key=ids.__getitem__)] = np.arange(size)
     src = node[graph.tensor_src]
     names = [f"{graph.names[p]}/{name}" for p, name in zip(graph.src_of, graph.tensor_names, strict=True)]
     leaves = np.zeros(len(names), bool)
@@ -155,34 +153,35 @@ def _build(graph: Graph, group: Ints, into: list[int], after: list[set[int]]) ->
     np.logical_or.at(absent, node, graph.k >= ABSENT)
     keep = np.zeros(size, bool)
     np.logical_or.at(keep, node, graph.keep)
-    fused = arrange(
-        Loose(
-            ids=ids,
-            id_rank=id_rank,
-            successors=successors,
-            topological=topological,
-            depth=np.array(depth, np.int64),
-            k=np.where(absent, ABSENT, k),
-            perm=sum_by(node, graph.perm, size),
-            temp=max_by(node, graph.temp, size),
-            out=sum_by(node, graph.out, size),
-            keep=keep,
-            group=group[first],
-            group_names={},
-            tensor_src=src[kept],
-            tensor_bytes=graph.tensor_bytes[kept],
-            tensor_comm=graph.tensor_comm[kept],
-            tensor_names=[names[t] for t in int_list(kept)],
-            edge_tensor=pairs // size,
-            edge_dst=pairs % size,
-            devices=graph.devices,
-            mem=graph.mem,
-            link_class=graph.link_class,
-            cost=graph.cost[:, kept],
-            comm_mode=graph.comm_mode,
-            mem_mode=graph.mem_mode,
-        )
+    shape = Shape(
+        ids=ids,
+        id_rank=rank_ids(ids),
+        successors=successors,
+        topological=topological,
+        depth=np.array(depth, np.int64),
+        perm=sum_by(node, graph.perm, size),
+        temp=max_by(node, graph.temp, size),
+        out=sum_by(node, graph.out, size),
+        keep=keep,
+        group=group[first],
+        group_names={},
+        tensor_src=src[kept],
+        tensor_bytes=graph.tensor_bytes[kept],
+        tensor_comm=graph.tensor_comm[kept],
+        tensor_names=[names[t] for t in int_list(kept)],
+        edge_tensor=pairs // size,
+        edge_dst=pairs % size,
     )
+    setting = OnDevices(
+        k=np.where(absent, ABSENT, k),
+        devices=graph.devices,
+        mem=graph.mem,
+        link_class=graph.link_class,
+        cost=graph.cost[:, kept],
+        comm_mode=graph.comm_mode,
+        mem_mode=graph.mem_mode,
+    )
+    fused = arrange(shape, setting)
     position = {name: x for x, name in enumerate(fused.names)}
     where = [position[name] for name in ids]
     return Coarse(graph, fused, [where[x] for x in int_list(node)])

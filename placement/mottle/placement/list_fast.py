@@ -17,9 +17,11 @@ def list_fast(
     favourites: Favourites | None = None,
     bound: dict[int, int] | None = None,
     mem: Sequence[int] | None = None,
+    *,
+    reserve: bool = False,
 ) -> Placement | NoRoom:
     """As `list_plain`, for graphs in `parallel` mode."""
-    engine = Engine(graph, MemoryState(graph, bound, mem))
+    engine = Engine(graph, MemoryState(graph, bound, mem, reserve=reserve))
     select = EarliestStart(engine) if favourites is None else FavouriteFirst(engine, favourites)
     return engine.run(select)
 
@@ -33,7 +35,7 @@ class Engine:
         self.free = [0] * graph.num_devices  # F
         self.last = [-1] * graph.num_devices
         self.device, self.start, self.end = [-1] * graph.n, [-1] * graph.n, [-1] * graph.n
-        self.held = [0] * len(graph.src_of)  # bit d: tensor produced on d, or on its way there
+        self.held = list(memory.reserved)  # bit d: tensor produced on d, on its way there, or counted there beforehand
         self.waiting = [len(parents) for parents in graph.predecessors]
 
     def run(self, select: "EarliestStart | FavouriteFirst") -> Placement | NoRoom:
@@ -68,7 +70,8 @@ class Engine:
         self.end[i] = self.free[d] = e + graph.k_rows[i][d]
         self.last[d] = i
         for t in graph.outputs[i]:
-            self.held[t] = 1 << d
+            self.memory.release(t, d, graph.bytes_of[t])
+            self.held[t] |= 1 << d
         return True
 
     def data_ready(self, i: int) -> list[int]:

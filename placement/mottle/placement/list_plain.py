@@ -102,12 +102,16 @@ class _Engine:
             if not self.graph.group_runs[g, d] or self.memory.bound[g] not in (-1, d):
                 continue
             settled, missing = self.missing(i, d)
-            if not self.memory.fits(g, d, sum(self.graph.bytes_of[t] for _, t, _ in missing)):
+            if not self.memory.fits(g, d, self.new_bytes(missing, d)):
                 self.crowded = True
                 continue
             arrivals = [copy.end for copy in self.channels.copies(missing, d)]
             est[d] = max(settled, self.free[d], *arrivals) if arrivals else max(settled, self.free[d])
         return est
+
+    def new_bytes(self, missing: list[tuple[int, int, int]], d: int) -> int:
+        """Bytes of missing inputs that are not counted on d yet."""
+        return sum(self.graph.bytes_of[t] for _, t, _ in missing if not self.memory.reserved[t] >> d & 1)
 
     def awake_devices(self, est: Mapping[int, dict[int, int]]) -> dict[int, _Awake]:
         assert self.favourites is not None
@@ -150,7 +154,9 @@ class _Engine:
     def commit(self, i: int, d: int, e: int) -> None:
         _, missing = self.missing(i, d)
         self.channels.book(self.channels.copies(missing, d), d)
-        self.memory.commit(self.graph.group_of[i], d, sum(self.graph.bytes_of[t] for _, t, _ in missing))
+        self.memory.commit(self.graph.group_of[i], d, self.new_bytes(missing, d))
+        for t in self.graph.outputs[i]:
+            self.memory.release(t, d, self.graph.bytes_of[t])
         self.device[i], self.start[i] = d, e
         self.end[i] = self.free[d] = e + self.graph.k_rows[i][d]
         self.last[d] = i
@@ -167,6 +173,8 @@ def list_plain(
     favourites: Favourites | None = None,
     bound: dict[int, int] | None = None,
     mem: Sequence[int] | None = None,
+    *,
+    reserve: bool = False,
 ) -> Placement | NoRoom:
     """Place by earliest start.
 
@@ -174,8 +182,9 @@ def list_plain(
         favourites: op -> favourite child gives m-SCT; None gives m-ETF.
         bound: group -> device, reserved from the beginning.
         mem: (D,) bytes, in place of the devices' own budgets.
+        reserve: see `MemoryState`.
     Returns:
         A placement that fits `mem` in static accounting, or the op for which no room was found.
     Cost: O(n |R| D indegree) with |R| ready ops.
     """
-    return _Engine(graph, favourites, MemoryState(graph, bound, mem)).run()
+    return _Engine(graph, favourites, MemoryState(graph, bound, mem, reserve=reserve)).run()

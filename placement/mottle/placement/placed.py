@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from mottle.placement.arrays import int_list
+import numpy as np
+
+from mottle.placement.arrays import int_list, sum_by
 from mottle.placement.graph import Graph
 
 
@@ -38,9 +40,15 @@ class MemoryState:
 
     The first member of a group that is placed binds the group and reserves its whole base; `bound` groups are reserved from the
     beginning.
+
+    Args:
+        reserve: count from the beginning the copies that ops of bound groups will receive from elsewhere. Without it, a device may be
+            filled with other ops until one that is bound to it finds no room for its inputs.
     """
 
-    def __init__(self, graph: Graph, bound: dict[int, int] | None = None, mem: Sequence[int] | None = None) -> None:
+    def __init__(
+        self, graph: Graph, bound: dict[int, int] | None = None, mem: Sequence[int] | None = None, *, reserve: bool = False
+    ) -> None:
         self.mem = list(graph.mem if mem is None else mem)
         self.base = int_list(graph.base)
         self.scratch = int_list(graph.scratch)
@@ -50,6 +58,26 @@ class MemoryState:
         self.bound = [-1] * graph.num_groups
         for g, d in (bound or {}).items():
             self.bind(g, d)
+        self.reserved = self._reserve(graph) if reserve else [0] * len(graph.src_of)  # bits of devices, by tensor
+
+    def _reserve(self, graph: Graph) -> list[int]:
+        home = np.array(self.bound, np.int64)[graph.group]
+        producer, consumer = home[graph.tensor_src[graph.edge_tensor]], home[graph.edge_dst]
+        remote = (consumer >= 0) & (producer != consumer)
+        copies = np.unique(graph.edge_tensor[remote] * graph.num_devices + consumer[remote])
+        tensor, device = copies // graph.num_devices, copies % graph.num_devices
+        for d, size in enumerate(int_list(sum_by(device, graph.tensor_bytes[tensor], graph.num_devices))):
+            self.resident[d] += size
+        bits = np.zeros(len(graph.src_of), object)
+        np.bitwise_or.at(bits, tensor, np.array([1 << d for d in int_list(device)], object))
+        reserved: list[int] = bits.tolist()
+        return reserved
+
+    def release(self, t: int, d: int, size: int) -> None:
+        """A tensor is made on d itself: no copy will come."""
+        if self.reserved[t] >> d & 1:
+            self.reserved[t] ^= 1 << d
+            self.resident[d] -= size
 
     def bind(self, g: int, d: int) -> None:
         """Reserve room for a whole group."""

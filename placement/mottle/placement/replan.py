@@ -127,7 +127,7 @@ def _place_around(graph: Graph, home: list[int], displaced: set[int]) -> Placeme
         bound = {g: d for g, d in enumerate(home) if g not in displaced}
         # Under dynamic accounting static sums over-estimate: what stays may exceed its budget, and SIM decides in the end.
         mem = graph.mem if graph.mem_mode == "static" else [8 * m for m in graph.mem]
-        result = schedule(graph, None, bound, mem)
+        result = schedule(graph, None, bound, mem, reserve=True)
         if isinstance(result, Placement):
             return result
         fullest = _fullest(graph, result)

@@ -22,21 +22,15 @@ LARGEST = 2**60
 
 
 @dataclass(frozen=True, eq=False)
-class Skeleton:
-    """Ops, tensors and their shape as a graph; see the module for the index letters."""
+class Shape:
+    """Ops, tensors and what hangs on what, in any numbering of the ops; see the module for the index letters."""
 
-    ops: "Sequence[Op]"
-    edges: "Sequence[Edge]"
-    """What it was built from; it serves no other ops or edges."""
     ids: list[str]
-    position: dict[str, int]
     id_rank: Ints
     """(n,) rank of the id as a byte string."""
-    ref_time: Ints
-    """(n,) ticks on the reference device, -1 where the time is a map."""
-    class_time: dict[str, Ints]
-    """class -> (n,) ticks, -1 where the op has no such entry."""
-    pins: dict[int, frozenset[str]]
+    successors: list[list[int]]
+    topological: list[int]
+    depth: Ints
     perm: Ints
     temp: Ints
     out: Ints
@@ -44,7 +38,7 @@ class Skeleton:
     group: Ints
     """(n,) group number; an op without a group has its own."""
     group_names: dict[int, str]
-    """Names of the groups that were given."""
+    """Names of the groups that have one."""
     tensor_src: Ints
     tensor_bytes: Ints
     tensor_comm: Ints
@@ -52,9 +46,29 @@ class Skeleton:
     tensor_names: list[str]
     edge_tensor: Ints
     edge_dst: Ints
-    successors: list[list[int]]
-    topological: list[int]
-    depth: Ints
+
+
+@dataclass(frozen=True, eq=False)
+class Skeleton:
+    """A problem without its devices."""
+
+    ops: "Sequence[Op]"
+    edges: "Sequence[Edge]"
+    """What it was built from; it serves no other ops or edges."""
+    shape: Shape
+    position: dict[str, int]
+    ref_time: Ints
+    """(n,) ticks on the reference device, -1 where the time is a map."""
+    class_time: dict[str, Ints]
+    """class -> (n,) ticks, -1 where the op has no such entry."""
+    pins: dict[int, frozenset[str]]
+
+
+def rank_ids(ids: Sequence[str]) -> Ints:
+    """(n,) rank of each id as a byte string: code point order of str is byte order of UTF-8."""
+    rank = np.empty(len(ids), np.int64)
+    rank[sorted(range(len(ids)), key=ids.__getitem__)] = np.arange(len(ids))
+    return rank
 
 
 def integer_fault(what: str, value: Any, *, least: int = 0) -> list[str]:
@@ -213,23 +227,18 @@ def _index(
 ) -> Skeleton:
     n = len(ops)
     ids = [op.id for op in ops]
-    id_rank = np.empty(n, np.int64)
-    id_rank[sorted(range(n), key=ids.__getitem__)] = np.arange(n)  # code point order of str is byte order of UTF-8
     keys = sorted(tensors)
     listed = [tensors[key] for key in keys]
     tensor_src = np.array([src for src, _ in keys], np.int64)
     tensor_bytes = np.array([tensor.bytes for tensor in listed], np.int64)
     emitted = sum_by(tensor_src, tensor_bytes, n)
     group, group_names = _number_groups(ops)
-    return Skeleton(
-        ops=ops,
-        edges=edges,
+    shape = Shape(
         ids=ids,
-        position=position,
-        id_rank=id_rank,
-        ref_time=np.array([op.time if isinstance(op.time, int) else -1 for op in ops], np.int64),
-        class_time=_class_times(ops),
-        pins={i: frozenset(op.pin) for i, op in enumerate(ops) if op.pin is not None},
+        id_rank=rank_ids(ids),
+        successors=successors,
+        topological=topological,
+        depth=np.array(depth, np.int64),
         perm=np.array([op.perm for op in ops], np.int64),
         temp=np.array([op.temp for op in ops], np.int64),
         out=np.where([op.out is None for op in ops], emitted, np.array([op.out or 0 for op in ops], np.int64)),
@@ -242,9 +251,15 @@ def _index(
         tensor_names=[name for _, name in keys],
         edge_tensor=np.repeat(np.arange(len(keys)), [len(tensor.consumers) for tensor in listed]),
         edge_dst=np.array([j for tensor in listed for j in tensor.consumers], np.int64),
-        successors=successors,
-        topological=topological,
-        depth=np.array(depth, np.int64),
+    )
+    return Skeleton(
+        ops=ops,
+        edges=edges,
+        shape=shape,
+        position=position,
+        ref_time=np.array([op.time if isinstance(op.time, int) else -1 for op in ops], np.int64),
+        class_time=_class_times(ops),
+        pins={i: frozenset(op.pin) for i, op in enumerate(ops) if op.pin is not None},
     )
 
 
