@@ -9,6 +9,7 @@ import math
 
 import numpy as np
 
+from mottle.actors.held_out import read_rows
 from mottle.actors.job import Job
 from mottle.actors.link import ShardLink
 from mottle.core import protocol as p
@@ -33,7 +34,7 @@ def descents(order: p.Score, job: Job, engine: TorchEngine, shards: ShardLink) -
     lr *= 1.0 if job.schedule is None else job.schedule(order.samples)
     generator = np.random.default_rng(derive_seed(order.seed, "validation/score", order.request))
     rows = generator.choice(job.validation.num_rows, size=min(order.num_samples, job.validation.num_rows), replace=False)
-    batch = job.validation.fetch(rows)
+    batch = read_rows(job, job.validation, rows, "score/sample", order.request)
 
     def loss() -> float:
         return engine.evaluate([(batch, len(rows))], {})["loss"]

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from mottle import compression
+from mottle.actors.held_out import read_rows
 from mottle.actors.job import Job
 from mottle.actors.link import ShardLink
 from mottle.actors.logs import Output
@@ -93,11 +94,10 @@ class Validator:
 
     # --- parts ------------------------------------------------------------------------------------------------------------------------
 
-    @staticmethod
-    def _batches(source: Source) -> Iterator[tuple[Any, int]]:
+    def _batches(self, source: Source) -> Iterator[tuple[Any, int]]:
         for start in range(0, source.num_rows, EVALUATION_BATCH):
             rows = np.arange(start, min(start + EVALUATION_BATCH, source.num_rows))
-            yield source.fetch(rows), len(rows)
+            yield read_rows(self._job, source, rows, "test/sample"), len(rows)
 
     def _reference(self, order: p.Refresh) -> torch.Tensor:
         """Mean gradient over samples drawn without replacement, seeded by run and name, so that a repeated order gives the same vector."""
@@ -109,7 +109,7 @@ class Validator:
         rows = generator.choice(source.num_rows, size=min(order.num_samples, source.num_rows), replace=False)
         self._engine.zero()
         done = self._engine.accumulate(
-            lambda start, stop: source.fetch(rows[start:stop]),
+            lambda start, stop: read_rows(self._job, source, rows[start:stop], "validation/sample", number),
             0,
             len(rows),
             seed_of_position=lambda position: derive_seed(order.seed, "validation/model", number, position),

@@ -1,6 +1,10 @@
 """What a job tells the brain."""
 
+import math
 from dataclasses import dataclass
+from typing import Any
+
+from mottle.core.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,3 +36,36 @@ class BrainConfig:
     """Time for a worker's first order, which may include loading data and compiling."""
     coordination_epoch: int = 0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what no run can be made of; everything that is wrong is told at once."""
+        least = {
+            "num_positions": 1,
+            "num_shards": 1,
+            "replicas": 0,
+            "rule_samples": 1,
+            "first_lease_ns": 1,
+            "coordination_epoch": 0,
+            "seed": 0,
+        }
+        faults = [_fault(name, getattr(self, name), bound) for name, bound in least.items()]
+        optional = ("max_samples", "max_ns", "evaluate_every", "checkpoint_every", "lease_floor_ns")
+        faults += [_fault(name, getattr(self, name), 1) for name in optional if getattr(self, name) is not None]
+        if self.replicas not in (0, 1):
+            faults.append(f"replicas is 0 or 1 further copy of each shard, got {self.replicas!r}")
+        norm = self.max_grad_norm
+        if norm is not None and not (_is_number(norm) and 0 < norm < math.inf):
+            faults.append(f"max_grad_norm must be above 0 and finite, got {norm!r}; leave it out to clip nothing")
+        if self.target is not None and not _is_number(self.target[1]):
+            faults.append(f"the target of {self.target[0]} must be a number, got {self.target[1]!r}")
+        if found := [fault for fault in faults if fault]:
+            raise ConfigError("; ".join(found))
+
+
+def _fault(name: str, value: Any, least: int) -> str:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return "" if whole and value >= least else f"{name} must be an integer of at least {least}, got {value!r}"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
