@@ -17,9 +17,10 @@ from mottle.cli.main import app
 from mottle.core.errors import ConfigError, MottleError
 from mottle.placement import InfeasibleError, ProblemError
 
+GROUPS = ("workers", "study", "testbed", "clusters")
 COMMANDS = {
     (*path, name): each
-    for path, group in ([(), get_command(app)], *([(name,), get_command(app).commands[name]] for name in ("workers", "study", "testbed")))  # type: ignore[attr-defined]
+    for path, group in ([(), get_command(app)], *([(name,), get_command(app).commands[name]] for name in GROUPS))  # type: ignore[attr-defined]
     for name, each in group.commands.items()
     if not hasattr(each, "commands")
 }
@@ -37,10 +38,13 @@ def test_these_are_the_commands() -> None:
         "report",
         "export",
         "place",
+        "capture",
         "workers list",
         "workers add",
         "workers remove",
         "study robustness",
+        "clusters check",
+        "clusters join",
         *(f"testbed {name}" for name in ("up", "down", "status", "kill", "start", "pause", "resume", "cut", "heal")),
     }
 
@@ -97,6 +101,7 @@ def test_completion_knows_the_commands() -> None:
         ("report", "nowhere"),
         ("export", "nowhere"),
         ("place", "nowhere.json"),
+        ("clusters", "check", "nowhere.yaml"),
         ("place", "nowhere.json", "--coarsen", "guardet"),
         ("study", "robustness", "--rules", "medain"),
     ],

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from mottle.cli import testbed
+from mottle.cli import clusters, testbed
 from mottle.cli.answers import CODES_HELP, Answer, Json, command
 from mottle.cli.attach import attach
 from mottle.cli.capture import capture
@@ -43,6 +43,11 @@ _testbed = typer.Typer(help="Several hosts on this machine, to see what happens 
 for _fault in testbed.COMMANDS:
     _testbed.command()(command(_fault))
 app.add_typer(_testbed, name="testbed")
+
+_clusters = typer.Typer(help="Look at cluster files and clusters before a run does.", no_args_is_help=True)
+_clusters.command()(command(clusters.check))
+_clusters.command()(command(clusters.join))
+app.add_typer(_clusters, name="clusters")
 
 _study = typer.Typer(help="Compare many small trainings side by side.", no_args_is_help=True)
 _study.command()(command(robustness))

@@ -1,0 +1,154 @@
+"""Kills on two hosts, where an object dies with its owner for real: the run goes on and every sample is used exactly once."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from tests.clusters.conftest import ROOT
+
+from mottle.clusters.testbed import HostSpec, Testbed
+
+pytestmark = [pytest.mark.testbed, pytest.mark.ray]
+Snapshot = dict[str, Any]
+ENDLESS = {"epochs": 10_000}
+PATIENCE_S = 90.0
+
+
+class Driver:
+    """The test's end of `tests.clusters.driver`."""
+
+    def __init__(self, bed: Testbed, description: dict[str, Any], log: Path) -> None:
+        self._log = log
+        with log.open("w") as stderr:
+            self.process = bed.popen(
+                bed.head,
+                [sys.executable, "-m", "tests.clusters.driver", json.dumps(description)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+                cwd=ROOT,
+            )
+        assert self._answer() == "started"
+
+    def ask(self, method: str, *arguments: Any) -> Any:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps([method, *arguments]) + "\n")
+        self.process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> Any:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line, f"the driver ended:\n{self._log.read_text()[-4000:]}"
+        return json.loads(line)
+
+    def wait_for(self, condition: Callable[[Snapshot], bool], what: str) -> Snapshot:
+        deadline = time.monotonic() + PATIENCE_S
+        while not condition(snapshot := self.ask("snapshot")):
+            assert time.monotonic() < deadline, f"waited for {what}: {snapshot}"
+        return dict(snapshot)
+
+
+@contextmanager
+def driven(bed: Testbed, folder: Path, **description: Any) -> Iterator[Driver]:
+    """A run with its driver on the head's host."""
+    driver = Driver(bed, {"folder": str(folder), **description}, folder / "driver.log")
+    try:
+        yield driver
+    finally:
+        driver.process.kill()
+        driver.process.communicate()
+
+
+def on(host: str, count: int, **options: Any) -> dict[str, Any]:
+    """A worker group whose workers are on that host."""
+    return {"name": host, "count": count, "max_count": 4, "num_cpus": 0.5, "resources": {host: 0.001}, **options}
+
+
+def row(snapshot: Snapshot, worker: str) -> dict[str, Any]:
+    return next((each for each in snapshot["workers"] if each["id"] == worker), {"state": "unknown", "accepted": 0})
+
+
+def assert_each_sample_once(ended: dict[str, Any]) -> None:
+    """Every pass but the last, which the test cut short, used each sample once; lost and duplicated updates the driver has looked for."""
+    assert ended["error"] == ""
+    *whole, last = ended["epochs"]
+    assert whole
+    assert all((epoch["missed"], epoch["repeated"], epoch["rejected"]) == (0, 0, 0) for epoch in whole)
+    assert last["repeated"] == 0
+
+
+def wait_sent(bed: Testbed, host: str, num_bytes: int) -> None:
+    """Wait until the host has sent so many bytes from now on."""
+    deadline = time.monotonic() + PATIENCE_S
+    until = bed.sent_bytes(host) + num_bytes
+    while bed.sent_bytes(host) < until:
+        assert time.monotonic() < deadline, f"{host} sends nothing"
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize("strategy", ["async", "sync"])
+def test_a_worker_killed_in_the_middle_of_its_push_and_then_its_whole_host(two_hosts: Testbed, tmp_path: Path, strategy: str) -> None:
+    """An update of 3.4 MB takes 2.7 s on the line; the worker dies when a third of it has crossed."""
+    groups = [on("h1", 1), on("h2", 2)]
+    with driven(two_hosts, tmp_path, groups=groups, strategy=strategy, until=ENDLESS) as run:
+        run.wait_for(lambda now: all(row(now, worker)["accepted"] for worker in ("w0", "w1", "w2")), "an update of each")
+        two_hosts.limit("h2", rate_mbit=10)
+        wait_sent(two_hosts, "h2", 1_200_000)
+        os.kill(run.ask("processes")["w1"], signal.SIGKILL)
+        two_hosts.limit("h2", rate_mbit=None)
+        lost = run.wait_for(lambda now: row(now, "w1")["state"] == "killed", "the death of w1")
+        lost = run.wait_for(lambda now: now["version"] >= lost["version"] + 3, "three versions without w1")
+        assert row(lost, "w2")["state"] != "killed"
+
+        two_hosts.kill("h2")
+        lost = run.wait_for(lambda now: row(now, "w2")["state"] == "killed", "the death of w2 with its host")
+        run.wait_for(lambda now: now["samples"] >= lost["samples"] + 200, "two more passes on h1 alone")
+
+        two_hosts.start("h2")
+        (joined,) = run.ask("add", 1, "h2")
+        run.wait_for(lambda now: row(now, joined)["accepted"] >= 2, "updates from the host that came back")
+        run.ask("stop")
+        assert_each_sample_once(run.ask("end", False))
+
+
+def test_a_killed_primary_loses_no_acknowledged_update_and_its_backup_on_another_host_is_read(two_hosts: Testbed, tmp_path: Path) -> None:
+    """The run's model is the one of plain PyTorch, which nothing was lost of."""
+    with driven(two_hosts, tmp_path, groups=[on("h1", 1), on("h2", 1)], replicas=1, until={"epochs": 8}) as run:
+        run.wait_for(lambda now: now["version"] >= 3, "its third version")
+        primary, backup = (shard_on(two_hosts, host) for host in ("h1", "h2"))
+        primary.kill()
+        run.wait_for(lambda now: any("replica of shard" in event["text"] for event in now["events"]), "the loss of the primary")
+        ended = run.ask("end", True)
+        backup.wait(20)
+    assert ended["error"] == ""
+    assert [(epoch["applied"], epoch["missed"], epoch["repeated"]) for epoch in ended["epochs"]] == [(100, 0, 0)] * 8
+    assert ended["gap"] < 1e-4
+
+
+def shard_on(bed: Testbed, host: str) -> psutil.Process:
+    """The one shard's process of that host."""
+    found = [psutil.Process(pid) for pid in bed.pids(host)]
+    (shard,) = [process for process in found if process.cmdline()[:1] and process.cmdline()[0].startswith("ray::ParameterShard")]
+    return shard
+
+
+def test_a_cut_host_is_declared_dead_and_comes_back_and_a_further_one_joins_and_leaves(two_hosts: Testbed) -> None:
+    two_hosts.cut("h2")
+    assert two_hosts.alive("-h2", timeout_s=60) == ["h1"]
+    two_hosts.heal("h2")
+    assert two_hosts.alive() == ["h1", "h2"]
+    two_hosts.join(HostSpec(name="h3", num_cpus=1))
+    assert two_hosts.alive() == ["h1", "h2", "h3"]
+    two_hosts.leave("h3")
+    assert two_hosts.alive() == ["h1", "h2"]
