@@ -1,6 +1,7 @@
 """Commands that read and write folders and files: new, status, report, export, place."""
 
 import json
+import time
 from pathlib import Path
 from random import Random
 
@@ -11,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from mottle.checkpoint import Manifest, folder_of, write_manifest, write_model
 from mottle.observe import RunEvent, RunRecord, RunResult, UpdateCounts, WorkerAccounting, WorkerResult, write_result
+from mottle.observe.heartbeat import Heartbeat, write_heartbeat
 from mottle.placement import load_plan, save_problem, small_problem
 from mottle.sdk import jobfile
 from mottle.storage import Folder
@@ -143,14 +145,45 @@ def test_status_shows_what_contradicts_itself(tmp_path: Path, mottle) -> None:
 
 def test_status_of_a_run_that_has_not_ended_says_only_what_is_recorded(live: Path, mottle) -> None:
     answer = mottle("status", live, "--json").data
-    assert answer["state"] == "unfinished"
+    assert answer["state"] == "unknown"
     assert answer["updates"] == {"accepted": 2, "rejected": 1, "discarded": 1}
     assert (answer["samples"], answer["recorded_s"], answer["checkpoints"]) == (24, 3.5, [])
     assert answer["metrics"] == {"test_accuracy": 0.75, "test_loss": None}
-    assert 0 <= answer["silent_s"] < 300
+    assert answer["silent_s"] is None
     shown = mottle("status", live).out
-    assert shown.startswith("run: live, or killed before its end; it last wrote ")
+    assert shown.startswith("run: not ended, and without a heartbeat: killed, or written by another program; its record reaches 3.5 s")
     assert "test accuracy    75.0 %" in shown
+
+
+@pytest.mark.parametrize(
+    ("age_s", "state", "words"),
+    [
+        (1.0, "live", "run: live, its last sign of life "),
+        (-60.0, "live", "run: live, its last sign of life 0.0 s ago from there"),
+        (3600.0, "silent", "run: killed, or cut off from its folder: no sign of life for 1:00:0"),
+    ],
+    ids=["fresh", "a clock ahead of ours", "stale"],
+)
+def test_status_tells_a_run_that_lives_from_one_that_is_silent(live: Path, mottle, age_s: float, state: str, words: str) -> None:
+    write_heartbeat(Folder.at(live), Heartbeat(unix_s=time.time() - age_s, every_s=3.0, host="there", pid=7))
+    answer = mottle("status", live, "--json").data
+    assert answer["state"] == state
+    assert answer["silent_s"] >= max(0.0, age_s)
+    assert mottle("status", live).out.startswith(words)
+
+
+def test_status_of_a_run_that_is_only_starting_and_of_a_broken_heartbeat(tmp_path: Path, mottle) -> None:
+    write_heartbeat(Folder.at(tmp_path), Heartbeat(unix_s=time.time(), every_s=3.0, host="there", pid=7))
+    assert mottle("status", tmp_path, "--json").data["state"] == "live"
+    assert "nothing is trained yet" in mottle("status", tmp_path).out
+    (tmp_path / "heartbeat.json").write_text('{"unix_s": 1')
+    assert mottle("status", tmp_path, "--json").data["state"] == "unknown"
+
+
+def test_status_of_a_run_that_could_not_go_on(tmp_path: Path, mottle) -> None:
+    write_result(tmp_path, RunResult(**{**vars(RESULT), "failed": True, "stopped": "shard 0 is lost"}))
+    assert mottle("status", tmp_path).out.startswith("digits: failed (shard 0 is lost) after 4.0 s")
+    assert mottle("status", tmp_path, "--json").data["state"] == "failed"
 
 
 # --- report ---------------------------------------------------------------------------------------------------------------------------

@@ -4,7 +4,9 @@ The brain's thread only hands facts over; a writer thread turns them into rows a
 training. Everything shown is read from the brain's own books.
 """
 
+import os
 import queue
+import socket
 import threading
 import time
 import traceback
@@ -19,9 +21,11 @@ from mottle.core import wire
 from mottle.core.brain import Brain
 from mottle.core.members import Member
 from mottle.observe.events import EventLog
+from mottle.observe.heartbeat import EVERY_S, HEARTBEAT_FILE, Heartbeat, write_heartbeat
 from mottle.observe.record import RunRecord
 from mottle.observe.result import EpochResult, PeakRss, RunResult, WorkerAccounting, WorkerResult, write_result
 from mottle.observe.snapshot import EVENT_KINDS, RunEvent, Snapshot, UpdateCounts, WorkerRow
+from mottle.storage import Folder
 
 FLUSH_EVERY_S = 1.0
 SPEED_WINDOW_S = 5.0
@@ -59,6 +63,7 @@ class Chronicle:
         """Samples spent when the evaluation of a version was asked for: it answers later."""
         self._finished = ""
         self._trouble = ""
+        self._beat_s = -EVERY_S
         self._inbox: queue.SimpleQueue[tuple[int, int, p.Event, list[p.Command]] | None] = queue.SimpleQueue()
         self._writer = threading.Thread(target=self._write, name="chronicle", daemon=True)
         self._writer.start()
@@ -120,9 +125,17 @@ class Chronicle:
             try:
                 self._record.flush()
                 self._log.flush()
+                self._beat()
                 self._trouble = ""
             except OSError as error:
                 self._trouble = f"the record cannot be written ({error}); training goes on and it is tried again"
+
+    def _beat(self) -> None:
+        """Leave a sign of life, now and then."""
+        if time.monotonic() - self._beat_s >= EVERY_S:
+            beat = Heartbeat(unix_s=time.time(), every_s=EVERY_S, host=socket.gethostname(), pid=os.getpid())
+            write_heartbeat(Folder.at(self._job.run_dir), beat)
+            self._beat_s = time.monotonic()
 
     def _drain(self) -> bool:
         """Turn what arrives within a flush interval into rows; whether it was the last."""
@@ -173,6 +186,9 @@ class Chronicle:
             self._record.compact()
             self._log.compact()
             write_result(self._job.run_dir, result)
+            folder = Folder.at(self._job.run_dir)
+            if folder.has(HEARTBEAT_FILE):  # what has ended lives no more
+                folder.remove(HEARTBEAT_FILE)
         except OSError as error:
             self._notes = (*self._notes, f"the record could not be finished: {error}")
             result = replace(result, notes=self._notes)

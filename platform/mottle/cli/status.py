@@ -14,9 +14,10 @@ def status(
     folder: Annotated[str, typer.Argument(metavar="DIR", help="The run's folder, or a URI.")],
     as_json: Json = False,
 ) -> Answer:
-    """Say how a run stands: how it ended, or how far it had come when it last wrote.
+    """Say how a run stands: how it ended, or how far it had come when it last wrote, and whether it gives signs of life.
 
-    It asks the folder and nobody else, so it works for a run on another machine, and for one that was killed.
+    It asks the folder and nobody else, so it works for a run on another machine, and for one that was killed. The state is `ended`,
+    `failed`, `live` (a fresh heartbeat), `silent` (a stale one: killed or cut off) or `unknown` (none).
 
     Examples:
 
@@ -25,8 +26,18 @@ def status(
         mottle status runs/digits --json
     """
     from mottle.observe import read_run
+    from mottle.observe.heartbeat import HEARTBEAT_FILE
+    from mottle.storage import Folder
 
-    run = read_run(folder)
+    where = Folder.at(folder)
+    try:
+        run = read_run(where)
+    except FileNotFoundError:
+        if not where.has(HEARTBEAT_FILE):
+            raise
+        state, silent_s, words = _standing(where)
+        data = {"state": state, "folder": folder, "silent_s": silent_s, "samples": 0}
+        return Answer(data, f"{where.name}: {words}; nothing is trained yet")
     return _ended(folder, run) if run.result is not None else _unfinished(folder, run)
 
 
@@ -59,9 +70,9 @@ def _unfinished(folder: str, run: Any) -> Answer:
     updates = {str(verdict): int(number) for verdict, number in run.timeline["verdict"].value_counts().items()}
     latest = run.metrics.groupby("name", sort=True).last()
     metrics = {str(name): float(value) if math.isfinite(value) else None for name, value in latest["value"].items()}
-    silent_s = _silent_s(where)
+    state, silent_s, words = _standing(where)
     data = {
-        "state": "unfinished",
+        "state": state,
         "folder": folder,
         "recorded_s": run.wall_s,
         "silent_s": silent_s,
@@ -71,7 +82,7 @@ def _unfinished(folder: str, run: Any) -> Answer:
         "checkpoints": numbers(where),
     }
     lines = [
-        f"{run.name}: live, or killed before its end; {_last_wrote(silent_s)}, {duration(run.wall_s)} into the run",
+        f"{run.name}: {words}; its record reaches {duration(run.wall_s)} into the run",
         *(f"  {label(name):<16} {metric(name, value)}" for name, value in ordered_metrics(metrics)),
         f"  {'samples':<16} {count(data['samples'])}, judged so far",
         _updates_line(updates),
@@ -91,16 +102,16 @@ def _printable(lines: list[str]) -> str:
     return "\n".join(clean(line) for line in lines)
 
 
-def _last_wrote(silent_s: float | None) -> str:
+def _standing(where: Any) -> tuple[str, float | None, str]:
+    """State, seconds since the last sign of life, and both in words; nothing is claimed that the folder does not show."""
+    from mottle.observe.heartbeat import read_heartbeat
     from mottle.observe.wording import duration
 
-    return "its record ends" if silent_s is None else f"it last wrote {duration(silent_s)} ago"
-
-
-def _silent_s(where: Any) -> float | None:
-    """Seconds since the newest file of the run was written, by the clocks of storage and of this machine; None if storage does not say."""
-    import pyarrow.fs as pafs
-
-    files = where.filesystem.get_file_info(pafs.FileSelector(where.path, recursive=True))
-    newest = max((info.mtime_ns for info in files if info.is_file and info.mtime_ns is not None), default=None)
-    return None if newest is None else max(0.0, time.time() - newest / 1e9)
+    beat, now_s = read_heartbeat(where), time.time()
+    if beat is None:
+        return "unknown", None, "not ended, and without a heartbeat: killed, or written by another program"
+    silent_s = beat.silent_s(now_s)
+    if beat.fresh(now_s):
+        return "live", silent_s, f"live, its last sign of life {duration(silent_s)} ago from {beat.host}"
+    words = f"killed, or cut off from its folder: no sign of life for {duration(silent_s)}, the last one from {beat.host}"
+    return "silent", silent_s, words

@@ -53,15 +53,16 @@ def train(
 def _make_way(folder: str, *, replace: bool) -> None:
     """See that the folder holds no run; with `replace`, delete the one that it holds, and nothing that is none.
 
-    Logs alone are of a crew that could not start, and are in nobody's way.
+    Logs and a heartbeat alone are of a crew that could not start, and are in nobody's way.
     """
     from mottle.actors.logs import LOGS
+    from mottle.observe.heartbeat import HEARTBEAT_FILE
     from mottle.observe.record import holds_run
     from mottle.sdk.jobfile import RECORD_FILE
     from mottle.storage import Folder
 
     where = Folder.at(folder)
-    if not where.exists() or not {*where.names(), *where.folders()} - {LOGS}:
+    if not where.exists() or not {*where.names(), *where.folders()} - {LOGS, HEARTBEAT_FILE}:
         return
     if not where.has(RECORD_FILE) and not holds_run(where):
         raise BadInputError(f"{folder} holds files and no run; name another folder with --out")
