@@ -1,5 +1,6 @@
 """Liars, broken machines and broken models on live Ray: what reaches the model, and what people are told."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -129,3 +130,50 @@ def test_missing_resources_are_named_with_what_the_cluster_has(tmp_path: Path) -
     with pytest.raises(ConfigError, match=r"needs 24 CPU \(the cluster has 16\), 3 fpga \(the cluster has 0\)"):
         job.start()
     live.assert_released()
+
+
+def test_colluders_need_a_channel_that_only_the_job_can_open(tmp_path: Path) -> None:
+    spy = replace(LIAR, attack={"ipm": {"epsilon": 2.0}})
+    with pytest.raises(ConfigError, match=r"'ipm' looks at other workers' updates.*collusion=True"):
+        contested(tmp_path, "sync", [HONEST, spy])
+
+
+def test_colluders_that_see_the_honest_updates_turn_the_mean_around_and_not_the_median(tmp_path: Path) -> None:
+    """Inner-product manipulation with q=2, h=3: the mean of the round points backwards for epsilon above h/q = 1.5; not the median."""
+    crew = [replace(HONEST, count=3), replace(LIAR, count=2, attack={"ipm": {"epsilon": 4.0}})]
+    outcomes = {}
+    for name, rule in (("mean", None), ("median", "median")):
+        job = contested(tmp_path / name, "sync", crew, rule=rule, batch_size=40, collusion=True, until={"epochs": 2})
+        result = live.fit(job)
+        assert result.metrics is not None
+        outcomes[name] = result.metrics["test_accuracy"]
+    assert outcomes["mean"] < 0.4 < 0.6 < outcomes["median"]
+
+
+MALFORMED = {
+    "short": "not what this codec sends",
+    "object": "a payload was wanted",
+    "integer": "a payload was wanted",
+    "duplicate": "",
+}
+
+
+def test_messages_that_break_the_protocol_are_refused_by_name_and_the_run_goes_on(tmp_path: Path) -> None:
+    liars = [replace(LIAR, name=kind, attack={"malformed": {"kind": kind}}) for kind in MALFORMED]
+    greedy = replace(LIAR, name="greedy", attack={"count_inflation": {"attack": {"honest": {}}, "factor": 10.0}})
+    job = contested(tmp_path, "async", [HONEST, *liars, greedy], until={"epochs": 2})
+    result = live.fit(job)
+    assert result.summary is not None
+    told = defaultdict(set)
+    for _, worker, verdict, reason, *_ in live.verdicts(job):
+        told[worker].add((verdict, reason))
+    for slot, (kind, reason) in enumerate(MALFORMED.items(), start=2):
+        if kind == "duplicate":  # the first one counts
+            assert {verdict for verdict, _ in told[f"w{slot}"]} <= {"accepted", "discarded"}
+            continue
+        assert told[f"w{slot}"], kind
+        assert all(verdict == "rejected" and reason in why for verdict, why in told[f"w{slot}"]), (kind, told[f"w{slot}"])
+    assert all(verdict == "rejected" and "claims" in why for verdict, why in told["w6"])
+    counts = result.summary.updates
+    assert (counts.in_flight, counts.lost, counts.duplicated) == (0, 0, 0)
+    live.assert_replay(job)

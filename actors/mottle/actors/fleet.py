@@ -4,12 +4,15 @@ import threading
 import traceback
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import ray
 from torch import Tensor
 
+from mottle import strategies
 from mottle.actors import hosts, placing, transport
+from mottle.actors.collusion import open_channel
 from mottle.actors.job import Job, WorkerGroup
 from mottle.core import protocol as p
 from mottle.core.errors import MottleError
@@ -32,7 +35,7 @@ class Fleet:
     """
 
     def __init__(self, job: Job, coordinator: Any, tell: Callable[[p.Event], None]) -> None:
-        self._job = job
+        self._job = replace(job, channel=open_channel(rounds=barriered(job))) if job.collusion else job
         self._coordinator = coordinator
         self._tell = tell
         self._groups = {group.name: group for group in job.groups}
@@ -123,6 +126,8 @@ class Fleet:
         try:
             where = ray.get(actor.where.remote())
             ended = actor.run.remote(self._job, group, self.by_shard(), self._coordinator)
+            if self._job.collusion:
+                self._job.channel.join.remote(slot, group.attack is not None)
             self._tell(p.Joined(slot, where["device"], group.name))
             self.peak_bytes["worker"].append(ray.get(ended))
             self._tell(p.Left(slot, "dismissed"))
@@ -133,6 +138,8 @@ class Fleet:
             traceback.print_exc()
         finally:
             self._num_in_group[group.name] -= 1
+            if self._job.collusion:
+                self._job.channel.leave.remote(slot)
             ray.kill(actor)  # its resources are free for whoever comes next
 
     @staticmethod
@@ -151,6 +158,11 @@ class Fleet:
         for actor in (*self.shards.values(), *self.workers.values(), self.validator):
             if actor is not None:
                 ray.kill(actor)
+
+
+def barriered(job: Job) -> bool:
+    """Whether the job's strategy works in rounds."""
+    return strategies.build(job.strategy, job.strategy_defaults).barriered
 
 
 def reason_of(error: BaseException) -> str:

@@ -62,6 +62,10 @@ class Job:
     max_grad_norm_per_worker: float | None = None
     threads_per_worker: int = 1
     total_samples: int | None = None
+    collusion: bool = False
+    """Whether attackers may see the others' updates."""
+    channel: Any = None
+    """Handle of the collusion channel, put in when the run starts."""
     keep: "KeepCheckpoints" = field(default_factory=lambda: KeepCheckpoints())
 
 

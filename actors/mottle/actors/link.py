@@ -69,6 +69,7 @@ class ShardLink:
         name: str,
         encode: Callable[[int, Range], Any],
         *,
+        sender: int | None = None,
         samples: int,
         weight: float | None = None,
         compute_ns: int = 0,
@@ -78,14 +79,16 @@ class ShardLink:
 
         Args:
             encode: payload of a shard's range.
+            sender: under whose name; None is the caller's own.
             itemsize: bytes of a coordinate before encoding.
         """
+        sender = self._sender if sender is None else sender
         newest = max(self._news, default=-1) if self._wants_news else None
         calls = []
         for shard, owned in enumerate(self._ranges):
             shipped = transport.ship(encode(shard, owned), (owned.stop - owned.start) * itemsize)
             calls += [
-                (shard, replica.push.remote(name, self._sender, owned.start, owned.stop, samples, weight, compute_ns, shipped, newest))
+                (shard, replica.push.remote(name, sender, owned.start, owned.stop, samples, weight, compute_ns, shipped, newest))
                 for replica in self._shards[shard]
             ]
         for shard, call in calls:

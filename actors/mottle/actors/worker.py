@@ -16,7 +16,7 @@ import torch
 
 from mottle import compression
 from mottle.actors import transport
-from mottle.actors.faulty import Faulty
+from mottle.actors.faulty import Faulty, Sent
 from mottle.actors.job import Job, WorkerGroup
 from mottle.actors.link import ShardLink
 from mottle.actors.logs import Output
@@ -220,18 +220,32 @@ class Session:
     def _push(self, work_id: int, samples: int) -> None:
         """Send every shard its range, encoded; wait until each has copied it."""
         flat_D = self._engine.update()
+        if self._job.channel is not None:
+            ray.get(self._job.channel.deposit.remote(self._slot, self._base, transport.publish(flat_D / self._weight)))
+        honest = Sent(p.update_name(work_id), self._slot, samples, flat_D)
+        for sent in [honest] if self._faulty is None else self._lie(honest, work_id, samples):
+            self._shards.push(
+                sent.name,
+                lambda shard, owned, vector=sent.vector: self._encode(shard, owned, vector),  # type: ignore[misc]
+                sender=sent.sender,
+                samples=sent.samples,
+                weight=self._weight if self._job.brain.weighted_loss else None,
+                compute_ns=self._compute_ns,
+                itemsize=flat_D.element_size(),
+            )
+
+    def _lie(self, honest: Sent, work_id: int, samples: int) -> list[Sent]:
+        assert self._faulty is not None
+        return self._faulty.messages(honest.vector, self._weight, work_id=work_id, base=self._base, samples=samples)
+
+    def _encode(self, shard: int, owned: Range, vector: Any) -> Any:
+        """A shard's range as the codec sends it; what no codec would take, only a liar sends, and as it is."""
+        if not isinstance(vector, torch.Tensor) or vector.dim() != 1:
+            return vector
+        range_S = vector[owned.start : owned.stop].cpu()
         if self._faulty is not None:
-            flat_D = self._faulty.update(flat_D, self._base)
-
-        def encode(shard: int, owned: Range) -> Any:
-            payload, self._memory[shard] = self._codec.encode(flat_D[owned.start : owned.stop].cpu(), self._memory[shard])
-            return payload
-
-        self._shards.push(
-            p.update_name(work_id),
-            encode,
-            samples=samples,
-            weight=self._weight if self._job.brain.weighted_loss else None,
-            compute_ns=self._compute_ns,
-            itemsize=flat_D.element_size(),
-        )
+            range_S = self._faulty.on_the_wire(range_S, self._base, owned.start)
+            if range_S.dtype not in (torch.float32, torch.float64):
+                return range_S
+        payload, self._memory[shard] = self._codec.encode(range_S, self._memory[shard])
+        return payload

@@ -19,7 +19,8 @@ def fault_of(order: Order, receipts: Sequence[Receipt], *, weighted_loss: bool) 
     for receipt in receipts:
         if receipt.fault:
             return receipt.fault
-        if not 0 < receipt.samples <= order.samples or (receipt.samples < order.samples and not order.cut):
+        least = 1 if order.cut else order.samples
+        if type(receipt.samples) is not int or not least <= receipt.samples <= order.samples:
             return f"claims {receipt.samples} samples, was ordered {order.samples}"
         if (receipt.samples, receipt.weight) != (receipts[0].samples, receipts[0].weight):
             return "claims different counts to different shards"

@@ -89,17 +89,17 @@ class Updates:
         self._ledger.acknowledge(work_id)
         self._orders.came_back(order)
         receipts = list(order.receipts.values())
-        order.used = min(order.samples, max(0, receipts[0].samples))
+        order.used = order.samples
         if late:
             self.judge(work_id, "discarded", "late: its samples had been given back", leases=False, drop=True)
         elif fault := fault_of(order, receipts, weighted_loss=self._weighted_loss):
-            order.used = order.samples
             self.judge(work_id, "rejected", fault, drop=True)
             self._effects.hear(s.OrderEnded(work_id, worker, fault))
         elif is_padding(receipts):
             self.judge(work_id, "accepted", "nothing in it counts for the loss", drop=True)
             self._effects.hear(s.OrderEnded(work_id, worker, "nothing in it counts for the loss"))
         else:
+            order.used = receipts[0].samples
             self._effects.hear(s.UpdateArrived(update_of(order)))
         self._orders.heard_of(worker)
         self._orders.offer(worker)

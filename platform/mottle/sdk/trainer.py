@@ -12,9 +12,9 @@ from torch import nn
 from mottle import compression, data, optim, strategies
 from mottle.actors import placing, transport
 from mottle.actors.coordinator import Coordinator
+from mottle.actors.faulty import check_live
 from mottle.actors.fleet import CrewError, reason_of
 from mottle.actors.job import Job, KeepCheckpoints, Resumption
-from mottle.checkpoint import latest
 from mottle.core.config import BrainConfig
 from mottle.core.errors import ConfigError
 from mottle.core.naming import Spec, parse
@@ -25,6 +25,7 @@ from mottle.observe.loggers import MetricLogger
 from mottle.observe.record import holds_run
 from mottle.optim import schedule
 from mottle.sdk.attaching import coordinator_name
+from mottle.sdk.comeback import Comeback
 from mottle.sdk.configs import RunSettings, groups_of, settings_of
 from mottle.sdk.live_rule import live_rule
 from mottle.sdk.local import ensure_ray, missing_resources
@@ -33,7 +34,6 @@ from mottle.sdk.resuming import take_up
 from mottle.sdk.run import Run
 from mottle.sdk.trial import weighs_itself
 from mottle.sdk.until import Until
-from mottle.storage import Folder
 
 Model = nn.Module | Callable[[], nn.Module]
 
@@ -56,6 +56,7 @@ class Trainer:
         rule: robust rule of a synchronous strategy.
         codec: how updates travel.
         attack: what every worker of the fleet does to its updates; for some of them, put it on a `WorkerGroup`.
+        collusion: open the channel through which attackers see the others' updates; for studies, it costs a copy of every update.
         seed: of data order, model randomness and everything else.
         scaling_config: Ray's `ScalingConfig`, a `WorkerGroup`, or a list of them.
         run_config: Ray's `RunConfig`.
@@ -91,6 +92,7 @@ class Trainer:
         rule: Spec | None = None,
         codec: Spec | None = None,
         attack: Spec | None = None,
+        collusion: bool = False,
         seed: int = 0,
         scaling_config: Any = None,
         run_config: Any = None,
@@ -133,6 +135,8 @@ class Trainer:
         micro_batch_size = micro_batch_size or batch_size
         groups = groups_of(scaling_config, attack)
         for group in groups:
+            if group.attack is not None:
+                check_live(group.attack, collusion=collusion)
             TorchConfig(micro_batch_size=micro_batch_size, autocast=group.autocast, max_grad_norm_per_worker=max_grad_norm_per_worker)  # type: ignore[arg-type]  # it names the choices
         self._check_numbers(shards, replicas, max_grad_norm)
         self.job = Job(
@@ -150,6 +154,7 @@ class Trainer:
             strategy_defaults=defaults,
             codec=codec or "identity",
             groups=groups,
+            collusion=collusion,
             brain=BrainConfig(
                 num_positions=source.num_rows,
                 max_samples=total,
@@ -253,20 +258,25 @@ class Trainer:
         Raises:
             RunFailedError: the run could not go on, and that was once too often, or there is no checkpoint.
         """
-        begin: Callable[[], Run] = self.start
-        failures = 0
+        run, comeback = self.start(), self.comeback()
         while True:
             try:
-                result = begin().result()
+                result = run.result()
                 error = result.error
             except ray.exceptions.RayActorError as lost:
                 error = RunFailedError(f"the coordinator is lost: {reason_of(lost)}")
-            if not isinstance(error, RunFailedError):
+            except RunFailedError as gone:
+                error = gone
+            if error is None:
                 return result
-            if failures == self.settings.max_failures or latest(Folder.at(self.job.run_dir)) is None:
+            following = comeback.again()
+            if following is None:
                 raise error
-            failures += 1
-            begin = self.resume
+            run = following
+
+    def comeback(self, *, address: str | None = None) -> Comeback:
+        """What takes the run up again after failures that stopped it, as often as `FailureConfig.max_failures` allows."""
+        return Comeback(lambda: self.resume(address=address), self.settings.max_failures, self.job.run_dir)
 
 
 class _Factory:
