@@ -18,6 +18,8 @@ SPECS = (
     {"async": {"max_in_flight": 2}},
     {"ssp": {"slack": 1}},
     {"ssp": {"slack": 0, "buffered": True}},
+    "abs_sgd",
+    {"abs_sgd": {"least": 1, "most": 40}},
     "fedbuff",
     "zeno++",
     {"zeno++": {"ahead": 4}},

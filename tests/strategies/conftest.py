@@ -1,30 +1,28 @@
-"""A whole training run in one thread on float64 numbers: the real machines, arrays in place of tensors, a queue in place of a network.
+"""A whole training run in one thread on float64 numbers: the simulator's learning mode on problems that fit on a line.
 
-Messages take no time and arrive in the order in which they were sent; only computing takes time, so a test says by the workers' speeds
-which update comes first. After every event the machines check their invariants.
+Messages and transfers take no time; only computing takes time, so a test says by the workers' speeds which update comes first. After every
+event the machines check their invariants.
 """
 
-import heapq
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 
 from mottle import strategies
 from mottle.core import protocol as p
-from mottle.core import shard as sh
 from mottle.core import strategy as s
-from mottle.core import worker as w
 from mottle.core.brain import Brain
 from mottle.core.config import BrainConfig
-from mottle.core.exactsum import exact_sum
-from mottle.core.layout import Range
+from mottle.core.layout import BLOCK, Layout, Slice
+from mottle.simulate import Fleet, Learning, Servers, Simulation, Workers
+from mottle.simulate.numbers import Done
 
 # D coordinates
 Vector = npt.NDArray[np.float64]
@@ -52,27 +50,37 @@ class LeastSquares:
         return float(0.5 * np.mean((self.rows_ND @ x_D - self.targets_N) ** 2))
 
 
-@dataclass
-class NumericShard:
-    """What a driver owns of one replica."""
+class Spread:
+    """A problem of D numbers as one of the simulator's: each number begins a block, so that a cut between blocks cuts them too."""
 
-    machine: sh.Shard
-    values: Vector
-    versions: dict[int, Vector]
-    lr: float
-    vectors: dict[str, Vector] = field(default_factory=dict)
-    alive: bool = True
+    def __init__(self, problem: Any) -> None:
+        self._problem = problem
+        self._dim = len(problem.start)
+        size = (self._dim - 1) * BLOCK + 1
+        self.layout = Layout((Slice("x", 0, (size,), "float64", 0, "parameter"),), size, size, "float64")
+        self.start = self.wide(problem.start)
 
+    def wide(self, x_D: Vector) -> torch.Tensor:
+        wide = torch.zeros(self.layout.size, dtype=torch.float64)
+        wide[::BLOCK] = torch.from_numpy(np.asarray(x_D, dtype=np.float64))
+        return wide
 
-@dataclass
-class NumericWorker:
-    machine: w.Worker
-    sample_ns: int
-    tamper: Callable[[Vector], Vector]
-    values: Vector | None = None
-    total: Vector | None = None
-    bases: dict[int, p.Version] = field(default_factory=dict)
-    alive: bool = True
+    @staticmethod
+    def narrow(wide: torch.Tensor) -> Vector:
+        return wide[::BLOCK].numpy().copy()
+
+    def gradient(self, values: torch.Tensor, done: Sequence[Done]) -> tuple[torch.Tensor, None]:
+        total_D = np.zeros(self._dim)
+        for piece in done:
+            total_D += self._problem.gradient_sum(self.narrow(values), piece.start, piece.stop)
+        return self.wide(total_D), None
+
+    def reference(self, values: torch.Tensor, order: p.Refresh) -> torch.Tensor:
+        return self.wide(self._problem.trusted_gradient(self.narrow(values)))
+
+    def evaluate(self, values: torch.Tensor) -> dict[str, float]:
+        loss = self._problem.loss(self.narrow(values))
+        return {"loss": loss, "negative_loss": -loss}
 
 
 @dataclass
@@ -83,6 +91,15 @@ class Saved:
     version: p.Version
     params: Vector
     used: Counter[tuple[int, int]]
+
+
+@dataclass
+class Held:
+    """What one replica holds."""
+
+    alive: bool
+    values: Vector
+    vectors: tuple[str, ...]
 
 
 class Training:
@@ -101,78 +118,81 @@ class Training:
         resume: "Saved | None" = None,
         **config: Any,
     ) -> None:
-        self.problem = problem
-        self.step_ns = step_ns
-        self.lr = lr
+        self.problem = Spread(problem)
         self.brain = Brain(BrainConfig(**config), strategies.build(spec, {"lr": lr, **(defaults or {})}))
-        self.now_ns = 0
         self.history: dict[int, Vector] = {}
         self.used: Counter[tuple[int, int]] = Counter()
         self.orders: dict[int, p.Compute] = {}
         self.verdicts: list[p.Verdict] = []
         self.notices: list[p.Notice] = []
         self.references: list[tuple[str, int]] = []
-        self.finished: p.Finished | None = None
         self.checkpoint: Saved | None = None
-        self.on_event: Callable[[p.Event], None] = lambda event: None
-        self._queue: list[tuple[int, int, Callable[[], None]]] = []
-        self._sent = 0
         self._tamper = dict(tamper or {})
-        version = START
-        start_D = problem.start
+        version, start_D = START, problem.start
         if resume is not None:
             self.brain.restore(json.loads(resume.state))
             version, start_D, self.used = resume.version, resume.params, Counter(resume.used)
-        self._cuts = [len(start_D) * i // self.brain.config.num_shards for i in range(self.brain.config.num_shards + 1)]
-        self.shards = {replica: self._shard(replica, start_D, version) for replica in sorted(self.brain.shards.live)}
-        self.history[version.number] = start_D.copy()
-        self.workers: dict[int, NumericWorker] = {}
-        self._first_slot = self.brain.members.next_slot
-        for sample_ns in speeds:
-            self.join(sample_ns)
-        self.tell(p.Started(version))
-
-    def _shard(self, replica: p.ReplicaId, start_D: Vector, version: p.Version) -> NumericShard:
-        owned = Range(self._cuts[replica.shard], self._cuts[replica.shard + 1])
-        values_D = start_D[owned.start : owned.stop].copy()
-        return NumericShard(sh.Shard(replica, owned, version=version), values_D, {version.number: values_D.copy()}, self.lr)
+        self.history[version.number] = np.array(start_D, dtype=np.float64)
+        self._numbers = Learning(
+            self.problem,
+            self.brain.shards.live,
+            optimizer={"sgd": {"lr": lr}},
+            values=self.problem.wide(start_D),
+            version=version.number,
+            corrupt=self._corrupt,
+        )
+        groups = tuple(Workers(name=f"first{i}", sample_s=each * 1e-9) for i, each in enumerate(speeds))
+        fleet = Fleet(workers=groups, servers=Servers(step_s=step_ns * 1e-9, save_s=2e-9), detect_s=0)
+        self._simulation = Simulation(
+            self.brain, fleet, self._numbers, micro_batch=1, version=version, checks=True, on_event=self._note_all
+        )
+        self._simulation.start()
 
     # --- what a test does -------------------------------------------------------------------------------------------------------------
 
-    def run(self, until: Callable[[], bool] = lambda: False) -> "Training":
+    def run(self, until: Callable[[], bool] | None = None) -> "Training":
         """Go on until the run has finished, nothing moves or `until` holds."""
-        while self.finished is None and self._queue and not until():
-            self.now_ns, _, deliver = heapq.heappop(self._queue)
-            deliver()
+        self._simulation.run(until)
         return self
 
     def drain(self) -> None:
         """After the end: what was on its way to the shards arrives, and nobody computes any more."""
         for worker in self.workers.values():
             worker.alive = False
-        while self._queue:
-            heapq.heappop(self._queue)[2]()
+        while self._simulation.clock.step():
+            pass
 
     def join(self, sample_ns: int) -> int:
-        slot = self._first_slot + len(self.workers)
-        self.workers[slot] = NumericWorker(w.Worker(slot), sample_ns, self._tamper.get(slot, lambda sum_D: sum_D))
-        self.tell(p.Joined(slot))
-        return slot
+        return self._simulation.join(Workers(name="later", sample_s=sample_ns * 1e-9))
 
     def kill(self, slot: int) -> None:
-        self.workers[slot].alive = False
+        self._simulation.crew.crash(slot)
         self.tell(p.Left(slot, "killed"))
 
     def kill_replica(self, replica: p.ReplicaId) -> None:
-        self.shards[replica].alive = False
-        self.tell(p.ReplicaLost(replica, "killed"))
+        self._simulation.hosts.lose(replica)
+        self._simulation.found_lost(replica)
 
     def tell(self, event: p.Event) -> None:
-        commands = self.brain.handle(event, now_ns=self.now_ns)
-        self.brain.check()
-        self.on_event(event)
-        for command in commands:
-            self._obey(command)
+        self._simulation.tell(event)
+
+    @property
+    def now_ns(self) -> int:
+        return self._simulation.clock.now_ns
+
+    @property
+    def finished(self) -> p.Finished | None:
+        return self._simulation.finished
+
+    @property
+    def workers(self) -> dict[int, Any]:
+        """By slot; each knows whether it is alive."""
+        return self._simulation.crew.all
+
+    @property
+    def shards(self) -> dict[p.ReplicaId, Held]:
+        hosts, memories = self._simulation.hosts.all, self._numbers.memories
+        return {each: Held(host.alive, memories[each].values.numpy(), memories[each].held) for each, host in hosts.items()}
 
     @property
     def params(self) -> Vector:
@@ -182,50 +202,38 @@ class Training:
     def count(self, verdict: str) -> int:
         return sum(each.verdict == verdict for each in self.verdicts)
 
-    # --- brain ------------------------------------------------------------------------------------------------------------------------
+    # --- what it notes ----------------------------------------------------------------------------------------------------------------
 
-    def _later(self, deliver: Callable[[], None], after_ns: int = 0) -> None:
-        self._sent += 1
-        heapq.heappush(self._queue, (self.now_ns + after_ns, self._sent, deliver))
+    def _corrupt(self, slot: int, version: p.Version, update: torch.Tensor) -> torch.Tensor:
+        tamper = self._tamper.get(slot)
+        return update if tamper is None else self.problem.wide(tamper(self.problem.narrow(update)))
 
-    def _obey(self, command: p.Command) -> None:
+    def _note_all(self, event: p.Event, commands: Sequence[p.Command]) -> None:
+        for command in commands:
+            self._note(command)
+
+    def _note(self, command: p.Command) -> None:
         match command:
-            case p.Compute(work_id, slot):
+            case p.Compute(work_id):
                 self.orders[work_id] = command
-                self._later(lambda: self._worker(slot, w.Ordered(command)))
-            case p.Cut(slot, work_id):
-                self._later(lambda: self._worker(slot, w.CutAsked(work_id)))
-            case p.Abandon(slot, work_id):
-                self._later(lambda: self._worker(slot, w.AbandonAsked(work_id)))
-            case p.Dismiss(slot):
-                self._later(lambda: self._worker(slot, w.DismissAsked()))
-            case p.Batch():
-                for replica in self.shards:
-                    self._later(partial(self._shard_hears, replica, sh.BatchArrived(command)))
             case p.Refresh(name, version):
                 self.references.append((name, version.number))
-                self._later(lambda: self._push(name, p.VALIDATOR, 1, self.problem.trusted_gradient(self._read(name, version))))
-            case p.Evaluate(version):
-                loss = self.problem.loss(self._read("evaluate", version))
-                self._later(lambda: self.tell(p.Evaluated(version, {"loss": loss, "negative_loss": -loss})))
-            case p.SetTimer(name, at_ns):
-                self._later(lambda: self.tell(p.TimerFired(name)), at_ns - self.now_ns)
             case p.Verdict():
-                self._note(command)
+                self._note_verdict(command)
             case p.Notice():
                 self.notices.append(command)
             case p.Published(version):
-                self.history[version.number] = self._read(None, version)
-            case p.SaveModel(checkpoint, version):
-                self._saved_used, self._saved_model = Counter(self.used), self._read(f"checkpoint/{checkpoint}", version)
-                self._later(lambda: self.tell(p.ModelSaved(checkpoint)), 3)
-            case p.SaveCheckpoint(checkpoint, version, state=state):
-                self.checkpoint = Saved(json.dumps(state), version, self._saved_model, self._saved_used)
-                self._later(lambda: self.tell(p.CheckpointWritten(checkpoint)), 1)
-            case p.Finished():
-                self.finished = command
+                self.history[version.number] = self._values(version)
+            case p.SaveModel(_, version):
+                self._saved = Counter(self.used), self._values(version)
+            case p.SaveCheckpoint(_, version, state=state):
+                used, params_D = self._saved
+                self.checkpoint = Saved(json.dumps(state), version, params_D, used)
 
-    def _note(self, verdict: p.Verdict) -> None:
+    def _values(self, version: p.Version) -> Vector:
+        return self.problem.narrow(self._numbers.values(self._simulation.primaries, version.number))
+
+    def _note_verdict(self, verdict: p.Verdict) -> None:
         self.verdicts.append(verdict)
         left = verdict.samples
         if verdict.verdict in ("accepted", "unselected"):
@@ -233,108 +241,6 @@ class Training:
                 stop = min(part.lease.start + left, part.lease.stop)
                 self.used.update((part.lease.epoch, position) for position in range(part.lease.start, stop))
                 left -= stop - part.lease.start
-
-    # --- shards -----------------------------------------------------------------------------------------------------------------------
-
-    def _shard_hears(self, replica: p.ReplicaId, event: sh.ShardEvent) -> list[sh.ShardOrder]:
-        shard = self.shards[replica]
-        if not shard.alive:
-            return []
-        orders = shard.machine.handle(event)
-        for order in orders:
-            self._run_shard_order(replica, shard, order)
-        shard.machine.check()
-        return orders
-
-    def _run_shard_order(self, replica: p.ReplicaId, shard: NumericShard, order: sh.ShardOrder) -> None:
-        match order:
-            case sh.StoreRange(name, start, stop, payload=payload, references=references):
-                shard.vectors[name] = payload
-                finite = bool(np.isfinite(payload).all())
-                with np.errstate(over="ignore"):  # a sum too large for float64 is infinite
-                    dots = tuple((each, exact_sum(payload * shard.vectors[each])) for each in references if finite)
-                    norm2 = exact_sum(payload * payload) if finite else 0
-                self._shard_hears(replica, sh.RangeStored(name, start, stop, finite, norm2, dots))
-            case sh.Run(command):
-                self._shard_hears(replica, sh.Ran(command, self._run(shard, command)))
-                if isinstance(command, p.Snapshot):
-                    self._later(lambda: self.tell(p.SnapshotDone(replica, command.checkpoint)), 2)
-            case sh.SendUp(event):
-                self._later(lambda: self.tell(event), self.step_ns if isinstance(event, p.Stepped) else 0)
-            case sh.FreeVersions(numbers):
-                for number in numbers:
-                    del shard.versions[number]
-
-    @staticmethod
-    def _run(shard: NumericShard, command: p.ShardCommand) -> tuple[int, ...]:
-        match command:
-            case p.Combine(into, terms):
-                shard.vectors[into] = sum((weight * shard.vectors[name] for name, weight in terms), np.zeros_like(shard.values))
-            case p.Measure(_, pairs):
-                return tuple(exact_sum(shard.vectors[a] * shard.vectors[b]) for a, b in pairs)
-            case p.Step(version, source, scale, drop=drop):
-                shard.values = shard.values - shard.lr * (scale * shard.vectors[source])
-                shard.versions[version.number] = shard.values.copy()
-                for name in drop:
-                    del shard.vectors[name]
-            case p.Drop(names):
-                for name in names:
-                    shard.vectors.pop(name, None)
-            case p.Configure(settings):
-                shard.lr = settings.get("lr", shard.lr)
-        return ()
-
-    def _read(self, reader: str | None, version: p.Version) -> Vector:
-        """A version from the primaries; without a reader it is only looked at."""
-        parts = []
-        for i in range(self.brain.config.num_shards):
-            replica = self.brain.shards.primary(i)
-            if reader is not None:
-                orders = self._shard_hears(replica, sh.ReadAsked(reader, version.number))
-                assert sh.Serve(reader, version.number) in orders, f"version {version} is not to be had for {reader}: {orders}"
-            parts.append(self.shards[replica].versions.get(version.number, self.shards[replica].values))
-        return np.concatenate(parts)
-
-    # --- workers ----------------------------------------------------------------------------------------------------------------------
-
-    def _worker(self, slot: int, event: w.WorkerEvent) -> None:
-        worker = self.workers[slot]
-        if not worker.alive:
-            return
-        for order in worker.machine.handle(event):
-            self._run_worker_order(slot, worker, order)
-        worker.machine.check()
-
-    def _run_worker_order(self, slot: int, worker: NumericWorker, order: w.WorkerOrder) -> None:
-        match order:
-            case w.LoadBase(work_id, version):
-                worker.values = self._read(p.work_holder(work_id), version)
-                worker.total = np.zeros_like(worker.values)
-                self._later(lambda: self._worker(slot, w.Loaded(work_id)))
-            case w.ClearAccumulator(work_id):
-                worker.total = np.zeros_like(self.problem.start)
-                self._later(lambda: self._worker(slot, w.Loaded(work_id)))
-            case w.RunPart():
-                self._later(lambda: self._compute(slot, worker, order, order.start + 1), worker.sample_ns)
-            case w.Push(work_id, samples):
-                sum_D = worker.tamper(worker.total)
-                self._later(lambda: worker.alive and self._push(p.update_name(work_id), slot, samples, sum_D))
-                self._later(lambda: self._worker(slot, w.PushConfirmed(work_id)))
-            case w.Answer(event):
-                self._later(lambda: self.tell(event))
-
-    def _compute(self, slot: int, worker: NumericWorker, order: w.RunPart, at: int) -> None:
-        """One sample after the other, with a look at the mailbox in between."""
-        if at < order.stop and not worker.machine.interrupted(order.work_id):
-            self._later(lambda: self._compute(slot, worker, order, at + 1), worker.sample_ns)
-            return
-        worker.total += self.problem.gradient_sum(worker.values, order.start, at)
-        self._worker(slot, w.Computed(order.work_id, order.part, at))
-
-    def _push(self, name: str, sender: int, samples: int, sum_D: Vector) -> None:
-        for replica in self.shards:
-            start, stop = self._cuts[replica.shard : replica.shard + 2]
-            self._shard_hears(replica, sh.Pushed(name, sender, start, stop, samples, 0, sum_D[start:stop].copy()))
 
 
 @dataclass

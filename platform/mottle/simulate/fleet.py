@@ -52,6 +52,8 @@ class Servers:
     """Of a shard's link, each way, shared first come, first served; none: never the bottleneck."""
     step_s: float = number(default=0.0, least=0, most=MOST_S)
     """From the order to step until the new version is there."""
+    save_s: float = number(default=0.0, least=0, most=1e6)
+    """To write a part of a checkpoint; training goes on meanwhile."""
     price_per_hour: float = number(default=0.0, least=0, most=1e6)
     """Of each."""
 

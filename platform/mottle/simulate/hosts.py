@@ -7,7 +7,7 @@ from typing import Any
 
 from mottle.core import protocol as p
 from mottle.core import shard as sh
-from mottle.simulate.clock import PULL_DONE, PUSH_ARRIVES, Action, Clock
+from mottle.simulate.clock import NOBODY, PULL_DONE, PUSH_ARRIVES, Action, Clock
 from mottle.simulate.fleet import Servers
 from mottle.simulate.network import Alive, Link, Post, arrival_ns, ns
 from mottle.simulate.numbers import Numbers, Shipment
@@ -87,6 +87,7 @@ class Hosts:
         self._post = post
         self._tell = tell
         self._step_ns = step_ns
+        self._save_ns = ns(servers.save_s)
         self._checks = checks
         self._calls: list[_Call] = []
         self._num_open = 32  # calls that were open at the last sweep
@@ -180,9 +181,9 @@ class Hosts:
             case sh.Run(command):
                 self._handle(replica, self._numbers.run(replica, command))
                 if isinstance(command, p.Snapshot):
-                    self._say(p.SnapshotDone(replica, command.checkpoint), host)
+                    self._say(p.SnapshotDone(replica, command.checkpoint), host, self._save_ns)
             case sh.SendUp(event):
-                self._say(event, host)
+                self._say(event, host, self._step_ns() if isinstance(event, p.Stepped) else 0)
             case sh.Serve(reader, number):
                 self._readers.pop((replica, reader, number), _nobody)(self._numbers.read(replica, number), True)
             case sh.Refuse(reader, number):
@@ -190,11 +191,10 @@ class Hosts:
             case sh.FreeVersions(numbers):
                 self._numbers.free(replica, numbers)
 
-    def _say(self, event: p.Event, host: Host) -> None:
+    def _say(self, event: p.Event, host: Host, delay_ns: int) -> None:
         tell = partial(self._tell, event)
-        delay_ns = self._step_ns() if isinstance(event, p.Stepped) else 0
         if delay_ns:
-            self._post.at(self._clock.now_ns + delay_ns, PUSH_ARRIVES, -1, tell, lambda: host.alive)
+            self._post.at(self._clock.now_ns + delay_ns, PUSH_ARRIVES, NOBODY, tell, lambda: host.alive)
         else:
             self._post.message(tell, lambda: host.alive)
 

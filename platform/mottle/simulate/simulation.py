@@ -77,7 +77,7 @@ class Simulation:
             self.clock,
             post,
             self.tally,
-            primaries=lambda: self._primaries,
+            primaries=lambda: self.primaries,
             tell=self.tell,
             micro_batch=micro_batch,
             ring=fleet.exchange == "ring",
@@ -85,10 +85,10 @@ class Simulation:
             checks=checks,
         )
         self._validator = Side(p.VALIDATOR, lambda: True, Link(None), Link(None))
-        self._primaries = self._find_primaries()
+        self.primaries = self._find_primaries()
         self._slots: dict[str, int] = {}
         self._first_slot = brain.members.next_slot
-        self._joined = dict.fromkeys((group.name for group in fleet.workers), 0)
+        self._joined: dict[str, int] = {}
         self._by_samples = [fault for fault in fleet.faults if fault.at_samples is not None]
         self._joins_to_come = sum(fault.kind == "join" for fault in fleet.faults)
 
@@ -174,7 +174,7 @@ class Simulation:
             case p.SetTimer(name, at_ns):
                 self.clock.at(max(at_ns, self.clock.now_ns), TIMER, NOBODY, partial(self.tell, p.TimerFired(name)))
             case p.SaveCheckpoint(checkpoint):
-                self._post.message(partial(self.tell, p.CheckpointWritten(checkpoint)))
+                self._later(ns(self.fleet.servers.save_s), partial(self.tell, p.CheckpointWritten(checkpoint)))
             case p.Finished():
                 self.finished = command
             case p.Verdict() | p.Published() | p.Notice():
@@ -215,13 +215,13 @@ class Simulation:
 
     def _save(self, order: p.SaveModel) -> None:
         def saved(base: Base) -> None:
-            self._post.message(partial(self.tell, p.ModelSaved(order.checkpoint)))
+            self._later(ns(self.fleet.servers.save_s), partial(self.tell, p.ModelSaved(order.checkpoint)))
 
         failed = partial(self._post.message, partial(self.tell, p.ModelSaved(order.checkpoint, error="a shard did not answer")))
         self._read(f"checkpoint/{order.checkpoint}", order.version, saved, failed)
 
     def _read(self, reader: str, version: p.Version, then: Callable[[Base], None], failed: Callable[[], None]) -> None:
-        self.hosts.read(reader, version.number, self._primaries, self._validator, then, failed)
+        self.hosts.read(reader, version.number, self.primaries, self._validator, then, failed)
 
     def _later(self, delay_ns: int, action: Callable[[], None]) -> None:
         if delay_ns:
@@ -234,7 +234,7 @@ class Simulation:
     def join(self, group: Workers) -> int:
         """A worker of that group joins now; its slot."""
         slot = self._first_slot + len(self._slots)
-        index = self._joined[group.name]
+        index = self._joined.get(group.name, 0)
         self._joined[group.name] = index + 1
         name = f"{group.name}-{index}"
         self._slots[name] = slot
@@ -252,13 +252,14 @@ class Simulation:
     def lose_replica(self, replica: p.ReplicaId) -> None:
         """A shard's process dies; the brain hears of it `detect_s` later."""
 
-        def found() -> None:
-            self.tell(p.ReplicaLost(replica, "crashed"))
-            self._primaries = self._find_primaries()
-            self.hosts.found_dead(replica)
-
         self.hosts.lose(replica)
-        self.clock.at(self.clock.now_ns + ns(self.fleet.detect_s), MESSAGE, NOBODY, found)
+        self.clock.at(self.clock.now_ns + ns(self.fleet.detect_s), MESSAGE, NOBODY, partial(self.found_lost, replica))
+
+    def found_lost(self, replica: p.ReplicaId) -> None:
+        """The brain hears that a shard's process has died."""
+        self.tell(p.ReplicaLost(replica, "crashed"))
+        self.primaries = self._find_primaries()
+        self.hosts.found_dead(replica)
 
     def _fire_due(self) -> None:
         due = [fault for fault in self._by_samples if fault.at_samples is not None and self.brain.samples >= fault.at_samples]

@@ -1,0 +1,140 @@
+"""Learning mode: real gradients on virtual time. Shards compute with `mottle.vectors.ShardMemory`, as live ones do.
+
+A `Problem` turns a version and positions into a gradient; `torch_problem.TorchProblem` does it with the engine of live workers. All workers
+share one problem: in a simulation one computes after the other. The same fleet, seed and problem give bit-identical runs.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from mottle import compression
+from mottle.core import protocol as p
+from mottle.core.layout import Layout
+from mottle.core.shard import Ran, RangeStored, StoreRange
+from mottle.optim.schedule import Schedule
+from mottle.simulate.hosts import Base
+from mottle.simulate.numbers import Done, Shipment
+from mottle.vectors import ShardMemory, ShardSpec
+
+Spec = Mapping[str, Any] | str
+Corrupt = Callable[[int, p.Version, Tensor], Tensor]
+"""What the worker of a slot sends in the place of its update; gets shape (size,) and may change it."""
+
+
+class Problem(Protocol):
+    """A model and its data. Vectors have shape (layout.size,) and the layout's dtype, on the CPU."""
+
+    @property
+    def layout(self) -> Layout: ...
+
+    @property
+    def start(self) -> Tensor:
+        """Where training begins."""
+
+    def gradient(self, values_D: Tensor, done: Sequence[Done]) -> tuple[Tensor, float | None]:
+        """Sum of the gradients at these positions, in memory of its own; and its weight, where the loss has units of its own."""
+
+    def reference(self, values_D: Tensor, order: p.Refresh) -> Tensor:
+        """Gradient of the mean loss on trusted data."""
+
+    def evaluate(self, values_D: Tensor) -> Mapping[str, float]: ...
+
+
+class Learning:
+    """Implements `mottle.simulate.numbers.Numbers`.
+
+    Args:
+        problem: what is learnt.
+        replicas: of all shards.
+        optimizer, codec, schedule: as a job names them.
+        values: to begin with, at `version`; the problem's own start if left out.
+        corrupt: what hostile workers do.
+    Raises:
+        ConfigError: an unknown optimizer or codec, or options that cannot be.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        replicas: Iterable[p.ReplicaId],
+        *,
+        optimizer: Spec,
+        codec: Spec = "identity",
+        schedule: Schedule | None = None,
+        values: Tensor | None = None,
+        version: int = 0,
+        corrupt: Corrupt | None = None,
+    ) -> None:
+        self.problem = problem
+        replicas = sorted(replicas)
+        self.ranges = problem.layout.cut(1 + max(replica.shard for replica in replicas))
+        self._codec = compression.build(codec)
+        self._plain = compression.build("identity")
+        self._corrupt = corrupt
+        self._error_memory: dict[tuple[int, int], Any] = {}
+        """What a codec keeps back, by worker and shard."""
+        start_D = problem.start if values is None else values
+        self.memories: dict[p.ReplicaId, ShardMemory] = {}
+        for replica in replicas:
+            owned = self.ranges[replica.shard]
+            spec = ShardSpec(layout=problem.layout, owned=owned, optimizer=optimizer, codec=codec, schedule=schedule)
+            self.memories[replica] = ShardMemory(spec, start_D[owned.start : owned.stop].clone(), version, _copy)
+
+    # --- shards -----------------------------------------------------------------------------------------------------------------------
+
+    def version_bytes(self, shard: int) -> int:
+        return self.ranges[shard].size * self._dtype.itemsize
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        dtype: torch.dtype = getattr(torch, self.problem.layout.dtype)
+        return dtype
+
+    def store(self, replica: p.ReplicaId, order: StoreRange) -> RangeStored:
+        return self.memories[replica].store(order.name, order.start, order.stop, order.weight, order.payload, order.references)
+
+    def run(self, replica: p.ReplicaId, command: p.ShardCommand) -> Ran:
+        return self.memories[replica].run(command)
+
+    def read(self, replica: p.ReplicaId, number: int) -> Tensor:
+        values_D: Tensor = self.memories[replica].read(number)
+        return values_D
+
+    def free(self, replica: p.ReplicaId, numbers: tuple[int, ...]) -> None:
+        self.memories[replica].free(numbers)
+
+    # --- workers and validator --------------------------------------------------------------------------------------------------------
+
+    def update(self, slot: int, base: Base, version: p.Version, done: Sequence[Done]) -> Shipment:
+        vector_D, weight = self.problem.gradient(torch.cat(base), done)
+        if self._corrupt is not None:
+            vector_D = self._corrupt(slot, version, vector_D)
+        payloads, sizes = [], []
+        for shard, owned in enumerate(self.ranges):
+            memory = self._error_memory.get((slot, shard))
+            payload, kept = self._codec.encode(vector_D[owned.start : owned.stop], memory)
+            if kept is not None:
+                self._error_memory[slot, shard] = kept
+            payloads.append(payload)
+            sizes.append(self._codec.num_bytes(owned.size, self._dtype))
+        return Shipment(tuple(payloads), tuple(sizes), weight)
+
+    def reference(self, order: p.Refresh, base: Base) -> Shipment:
+        vector_D = self.problem.reference(torch.cat(base), order)
+        payloads = tuple(self._plain.encode(vector_D[owned.start : owned.stop], None)[0] for owned in self.ranges)
+        return Shipment(payloads, tuple(map(self.version_bytes, range(len(self.ranges)))))
+
+    def evaluate(self, base: Base) -> Mapping[str, float]:
+        return self.problem.evaluate(torch.cat(base))
+
+    def values(self, primaries: Iterable[p.ReplicaId], number: int) -> Tensor:
+        """A version that the shards still hold, whole."""
+        return torch.cat([self.read(replica, number) for replica in sorted(primaries)])
+
+
+def _copy(range_D: Tensor) -> Tensor:
+    """The publisher of one process: readers keep what they were given."""
+    return range_D.clone()

@@ -1,0 +1,137 @@
+"""Learning mode: real gradients of a small torch model on virtual time."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from mottle import data, strategies
+from mottle.core import protocol as p
+from mottle.core.brain import Brain
+from mottle.core.config import BrainConfig
+from mottle.engines.flat import flatten, layout_of
+from mottle.simulate import Fault, Fleet, Learning, Lognormal, Simulation, TorchProblem, Workers
+
+NUM_SAMPLES, SEED = 96, 5
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """On a busy machine torch's threads wait for each other far longer than these small models take to compute."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def model() -> nn.Module:
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Dropout(0.1), nn.Linear(16, 3))
+
+
+def loss(module: nn.Module, batch: list[Tensor]) -> Tensor:
+    inputs, labels = batch
+    return nn.functional.cross_entropy(module(inputs), labels)
+
+
+def accuracy(module: nn.Module, batch: list[Tensor]) -> Tensor:
+    inputs, labels = batch
+    return (module(inputs).argmax(1) == labels).float().mean()
+
+
+def points(seed: int) -> TensorDataset:
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(NUM_SAMPLES, 8, generator=generator)
+    teacher = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
+    return TensorDataset(inputs, (inputs @ teacher).argmax(1))
+
+
+def problem() -> TorchProblem:
+    with torch.random.fork_rng(devices=[]):
+        module = model()
+        layout = layout_of(module)
+        loader = data.Loader(data.build(points(1), None), seed=SEED)
+        trusted, test = (data.build(points(seed), None) for seed in (2, 3))
+        return TorchProblem(
+            model, loss, layout, flatten(module, layout), loader,
+            trusted=trusted, test=test, metrics={"accuracy": accuracy}, micro_batch_size=4, seed=SEED,
+        )  # fmt: skip
+
+
+FLEET = Fleet(
+    workers=(Workers(name="fast", count=2, sample_s=0.001), Workers(name="spot", count=3, sample_s=Lognormal(median_s=0.003, sigma=0.5))),
+    faults=(Fault(kind="crash", worker="spot-1", at_s=0.1), Fault(kind="join", group="fast", at_s=0.2)),
+)
+
+
+def train(spec: Any, fleet: Fleet = FLEET, *, num_shards: int = 1, codec: str = "identity", seed: int = 0, **config: Any) -> Simulation:
+    config = {
+        "num_positions": NUM_SAMPLES,
+        "max_samples": 4 * NUM_SAMPLES,
+        "evaluate_every": NUM_SAMPLES,
+        "num_shards": num_shards,
+        **config,
+    }
+    defaults = {"batch_size": 8, "lr": 0.2, "rho": 0.002}
+    brain = Brain(BrainConfig(seed=SEED, **config), strategies.build(spec, defaults))
+    numbers = Learning(problem(), brain.shards.live, optimizer={"sgd": {"lr": 0.2}}, codec=codec)
+    return Simulation(brain, fleet, numbers, micro_batch=4, seed=seed, trace=True).run()
+
+
+def end(run: Simulation) -> Tensor:
+    assert isinstance(run.numbers, Learning)
+    return run.numbers.values(run.primaries, run.brain.version.number)
+
+
+@pytest.mark.parametrize("spec", ["sync", "async", {"fedbuff": {"buffer_size": 3}}, {"zeno++": {"refresh_every": 4, "ahead": 2}}], ids=str)
+def test_a_run_repeats_bit_for_bit(spec: Any) -> None:
+    first, second = train(spec), train(spec)
+    assert first.tally == second.tally
+    assert torch.equal(end(first), end(second))
+    assert first.finished == second.finished == p.Finished("samples")
+    assert first.tally.points[-1].metrics["test_loss"] < 0.9 * first.tally.points[0].metrics["test_loss"]
+
+
+def test_another_seed_meets_other_luck() -> None:
+    first, second = (train("async", seed=seed).tally.judged for seed in (0, 1))
+    assert [judged.now_ns for judged in first] != [judged.now_ns for judged in second]
+
+
+def test_one_worker_takes_the_path_of_plain_sgd() -> None:
+    run = train("sync", Fleet(workers=(Workers(sample_s=0.001),)), max_samples=2 * NUM_SAMPLES)
+    own = problem()
+    x = own.start.clone()
+    loader = data.Loader(data.build(points(1), None), seed=SEED)
+    module = model()
+    for epoch in range(2):
+        for start in range(0, NUM_SAMPLES, 8):
+            total = torch.zeros_like(x)
+            for low in (start, start + 4):
+                torch.nn.utils.vector_to_parameters(x, module.parameters())
+                module.zero_grad()
+                torch.manual_seed(data.derive_seed(SEED, "model", epoch, low))
+                loss(module, loader.load(data.Positions(epoch, low, low + 4))).backward()
+                total += 4 * torch.cat([parameter.grad.flatten() for parameter in module.parameters()])
+            x = x - 0.2 * total / 8
+    torch.testing.assert_close(end(run), x, rtol=1e-5, atol=1e-6)
+
+
+def test_fewer_bytes_take_less_time() -> None:
+    slow = Fleet(workers=(Workers(count=2, sample_s=1e-5, bandwidth_bytes_per_s=1e5),))
+    whole, half = (train("async", slow, codec=codec, max_samples=NUM_SAMPLES) for codec in ("identity", "bf16"))
+    assert half.clock.now_ns < whole.clock.now_ns
+    assert half.crew.all[0].side.up.num_bytes < 0.6 * whole.crew.all[0].side.up.num_bytes
+
+
+def test_the_cut_of_the_model_changes_no_bit() -> None:
+    assert torch.equal(end(train("async")), end(train("async", num_shards=3)))
+
+
+def test_a_target_ends_the_run() -> None:
+    run = train("async", target=("test_accuracy", 0.6), max_samples=100 * NUM_SAMPLES)
+    assert run.finished is not None
+    assert run.finished.reason == "target test_accuracy >= 0.6"
+    assert max(point.metrics["test_accuracy"] for point in run.tally.points) >= 0.6
