@@ -14,7 +14,7 @@ from typing import Any
 
 from mottle.clusters import versions
 
-TIMEOUT_S = 8
+_SLOW_LOGIN = 4  # times the time to answer: what a login and a Python may take
 _NOBODY = (
     (
         r"Connection timed out|Operation timed out|timed out",
@@ -36,13 +36,15 @@ class Login:
     """File of the private key; ssh's own default without it."""
     port: int = 22
     proxy_command: str | None = None
+    timeout_s: int = 8
+    """For a machine to answer."""
     python: str = "$HOME/mottle/env/bin/python"
     """Whose versions count on the machines; a shell expands it there."""
 
     def command(self, host: str, remote: str) -> list[str]:
         options = {
             "BatchMode": "yes",
-            "ConnectTimeout": str(TIMEOUT_S),
+            "ConnectTimeout": str(self.timeout_s),
             "StrictHostKeyChecking": "no",
             "UserKnownHostsFile": "/dev/null",
             "LogLevel": "ERROR",
@@ -82,11 +84,11 @@ def hosts_of(data: Mapping[str, Any]) -> list[str]:
 
 
 def reach(hosts: Sequence[str], login: Login) -> Reached:
-    """Log in on every host and ask for its versions; all at the same time, each at most 8 s to answer."""
+    """Log in on every host and ask for its versions; all at the same time."""
     result = Reached()
     remote = f"test -x {login.python} && exec {login.python} -c {shlex.quote(versions.SCRIPT)} || echo bare"
     with ThreadPoolExecutor(max_workers=max(1, min(32, len(hosts)))) as pool:
-        answers = list(pool.map(lambda host: _ask(login.command(host, remote)), hosts))
+        answers = list(pool.map(lambda host: _ask(login.command(host, remote), _SLOW_LOGIN * login.timeout_s), hosts))
     for host, (code, said, complaint) in zip(hosts, answers, strict=True):
         if code:
             result.faults.append(explain(host, login, complaint or said))
@@ -98,9 +100,9 @@ def reach(hosts: Sequence[str], login: Login) -> Reached:
     return result
 
 
-def _ask(command: Sequence[str]) -> tuple[int, str, str]:
+def _ask(command: Sequence[str], timeout_s: float) -> tuple[int, str, str]:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=4 * TIMEOUT_S, stdin=subprocess.DEVNULL)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout_s, stdin=subprocess.DEVNULL)
     except subprocess.TimeoutExpired:
         return 255, "", "timed out after it had answered"
     return done.returncode, done.stdout, done.stderr
