@@ -3,7 +3,7 @@
 import pytest
 
 from mottle.core import worker as w
-from mottle.core.protocol import Compute, Lease, Part, Samples, Version, WorkReturned
+from mottle.core.protocol import Compute, Lease, Part, Samples, Version, VersionAfter, WorkReturned
 
 SLOT = 4
 V0, V1 = Version(0, 0), Version(0, 1)
@@ -44,6 +44,11 @@ def returned(work_id: int, reason: str) -> w.Answer:
 
 
 FETCH = [w.Fetch(3, 0, 5), w.Fetch(3, 20, 23)]
+
+
+def unfetch(start: int, *, second: int = 20) -> list[w.Unfetch]:
+    """What is not needed after all when the first lease was computed up to `start`, or the second up to `second`."""
+    return [w.Unfetch(3, a, b) for a, b in ((start, 5), (second, 23)) if a < b]
 
 
 # --- an order from its arrival to its end -----------------------------------------------------------------------------------------------
@@ -106,19 +111,19 @@ def test_a_cut_pushes_what_is_there(ear: Ear) -> None:
     assert not ear.machine.interrupted(1)
     assert ear.hear(w.CutAsked(1)) == []
     assert ear.machine.interrupted(1)
-    assert ear.hear(w.Computed(1, 1, 21)) == [w.Push(1, 6)]
+    assert ear.hear(w.Computed(1, 1, 21)) == [*unfetch(5, second=21), w.Push(1, 6)]
 
 
 def test_a_cut_in_the_middle_of_a_part_does_not_begin_the_next(ear: Ear) -> None:
     ear.hear(w.Ordered(order(1)), w.Loaded(1), w.CutAsked(1))
-    assert ear.hear(w.Computed(1, 0, 4)) == [w.Push(1, 4)]
+    assert ear.hear(w.Computed(1, 0, 4)) == [*unfetch(4), w.Push(1, 4)]
 
 
 def test_a_cut_before_anything_is_computed_gives_the_order_back(ear: Ear) -> None:
     ear.hear(w.Ordered(order(1)), w.CutAsked(1))
-    assert ear.hear(w.Loaded(1)) == [returned(1, "cut before the first micro-batch")]
+    assert ear.hear(w.Loaded(1)) == [*unfetch(0), returned(1, "cut before the first micro-batch")]
     ear.hear(w.Ordered(order(2)), w.Ordered(order(3)))
-    assert ear.hear(w.CutAsked(3)) == [returned(3, "cut before it began")]
+    assert ear.hear(w.CutAsked(3)) == [*unfetch(0), returned(3, "cut before it began")]
     assert ear.machine.orders_in_hand == 1
 
 
@@ -127,6 +132,52 @@ def test_a_cut_while_pushing_comes_too_late_to_matter(ear: Ear) -> None:
     assert ear.hear(w.CutAsked(1)) == []
     assert ear.hear(w.PushConfirmed(1)) == []
     assert ear.machine.orders_in_hand == 0
+
+
+# --- an order that grows ----------------------------------------------------------------------------------------------------------------
+
+
+def growing(work_id: int, least: int) -> Compute:
+    """The same two leases, until version 1 exists, but at least `least` samples."""
+    return Compute(work_id, SLOT, V0, order(work_id).parts, VersionAfter(V1, least))
+
+
+def test_its_first_samples_are_a_piece_of_their_own_that_no_cut_stops(ear: Ear) -> None:
+    begun = ear.hear(w.Ordered(growing(1, least=2)))
+    assert begun == [w.Fetch(3, 0, 2), w.Fetch(3, 2, 5), w.Fetch(3, 20, 23), w.LoadBase(1, V0)]
+    assert ear.hear(w.Loaded(1)) == [w.RunPart(1, 0, 3, 0, 2, 1.0)]
+    ear.hear(w.CutAsked(1))
+    assert not ear.machine.interrupted(1)
+    assert ear.hear(w.Computed(1, 0, 2)) == [*unfetch(2), w.Push(1, 2)]
+
+
+def test_after_its_least_size_it_grows_until_it_is_cut(ear: Ear) -> None:
+    ear.hear(w.Ordered(growing(1, least=2)), w.Loaded(1))
+    assert ear.hear(w.Computed(1, 0, 2)) == [w.RunPart(1, 0, 3, 2, 5, 1.0)]
+    assert ear.hear(w.Computed(1, 0, 5)) == [run(1, 1)]
+    ear.hear(w.CutAsked(1))
+    assert ear.machine.interrupted(1)
+    assert ear.hear(w.Computed(1, 1, 22)) == [*unfetch(5, second=22), w.Push(1, 7)]
+
+
+@pytest.mark.parametrize(("least", "pieces"), [(0, [(0, 5), (20, 23)]), (5, [(0, 5), (20, 23)]), (6, [(0, 5), (20, 21), (21, 23)])])
+def test_the_least_size_may_lie_anywhere(ear: Ear, least: int, pieces: list[tuple[int, int]]) -> None:
+    assert ear.hear(w.Ordered(growing(1, least)))[:-1] == [w.Fetch(3, start, stop) for start, stop in pieces]
+
+
+def test_a_cut_before_it_begins_still_lets_it_compute_its_least_size(ear: Ear) -> None:
+    ear.hear(w.Ordered(order(1)), w.Ordered(growing(2, least=6)))
+    assert ear.hear(w.CutAsked(2)) == []
+    assert finish(ear, 1) == [w.ClearAccumulator(2)]
+    assert ear.hear(w.Loaded(2)) == [run(2, 0)]
+    assert ear.hear(w.Computed(2, 0, 5)) == [w.RunPart(2, 1, 3, 20, 21, 0.5)]
+    assert ear.hear(w.Computed(2, 1, 21)) == [*unfetch(5, second=21), w.Push(2, 6)]
+
+
+def test_abandoning_stops_it_at_any_size(ear: Ear) -> None:
+    ear.hear(w.Ordered(growing(1, least=2)), w.Loaded(1), w.CutAsked(1), w.AbandonAsked(1))
+    assert ear.machine.interrupted(1)
+    assert ear.hear(w.Computed(1, 0, 1)) == [w.Unfetch(3, 1, 2), *unfetch(2)]
 
 
 # --- abandon ----------------------------------------------------------------------------------------------------------------------------
@@ -139,12 +190,13 @@ def test_an_abandoned_order_pushes_nothing_and_the_next_begins(ear: Ear, phase: 
         ear.hear(w.Loaded(1))
     assert ear.hear(w.AbandonAsked(1)) == []
     assert ear.machine.interrupted(1)
-    assert ear.hear(w.Loaded(1) if phase == "loading" else w.Computed(1, 0, 2)) == [w.LoadBase(2, V1)]
+    done = 0 if phase == "loading" else 2
+    assert ear.hear(w.Computed(1, 0, done) if done else w.Loaded(1)) == [*unfetch(done), w.LoadBase(2, V1)]
 
 
 def test_an_abandoned_order_that_waits_is_forgotten(ear: Ear) -> None:
     ear.hear(w.Ordered(order(1)), w.Ordered(order(2)))
-    assert ear.hear(w.AbandonAsked(2)) == []
+    assert ear.hear(w.AbandonAsked(2)) == unfetch(0)
     assert ear.hear(w.Ordered(order(2))) == []
     assert finish(ear, 1) == []
 
@@ -152,7 +204,7 @@ def test_an_abandoned_order_that_waits_is_forgotten(ear: Ear) -> None:
 def test_abandoning_wins_over_a_cut_and_not_the_other_way_round(ear: Ear) -> None:
     for work_id, asked in ((1, (w.CutAsked, w.AbandonAsked)), (2, (w.AbandonAsked, w.CutAsked))):
         ear.hear(w.Ordered(order(work_id)), w.Loaded(work_id), *(ask(work_id) for ask in asked))
-        assert ear.hear(w.Computed(work_id, 0, 4)) == []
+        assert ear.hear(w.Computed(work_id, 0, 4)) == unfetch(4)
     assert ear.machine.orders_in_hand == 0
 
 
@@ -161,12 +213,12 @@ def test_abandoning_wins_over_a_cut_and_not_the_other_way_round(ear: Ear) -> Non
 
 def test_a_failure_gives_the_order_back_and_the_next_begins(ear: Ear) -> None:
     ear.hear(w.Ordered(order(1)), w.Ordered(order(2)))
-    assert ear.hear(w.WorkFailed(1, "version 0 is gone")) == [returned(1, "version 0 is gone"), w.LoadBase(2, V0)]
+    assert ear.hear(w.WorkFailed(1, "version 0 is gone")) == [*unfetch(0), returned(1, "version 0 is gone"), w.LoadBase(2, V0)]
 
 
 def test_the_failure_of_an_abandoned_order_is_nobodys_business(ear: Ear) -> None:
     ear.hear(w.Ordered(order(1)), w.Loaded(1), w.AbandonAsked(1))
-    assert ear.hear(w.WorkFailed(1, "x")) == []
+    assert ear.hear(w.WorkFailed(1, "x")) == unfetch(0)
     assert ear.machine.orders_in_hand == 0
 
 
@@ -179,7 +231,7 @@ def test_a_dismissed_worker_finishes_nothing(ear: Ear) -> None:
     ear.hear(w.Ordered(order(1)), w.Ordered(order(2)), w.Loaded(1))
     assert ear.hear(w.DismissAsked()) == []
     assert ear.machine.interrupted(1)
-    assert ear.hear(w.Computed(1, 0, 2)) == [w.Exit()]
+    assert ear.hear(w.Computed(1, 0, 2)) == [*unfetch(2), w.Exit()]
 
 
 def test_a_push_under_way_ends_before_a_dismissed_worker_exits(ear: Ear) -> None:

@@ -5,7 +5,7 @@ import pytest
 from mottle import strategies
 from mottle.core import protocol as p
 from mottle.core.errors import ConfigError
-from mottle.strategies import AsyncConfig, BackupConfig, FedBuffConfig, SSPConfig, SyncConfig, ZenoPPConfig
+from mottle.strategies import ABSConfig, AsyncConfig, BackupConfig, FedBuffConfig, SSPConfig, SyncConfig, ZenoPPConfig
 from mottle.strategies.staleness import staleness_weight
 from mottle.strategies.turns import Turns
 
@@ -16,6 +16,7 @@ def test_the_names_of_job_files() -> None:
     assert strategies.catalogue() == {
         "sync": SyncConfig,
         "backup": BackupConfig,
+        "abs_sgd": ABSConfig,
         "async": AsyncConfig,
         "ssp": SSPConfig,
         "fedbuff": FedBuffConfig,
@@ -47,6 +48,7 @@ def test_a_misspelt_name_or_option_is_answered_with_the_nearest() -> None:
         ("backup", True, False, 1),
         ({"async": {"max_in_flight": 2}}, False, False, 2),
         ("ssp", False, False, 1),
+        ("abs_sgd", False, False, 2),
         ("fedbuff", False, False, 1),
         ({"zeno++": {"rho": 0.01}}, False, True, 1),
     ],
@@ -121,6 +123,7 @@ SPECS = [
     {"async": {"max_in_flight": 2, "max_staleness": 4}},
     {"ssp": {"slack": 1}},
     {"ssp": {"slack": 0, "buffered": True}},
+    {"abs_sgd": {"least": 2}},
     {"fedbuff": {"buffer_size": 2}},
     {"fedbuff": {"buffer_size": 3, "max_in_flight": 2}},
     {"zeno++": {"rho": 1e-9, "epsilon": 1e9, "refresh_every": 3}},

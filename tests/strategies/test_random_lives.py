@@ -15,6 +15,8 @@ SPECS = (
     {"async": {"max_in_flight": 2, "max_staleness": 3}},
     {"ssp": {"slack": 1}},
     {"ssp": {"slack": 2, "buffered": True}},
+    {"abs_sgd": {"least": 2}},
+    {"abs_sgd": {"least": 1, "most": 4}},
     {"fedbuff": {"buffer_size": 2}},
     {"zeno++": {"rho": 0.001, "refresh_every": 3}},
     {"zeno++": {"rho": 0.001, "refresh_every": 5, "ahead": 3, "max_in_flight": 2}},

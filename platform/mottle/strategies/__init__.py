@@ -1,5 +1,6 @@
 """When the model changes and who computes what: pure state machines behind `mottle.core.strategy.Strategy`."""
 
+from mottle.strategies.abs_sgd import ABSConfig as ABSConfig
 from mottle.strategies.asynchronous import AsyncConfig as AsyncConfig
 from mottle.strategies.backup import BackupConfig as BackupConfig
 from mottle.strategies.catalogue import build as build

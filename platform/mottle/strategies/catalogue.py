@@ -6,6 +6,7 @@ from typing import Any
 
 from mottle.core.naming import Spec, configured, lookup, parse
 from mottle.core.strategy import Strategy
+from mottle.strategies.abs_sgd import ABSConfig
 from mottle.strategies.asynchronous import AsyncConfig
 from mottle.strategies.backup import BackupConfig
 from mottle.strategies.fedbuff import FedBuffConfig
@@ -16,6 +17,7 @@ from mottle.strategies.zenopp import ZenoPPConfig
 _STRATEGIES: dict[str, Any] = {
     "sync": SyncConfig,
     "backup": BackupConfig,
+    "abs_sgd": ABSConfig,
     "async": AsyncConfig,
     "ssp": SSPConfig,
     "fedbuff": FedBuffConfig,
