@@ -14,6 +14,7 @@ from mottle.cli.new import new
 from mottle.cli.place import place
 from mottle.cli.report import report
 from mottle.cli.resume import resume
+from mottle.cli.simulate import simulate
 from mottle.cli.status import status
 from mottle.cli.study import robustness
 from mottle.cli.train import train
@@ -30,7 +31,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for _function in (new, train, attach, resume, status, report, export, capture, place):
+for _function in (new, train, attach, resume, status, report, export, capture, place, simulate):
     app.command()(command(_function))
 
 _workers = typer.Typer(help="Look at the workers of a detached run, add some, let one go.", no_args_is_help=True)

@@ -183,6 +183,10 @@ class Crew:
                 self._post.message(partial(self._tell, event), worker.side.alive)
             case w.Exit():
                 self._gone(worker, "left")
+            case w.Fetch() | w.Unfetch():
+                pass  # data are there as soon as they are wanted
+            case _:
+                raise AssertionError(f"the simulator does not know what {type(order).__name__} asks of a worker")
 
     def _load(self, slot: int, worker: SimWorker, work_id: int, version: p.Version) -> None:
         asked_ns = self._clock.now_ns

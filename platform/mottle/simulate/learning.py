@@ -15,7 +15,6 @@ from mottle.core import protocol as p
 from mottle.core.layout import Layout
 from mottle.core.shard import Ran, RangeStored, StoreRange
 from mottle.optim.schedule import Schedule
-from mottle.simulate.hosts import Base
 from mottle.simulate.numbers import Done, Shipment
 from mottle.vectors import ShardMemory, ShardSpec
 
@@ -108,8 +107,8 @@ class Learning:
 
     # --- workers and validator --------------------------------------------------------------------------------------------------------
 
-    def update(self, slot: int, base: Base, version: p.Version, done: Sequence[Done]) -> Shipment:
-        vector_D, weight = self.problem.gradient(torch.cat(base), done)
+    def update(self, slot: int, base: Sequence[Any], version: p.Version, done: Sequence[Done]) -> Shipment:
+        vector_D, weight = self.problem.gradient(torch.cat(tuple(base)), done)
         if self._corrupt is not None:
             vector_D = self._corrupt(slot, version, vector_D)
         payloads, sizes = [], []
@@ -122,13 +121,13 @@ class Learning:
             sizes.append(self._codec.num_bytes(owned.size, self._dtype))
         return Shipment(tuple(payloads), tuple(sizes), weight)
 
-    def reference(self, order: p.Refresh, base: Base) -> Shipment:
-        vector_D = self.problem.reference(torch.cat(base), order)
+    def reference(self, order: p.Refresh, base: Sequence[Any]) -> Shipment:
+        vector_D = self.problem.reference(torch.cat(tuple(base)), order)
         payloads = tuple(self._plain.encode(vector_D[owned.start : owned.stop], None)[0] for owned in self.ranges)
         return Shipment(payloads, tuple(map(self.version_bytes, range(len(self.ranges)))))
 
-    def evaluate(self, base: Base) -> Mapping[str, float]:
-        return self.problem.evaluate(torch.cat(base))
+    def evaluate(self, base: Sequence[Any]) -> Mapping[str, float]:
+        return self.problem.evaluate(torch.cat(tuple(base)))
 
     def values(self, primaries: Iterable[p.ReplicaId], number: int) -> Tensor:
         """A version that the shards still hold, whole."""

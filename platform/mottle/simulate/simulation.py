@@ -179,6 +179,8 @@ class Simulation:
                 self.finished = command
             case p.Verdict() | p.Published() | p.Notice():
                 self.tally.note(command, self.clock.now_ns)
+            case _:
+                raise AssertionError(f"the simulator does not know what {type(command).__name__} asks of it")
 
     def _find_primaries(self) -> tuple[p.ReplicaId, ...]:
         """Of every shard that has a living replica, the one that readers ask."""

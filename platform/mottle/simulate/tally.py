@@ -6,6 +6,9 @@ from typing import Literal, NamedTuple
 
 from mottle.core import protocol as p
 
+MOST_KEPT = 200_000
+"""Spans, about 30 MB of them: more than anybody looks at."""
+
 Doing = Literal["pull", "compute", "push", "pause"]
 
 
@@ -67,7 +70,7 @@ class WorkerTally:
 
 @dataclass
 class Tally:
-    """Counts of a run. With `trace` the spans and verdicts are kept too, which takes memory for each update."""
+    """Counts of a run. With `trace` the spans and verdicts are kept too, until there are `MOST_KEPT` of either."""
 
     trace: bool = False
     workers: dict[int, WorkerTally] = field(default_factory=dict)
@@ -79,7 +82,7 @@ class Tally:
 
     def span(self, slot: int, doing: Doing, start_ns: int, stop_ns: int, work_id: int) -> None:
         """Keep it, where spans are kept."""
-        if self.trace and stop_ns > start_ns:
+        if self.trace and stop_ns > start_ns and len(self.spans) < MOST_KEPT:
             self.spans.append(Span(slot, doing, start_ns, stop_ns, work_id))
 
     def note(self, command: p.Command, now_ns: int) -> None:
@@ -100,5 +103,5 @@ class Tally:
         if verdict.verdict in ("accepted", "unselected"):
             worker.samples += verdict.samples
             worker.staleness_sum += verdict.staleness
-        if self.trace:
+        if self.trace and len(self.judged) < MOST_KEPT:
             self.judged.append(Judged(verdict.worker, now_ns, verdict.verdict, verdict.reason, verdict.staleness, verdict.work_id))
