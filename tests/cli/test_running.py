@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from mottle.cli.answers import Answer, Code
 from mottle.cli.running import Interrupts, conduct
 from mottle.observe import RunResult, Snapshot, UpdateCounts
+from mottle.sdk.result import RunFailedError
 
 
 def summary(stopped: str) -> RunResult:
@@ -126,6 +127,29 @@ def test_a_run_that_could_not_go_on_is_1(tmp_path: Path, capsys: pytest.CaptureF
     assert answer.code is Code.FAILED
     assert answer.data["error"] == "no shard is left"
     assert "mottle: the run failed: no shard is left" in capsys.readouterr().err
+
+
+class Gone(FakeRun):
+    """Its coordinator is killed while it is watched."""
+
+    def watch(self) -> Iterator[Snapshot]:
+        yield self.progress
+        raise RunFailedError("the coordinator is gone: killed")
+
+
+@pytest.mark.parametrize("kind", [FakeRun, Gone])
+def test_a_run_that_failed_goes_on_from_its_checkpoint_while_it_may(
+    kind: type[FakeRun], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    attempts = [kind(tmp_path, error="no shard is left") for _ in range(3)]
+    following = iter([*attempts[1:], FakeRun(tmp_path)])
+    assert conducted(attempts[0], again=lambda: next(following)).code is Code.OK
+    assert capsys.readouterr().err.count("it goes on from its newest checkpoint") == 3
+
+
+def test_a_lost_coordinator_without_a_way_on_is_told(tmp_path: Path) -> None:
+    with pytest.raises(RunFailedError, match="the coordinator is gone"):
+        conducted(Gone(tmp_path))
 
 
 def test_a_model_that_cannot_be_written_loses_no_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,6 +27,23 @@ def book():
     book.check()
 
 
+def test_missed_and_repeated_samples_are_counted_from_the_record_and_outlive_a_checkpoint() -> None:
+    book = make()
+    (first,) = book.lend(0, 6, others=True)
+    book.spend(first, 6, "applied", worker=0)
+    assert book.epochs == (EpochCount(0, applied=6, unselected=0, rejected=0, missed=4, repeated=0),)
+    book._open[0].covered = [(0, 4)]  # two positions were spent twice, or the record is wrong
+    (second,) = book.lend(0, 4, others=True)
+    book.spend(second, 4, "applied", worker=0)
+    (count,) = book.epochs
+    assert (count.applied, count.missed, count.repeated) == (10, 2, 2)
+    book._open[0].covered = [(0, 10)]
+    book._close_if_done(book._open[0])
+    resumed = make()
+    resumed.restore(json.loads(json.dumps(book.state())))
+    assert resumed.epochs == book.epochs
+
+
 # --- literal loans ----------------------------------------------------------------------------------------------------------------------
 
 
@@ -60,7 +77,7 @@ def test_a_rejected_range_is_lent_once_more_to_another_worker_and_then_counts_as
     (again,) = book.lend(1, 10, others=True)
     assert ranges((again,)) == [(0, 0, 10)]
     book.spend(again, 10, "rejected", worker=1)
-    assert book.epochs[0] == EpochCount(0, applied=0, unselected=0, rejected=10)
+    assert book.epochs[0] == EpochCount(0, applied=0, unselected=0, rejected=10, missed=0, repeated=0)
     assert book.spent == 10
 
 
@@ -71,7 +88,7 @@ def test_a_range_that_was_rejected_once_may_still_be_applied() -> None:
     assert book.lend(0, 10, others=True) == ()
     (again,) = book.lend(1, 10, others=True)
     book.spend(again, 10, "applied", worker=1)
-    assert book.epochs[0] == EpochCount(0, applied=10, unselected=0, rejected=0)
+    assert book.epochs[0] == EpochCount(0, applied=10, unselected=0, rejected=0, missed=0, repeated=0)
 
 
 def test_the_retry_of_a_rejected_range_is_not_used_up_by_a_worker_that_left() -> None:
@@ -91,7 +108,7 @@ def test_a_rejected_range_that_nobody_else_could_take_counts_as_rejected_at_the_
     book.spend(lease, 10, "rejected", worker=0)
     assert not book.exhausted
     assert book.lend(0, 10, others=False) == ()
-    assert book.epochs == (EpochCount(0, applied=0, unselected=0, rejected=10),)
+    assert book.epochs == (EpochCount(0, applied=0, unselected=0, rejected=10, missed=0, repeated=0),)
     assert book.exhausted
 
 

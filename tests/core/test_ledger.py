@@ -126,9 +126,26 @@ def test_restored_counts_leave_out_what_was_in_flight(ledger: Ledger) -> None:
     assert (resumed.counts.accepted, resumed.counts.in_flight, resumed.counts.acknowledged) == (1, 0, 1)
 
 
-def test_the_check_sees_a_count_that_is_wrong() -> None:
+def test_an_update_that_vanishes_from_the_record_is_counted_as_lost_and_stays_so() -> None:
     ledger = Ledger()
     stored(ledger, 1)
-    ledger.counts.in_flight = 0
-    with pytest.raises(AssertionError, match="1 updates are stored, 0 counted"):
+    stored(ledger, 2)
+    ledger.decide(2, "accepted")
+    del ledger._orders[1]
+    assert (ledger.counts.lost, ledger.counts.in_flight, ledger.counts.acknowledged) == (1, 0, 2)
+    with pytest.raises(AssertionError, match="1 acknowledged updates are lost"):
+        ledger.check()
+    resumed = Ledger()
+    resumed.restore(ledger.counts.as_dict())
+    assert resumed.counts.lost == 1
+
+
+def test_an_update_that_is_decided_twice_is_counted_as_duplicated() -> None:
+    ledger = Ledger()
+    stored(ledger, 1)
+    order = ledger.decide(1, "accepted")
+    ledger._orders[1] = order
+    ledger.decide(1, "accepted")
+    assert (ledger.counts.duplicated, ledger.counts.accepted) == (1, 2)
+    with pytest.raises(AssertionError, match="decided twice"):
         ledger.check()

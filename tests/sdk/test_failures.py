@@ -25,6 +25,10 @@ def lost() -> Any:
     raise ray.exceptions.ActorDiedError()
 
 
+def gone() -> Any:
+    raise RunFailedError("the coordinator is gone")
+
+
 def trainer(folder: Path, max_failures: int, outcomes: list[Any], monkeypatch: pytest.MonkeyPatch) -> tuple[Trainer, list[str]]:
     """A trainer whose runs end as told, one after the other, and the list of what it did."""
     made = Trainer(
@@ -42,7 +46,7 @@ def trainer(folder: Path, max_failures: int, outcomes: list[Any], monkeypatch: p
     left = iter(outcomes)
 
     def begin(what: str) -> Callable[[], Any]:
-        def run() -> Any:
+        def run(**_: Any) -> Any:
             did.append(what)
             outcome = next(left)
             return SimpleNamespace(result=outcome if callable(outcome) else lambda: outcome)
@@ -70,7 +74,7 @@ def test_a_run_without_failure_is_begun_once(saved: Path, monkeypatch: pytest.Mo
     assert did == ["start"]
 
 
-@pytest.mark.parametrize("failure", [FAILED, lost], ids=["run failed", "coordinator lost"])
+@pytest.mark.parametrize("failure", [FAILED, lost, gone], ids=["run failed", "coordinator lost", "coordinator gone"])
 def test_it_goes_on_from_the_checkpoint_as_often_as_it_may(saved: Path, failure: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     made, did = trainer(saved, 2, [failure, failure, ENDED], monkeypatch)
     assert made.fit() is ENDED

@@ -134,6 +134,7 @@ evaluate_every: 16
 max_grad_norm: 1.5
 max_grad_norm_per_worker: 2.5
 retry_rejected: false
+max_failures: 3
 replicas: 1
 loggers: [{{"{MODULE}:Logger": {{where: here}}}}]
 checkpoint: {{every: 20, num_to_keep: 2, score_attribute: test_mse, score_order: min}}
@@ -147,6 +148,7 @@ def test_every_key_reaches_the_run(folder: Path) -> None:
     assert [logger.where for logger in trainer._loggers] == ["here"]
     assert made.run_dir == str(folder / "runs/full")
     assert made.name == "full"
+    assert trainer.settings.max_failures == 3
     module = made.model()
     assert isinstance(module, nn.Module)
     assert module.linear.out_features == 5

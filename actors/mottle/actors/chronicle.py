@@ -24,7 +24,7 @@ from mottle.observe.events import EventLog
 from mottle.observe.heartbeat import EVERY_S, HEARTBEAT_FILE, Heartbeat, write_heartbeat
 from mottle.observe.record import RunRecord
 from mottle.observe.result import EpochResult, PeakRss, RunResult, WorkerAccounting, WorkerResult, write_result
-from mottle.observe.snapshot import EVENT_KINDS, RunEvent, Snapshot, UpdateCounts, WorkerRow
+from mottle.observe.snapshot import EVENT_KINDS, RunEvent, Snapshot, WorkerRow
 from mottle.storage import Folder
 
 FLUSH_EVERY_S = 1.0
@@ -212,7 +212,7 @@ class Chronicle:
             workers=tuple(self._row(member, now_ns) for member in self._brain.members.all),
             events=tuple(self._notices),
             events_before=self._num_notices - len(self._notices),
-            updates=UpdateCounts(**self._brain.ledger.counts.as_dict()),
+            updates=self._brain.ledger.counts,
             notes=(*self._notes, self._trouble) if self._trouble else self._notes,
         )
 
@@ -245,7 +245,6 @@ class Chronicle:
     def result(self, now_ns: int, peaks: Mapping[str, list[int]]) -> RunResult:
         """The run in numbers, as `result.json` keeps it."""
         brain = self._brain
-        size = brain.config.num_positions
         return RunResult(
             run=self._job.name,
             strategy=strategy_name(self._job),
@@ -255,14 +254,14 @@ class Chronicle:
             metrics=dict(self._metrics),
             samples=brain.samples,
             versions=brain.version.number,
-            updates=UpdateCounts(**brain.ledger.counts.as_dict()),
+            updates=brain.ledger.counts,
             epochs=tuple(
                 EpochResult(
                     index=epoch.index,
                     applied=epoch.applied,
                     unselected=epoch.unselected,
                     rejected=epoch.rejected,
-                    missed=size - epoch.applied - epoch.unselected - epoch.rejected,
+                    missed=epoch.missed,
                     repeated=epoch.repeated,
                 )
                 for epoch in brain.book.epochs

@@ -26,16 +26,16 @@ def resume(
     """
     before_ray()
     from mottle.observe.report import REPORT_FILE
-    from mottle.observe.result import RESULT_FILE
     from mottle.sdk import jobfile
     from mottle.storage import Folder
 
     where = absolute(folder)
     read = jobfile.recorded(where, settings or [])
-    run = read.trainer(folder=where).resume(checkpoint, address=address)
+    trainer = read.trainer(folder=where)
+    run = trainer.resume(checkpoint, address=address)
     earlier = Folder.at(where)
-    for name in (RESULT_FILE, REPORT_FILE, MODEL_FILE):  # they tell of an end that is none any more
+    for name in (REPORT_FILE, MODEL_FILE):  # they tell of an end that is none any more
         if earlier.has(name):
             earlier.remove(name)
     read.record(where)
-    return conduct(run, as_json=as_json)
+    return conduct(run, as_json=as_json, again=trainer.comeback(address=address).again)

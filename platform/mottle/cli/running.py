@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -62,14 +63,38 @@ class Interrupts:
         self.asked = True
 
 
-def conduct(run: Any, *, as_json: bool, leave: bool = False) -> Answer:
+def conduct(run: Any, *, as_json: bool, leave: bool = False, again: Callable[[], Any] = lambda: None) -> Answer:
     """Show a run to its end and leave its model and report in its folder.
 
     Args:
         run: a live `mottle.sdk.Run`.
         as_json: what is shown goes to standard error.
         leave: Ctrl-C leaves a detached run alone and ends only the showing.
+        again: after a failure, gives the run that goes on, or None when there is none.
     """
+    from mottle.sdk.result import RunFailedError
+
+    while True:
+        failure: Exception
+        try:
+            answer, error = _attended(run, as_json=as_json, leave=leave)
+            if error is None:
+                return answer
+            failure = error
+        except RunFailedError as gone:
+            answer, failure = None, gone
+        following = again()
+        if following is None:
+            if answer is None:
+                raise failure
+            say(f"mottle: the run failed: {failure}")
+            return answer
+        say(f"mottle: the run failed: {failure}; it goes on from its newest checkpoint")
+        run = following
+
+
+def _attended(run: Any, *, as_json: bool, leave: bool) -> tuple[Answer, Exception | None]:
+    """Show one run to its end; what is to be said of it, and why it could not go on."""
     from rich.console import Console
 
     from mottle.observe import Display
@@ -79,7 +104,8 @@ def conduct(run: Any, *, as_json: bool, leave: bool = False) -> Answer:
         for snapshot in run.watch():
             display.show(snapshot)
             if interrupts.asked and leave:
-                return Answer({"run": run.job.run_dir, "state": "live"}, f"{run.job.name} goes on without this terminal", Code.INTERRUPTED)
+                text = f"{run.job.name} goes on without this terminal"
+                return Answer({"run": run.job.run_dir, "state": "live"}, text, Code.INTERRUPTED), None
             if interrupts.asked and not stopping:
                 stopping = True
                 say("stopping: waiting for what is computed already and for a checkpoint; press Ctrl-C again to end at once")
@@ -91,15 +117,13 @@ def conduct(run: Any, *, as_json: bool, leave: bool = False) -> Answer:
     for trouble in (model_trouble, report_trouble):
         if trouble:
             say(f"mottle: {trouble}")
-    return _answer(run.job.run_dir, result, model, report)
+    return _answer(run.job.run_dir, result, model, report), result.error
 
 
 def _answer(folder: str, result: Any, model: str | None, report: str | None) -> Answer:
     from mottle.observe import result_to_json
 
     failure = None if result.error is None else str(result.error)
-    if failure is not None:
-        say(f"mottle: the run failed: {failure}")
     code = Code.FAILED if failure is not None else Code.INTERRUPTED if result.summary.stopped == _STOPPED else Code.OK
     tree = json.loads(result_to_json(result.summary))
     text = f" run     {folder}" + (f"\n model   {model}" if model else "")

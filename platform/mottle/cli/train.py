@@ -39,6 +39,8 @@ def train(
     from mottle.sdk import jobfile
 
     read = jobfile.read(job, settings or [])
+    if detach and read.spec.max_failures:
+        raise BadInputError("max_failures needs somebody who takes the run up again, and --detach leaves it alone; set max_failures=0")
     folder = absolute(out or read.out)
     trainer = read.trainer(folder=folder)
     _make_way(folder, replace=replace)
@@ -47,7 +49,7 @@ def train(
     if detach:
         name = run.job.name
         return Answer({"run": folder, "name": name, "state": "live"}, f"{name} runs in {folder}; see it with: mottle attach {name}")
-    return conduct(run, as_json=as_json)
+    return conduct(run, as_json=as_json, again=trainer.comeback(address=address).again)
 
 
 def _make_way(folder: str, *, replace: bool) -> None:

@@ -21,14 +21,16 @@ SPENT = ("applied", "unselected", "rejected")
 
 @dataclass(frozen=True, slots=True)
 class EpochCount:
-    """How the positions of a data epoch ended. `missed` and `repeated` are zero unless Mottle has a bug."""
+    """How the positions of a data epoch ended."""
 
     index: int
     applied: int
     unselected: int
     rejected: int
-    missed: int = 0
-    repeated: int = 0
+    missed: int
+    """Positions that were never spent; in a closed epoch anything but 0 is a bug."""
+    repeated: int
+    """Positions spent more than once; anything but 0 is a bug."""
 
 
 @dataclass(slots=True)
@@ -224,7 +226,9 @@ class LeaseBook:
     # --- looking ----------------------------------------------------------------------------------------------------------------------
 
     def _count(self, epoch: _Epoch) -> EpochCount:
-        return EpochCount(epoch.index, **epoch.spent)
+        """Spent positions by how they ended, against which positions they were: the two are noted apart and must agree."""
+        covered = sum(stop - start for start, stop in epoch.covered)
+        return EpochCount(epoch.index, **epoch.spent, missed=self._size - covered, repeated=max(0, sum(epoch.spent.values()) - covered))
 
     @property
     def free(self) -> int:
@@ -275,7 +279,7 @@ class LeaseBook:
             else:
                 out.setdefault(lease.epoch, []).append((lease.start, lease.stop))
         return {
-            "closed": [[c.index, c.applied, c.unselected, c.rejected] for c in self._closed],
+            "closed": [[c.index, c.applied, c.unselected, c.rejected, c.missed, c.repeated] for c in self._closed],
             "open": [
                 {
                     "index": epoch.index,

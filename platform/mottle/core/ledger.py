@@ -20,21 +20,28 @@ VERDICTS = ("accepted", "unselected", "rejected", "discarded")
 _REMEMBERED_ENDED = 10_000  # orders that ended without an update and may still see one; older ones are told apart by nothing but their id
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class UpdateCounts:
-    """Totals of the run. `lost` and `duplicated` are zero unless Mottle has a bug."""
+    """Acknowledged updates by what became of them; invariant 1 of the design made visible."""
 
     accepted: int = 0
     unselected: int = 0
+    """Reached a rule that averaged others."""
     rejected: int = 0
+    """Refused for their content, with a reason."""
     discarded: int = 0
+    """Late, stale, abandoned or surplus; their samples went back."""
     in_flight: int = 0
+    """Acknowledged and not yet decided."""
     lost: int = 0
+    """Acknowledged, and neither decided nor held any more; anything but 0 is a bug and is shown."""
     duplicated: int = 0
+    """More verdicts than there were acknowledged updates; anything but 0 is a bug and is shown."""
 
     @property
     def acknowledged(self) -> int:
-        return self.accepted + self.unselected + self.rejected + self.discarded + self.in_flight
+        """Every update the run took responsibility for."""
+        return self.accepted + self.unselected + self.rejected + self.discarded + self.in_flight + self.lost
 
     def as_dict(self) -> dict[str, int]:
         return asdict(self)
@@ -62,7 +69,8 @@ class Ledger:
     """Orders by id, and the counts. Every method is one transition."""
 
     def __init__(self) -> None:
-        self.counts = UpdateCounts()
+        self._acknowledged = 0
+        self._verdicts = dict.fromkeys(VERDICTS, 0)
         self._orders: dict[int, Order] = {}
         self._ended: OrderedDict[int, Order] = OrderedDict()
 
@@ -88,7 +96,7 @@ class Ledger:
         if order.state == "stored":
             raise ProtocolError(f"update {work_id} was acknowledged twice")
         order.state = "stored"
-        self.counts.in_flight += 1
+        self._acknowledged += 1
 
     def decide(self, work_id: int, verdict: str) -> Order:
         """Give an acknowledged update its one verdict and forget it."""
@@ -96,8 +104,7 @@ class Ledger:
         if order is None or order.state != "stored":
             raise ProtocolError(f"update {work_id} cannot be {verdict}: it is {'unknown' if order is None else order.state}")
         del self._orders[work_id]
-        self.counts.in_flight -= 1
-        setattr(self.counts, verdict, getattr(self.counts, verdict) + 1)
+        self._verdicts[verdict] += 1
         return order
 
     def end(self, work_id: int) -> Order:
@@ -124,12 +131,19 @@ class Ledger:
         """Every order that is not decided or ended, oldest first."""
         return tuple(self._orders.values())
 
+    @property
+    def counts(self) -> UpdateCounts:
+        """The totals so far. What was acknowledged must be decided or held: what is missing is lost, what is too much was decided twice."""
+        in_flight = sum(order.state == "stored" for order in self._orders.values())
+        missing = self._acknowledged - sum(self._verdicts.values()) - in_flight
+        return UpdateCounts(**self._verdicts, in_flight=in_flight, lost=max(0, missing), duplicated=max(0, -missing))
+
     def restore(self, counts: Mapping[str, int]) -> None:
-        """Take up the counts of a checkpoint; what was in flight then is not part of it."""
-        self.counts = UpdateCounts(**{**counts, "in_flight": 0})
+        """Take up the counts of a checkpoint; what was in flight then is not part of it, what was lost by then stays lost."""
+        self._verdicts = {verdict: counts[verdict] for verdict in VERDICTS}
+        self._acknowledged = sum(self._verdicts.values()) + counts["lost"] - counts["duplicated"]
 
     def check(self) -> None:
-        stored = sum(order.state == "stored" for order in self._orders.values())
-        assert stored == self.counts.in_flight, f"{stored} updates are stored, {self.counts.in_flight} counted in flight"
-        assert not self.counts.lost, "an acknowledged update is lost"
-        assert not self.counts.duplicated, "an update was applied twice"
+        counts = self.counts
+        assert not counts.lost, f"{counts.lost} acknowledged updates are lost"
+        assert not counts.duplicated, f"{counts.duplicated} verdicts too many: an update was decided twice"

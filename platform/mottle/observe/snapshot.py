@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from mottle.core.ledger import UpdateCounts as UpdateCounts
+
 EventKind = Literal[
     "joined",
     "left",
@@ -26,30 +28,6 @@ EVENT_KINDS: tuple[str, ...] = get_args(EventKind)
 
 Verdict = Literal["accepted", "unselected", "rejected", "discarded"]
 VERDICTS: tuple[str, ...] = get_args(Verdict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class UpdateCounts:
-    """Acknowledged updates by what became of them; invariant 1 of the design made visible."""
-
-    accepted: int = 0
-    unselected: int = 0
-    """Reached a rule that averaged others."""
-    rejected: int = 0
-    """Refused for their content, with a reason."""
-    discarded: int = 0
-    """Late, stale, abandoned or surplus; their samples went back."""
-    in_flight: int = 0
-    """Acknowledged and not yet decided."""
-    lost: int = 0
-    """Acknowledged and gone without a verdict; anything but 0 is a bug and is shown."""
-    duplicated: int = 0
-    """Applied more than once; anything but 0 is a bug and is shown."""
-
-    @property
-    def acknowledged(self) -> int:
-        """Every update the run took responsibility for."""
-        return self.accepted + self.unselected + self.rejected + self.discarded + self.in_flight + self.lost
 
 
 @dataclass(frozen=True, kw_only=True)

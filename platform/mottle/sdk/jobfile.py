@@ -290,6 +290,7 @@ def _run_config(spec: Job, folder: str) -> ray.train.RunConfig:
     kept = spec.checkpoint
     return ray.train.RunConfig(
         name=folder.rstrip("/").rsplit("/", 1)[-1],
+        failure_config=ray.train.FailureConfig(max_failures=spec.max_failures),
         checkpoint_config=ray.train.CheckpointConfig(
             num_to_keep=kept.num_to_keep, checkpoint_score_attribute=kept.score_attribute, checkpoint_score_order=kept.score_order
         ),

@@ -5,6 +5,7 @@ from torch import Tensor
 from mottle.actors.job import Job, Resumption
 from mottle.checkpoint import folder_of, forget_after, latest, read_manifest, read_model, read_optimizer
 from mottle.checkpoint.parts import CheckpointError
+from mottle.observe.result import RESULT_FILE
 from mottle.storage import Folder
 
 
@@ -25,4 +26,6 @@ def take_up(job: Job, number: int | None = None) -> tuple[Tensor, Resumption]:
     values = read_model(folder, manifest.model, job.layout)
     slots = read_optimizer(folder, manifest.optimizer, job.layout.cut(manifest.num_shards), job.layout.cut(job.brain.num_shards))
     forget_after(run, number)
+    if run.has(RESULT_FILE):  # it tells of an end that is none any more
+        run.remove(RESULT_FILE)
     return values, Resumption(version=manifest.version, brain=manifest.brain, slots=slots, log_seq=manifest.log_seq)

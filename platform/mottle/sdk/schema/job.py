@@ -188,6 +188,8 @@ class Job(Section):
     """Try a rejected update's samples once more, on another worker."""
     loggers: list[Reference] = Field(default_factory=list)
     """Classes or functions that make a logger: `{"mottle.observe:TensorBoardLogger": {directory: runs/tb}}`."""
+    max_failures: int = Field(default=0, ge=-1)
+    """Times that a run which could not go on is taken up from its newest checkpoint; -1 without limit. Worker losses do not count."""
     checkpoint: Checkpoints = Field(default_factory=Checkpoints)
     """When checkpoints are written, and which stay."""
     out: str | None = None
