@@ -14,6 +14,7 @@ SPECS = (
     "sync",
     {"sync": {"deadline_s": 0.05, "quorum": 2}},
     "backup",
+    "lb_bsp",
     "async",
     {"async": {"max_in_flight": 2}},
     {"ssp": {"slack": 1}},

@@ -5,7 +5,7 @@ import pytest
 from mottle import strategies
 from mottle.core import protocol as p
 from mottle.core.errors import ConfigError
-from mottle.strategies import ABSConfig, AsyncConfig, BackupConfig, FedBuffConfig, SSPConfig, SyncConfig, ZenoPPConfig
+from mottle.strategies import ABSConfig, AsyncConfig, BackupConfig, FedBuffConfig, LBBSPConfig, SSPConfig, SyncConfig, ZenoPPConfig
 from mottle.strategies.staleness import staleness_weight
 from mottle.strategies.turns import Turns
 
@@ -16,6 +16,7 @@ def test_the_names_of_job_files() -> None:
     assert strategies.catalogue() == {
         "sync": SyncConfig,
         "backup": BackupConfig,
+        "lb_bsp": LBBSPConfig,
         "abs_sgd": ABSConfig,
         "async": AsyncConfig,
         "ssp": SSPConfig,
@@ -48,6 +49,7 @@ def test_a_misspelt_name_or_option_is_answered_with_the_nearest() -> None:
         ("backup", True, False, 1),
         ({"async": {"max_in_flight": 2}}, False, False, 2),
         ("ssp", False, False, 1),
+        ("lb_bsp", True, False, 1),
         ("abs_sgd", False, False, 2),
         ("fedbuff", False, False, 1),
         ({"zeno++": {"rho": 0.01}}, False, True, 1),
@@ -123,6 +125,7 @@ SPECS = [
     {"async": {"max_in_flight": 2, "max_staleness": 4}},
     {"ssp": {"slack": 1}},
     {"ssp": {"slack": 0, "buffered": True}},
+    {"lb_bsp": {"least": 1}},
     {"abs_sgd": {"least": 2}},
     {"fedbuff": {"buffer_size": 2}},
     {"fedbuff": {"buffer_size": 3, "max_in_flight": 2}},

@@ -15,6 +15,7 @@ SPECS = (
     {"async": {"max_in_flight": 2, "max_staleness": 3}},
     {"ssp": {"slack": 1}},
     {"ssp": {"slack": 2, "buffered": True}},
+    {"lb_bsp": {"most": 3}},
     {"abs_sgd": {"least": 2}},
     {"abs_sgd": {"least": 1, "most": 4}},
     {"fedbuff": {"buffer_size": 2}},

@@ -36,7 +36,7 @@ def is_padding(receipts: Sequence[Receipt]) -> bool:
     return receipts[0].weight == 0
 
 
-def update_of(order: Order) -> Update:
+def update_of(order: Order, *, now_ns: int) -> Update:
     """The update as a strategy sees it: norm and inner products rounded once, from exact sums over the shards.
 
     An inner product is known if every replica measured it: one that had not yet got a reference leaves it out.
@@ -47,4 +47,14 @@ def update_of(order: Order) -> Update:
     norm2, *dots = map(exactsum.to_float, totals)
     compute = order.compute
     weight = next(iter(order.receipts.values())).weight or 0.0
-    return Update(compute.work_id, compute.worker, compute.base, order.used, norm2, dict(zip(names, dots, strict=True)), weight)
+    claimed_ns = max(receipt.compute_ns for receipt in order.receipts.values())
+    return Update(
+        compute.work_id,
+        compute.worker,
+        compute.base,
+        order.used,
+        norm2,
+        dict(zip(names, dots, strict=True)),
+        weight,
+        compute_ns=max(0, min(claimed_ns, now_ns - order.issued_ns)),
+    )

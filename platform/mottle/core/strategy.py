@@ -31,6 +31,10 @@ class Update:
     dots: Mapping[str, float] = field(default_factory=dict)
     weight: float = 0.0
     """What the sum is divided by to give a mean: its samples, or the units of a loss that has its own (tokens)."""
+    compute_ns: int = 0
+    """Time that the worker says it computed, waiting excluded; at most what passed since its order. A liar who makes itself out to be fast
+    gets a larger share and delays the step, as it could by being late; one who makes itself out to be slow gets a smaller one. What its
+    rows weigh in a robust rule stays capped."""
 
     def __post_init__(self) -> None:
         if not self.weight:

@@ -100,7 +100,7 @@ class Updates:
             self._effects.hear(s.OrderEnded(work_id, worker, "nothing in it counts for the loss"))
         else:
             order.used = receipts[0].samples
-            self._effects.hear(s.UpdateArrived(update_of(order)))
+            self._effects.hear(s.UpdateArrived(update_of(order, now_ns=self._effects.now_ns)))
         self._orders.heard_of(worker)
         self._orders.offer(worker)
 

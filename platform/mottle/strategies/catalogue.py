@@ -10,6 +10,7 @@ from mottle.strategies.abs_sgd import ABSConfig
 from mottle.strategies.asynchronous import AsyncConfig
 from mottle.strategies.backup import BackupConfig
 from mottle.strategies.fedbuff import FedBuffConfig
+from mottle.strategies.lb_bsp import LBBSPConfig
 from mottle.strategies.ssp import SSPConfig
 from mottle.strategies.synchronous import SyncConfig
 from mottle.strategies.zenopp import ZenoPPConfig
@@ -17,6 +18,7 @@ from mottle.strategies.zenopp import ZenoPPConfig
 _STRATEGIES: dict[str, Any] = {
     "sync": SyncConfig,
     "backup": BackupConfig,
+    "lb_bsp": LBBSPConfig,
     "abs_sgd": ABSConfig,
     "async": AsyncConfig,
     "ssp": SSPConfig,
