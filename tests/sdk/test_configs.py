@@ -10,7 +10,7 @@ import pytest
 import ray.train
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, UserCallback
 
-from mottle.actors.job import WorkerGroup
+from mottle.actors.job import KeepCheckpoints, WorkerGroup
 from mottle.core.errors import ConfigError
 from mottle.sdk import configs
 from mottle.sdk.configs import FIELDS, check_families, groups_of, settings_of
@@ -115,13 +115,16 @@ RUN_KEPT: dict[str, tuple[RunConfig, dict[str, Any]]] = {
     "max_failures": (RunConfig(failure_config=FailureConfig(max_failures=-1)), {"max_failures": -1}),
     "relax_collectives_on_preemption": (RunConfig(failure_config=FailureConfig(relax_collectives_on_preemption=True)), {}),
     "preemption_grace_s": (RunConfig(failure_config=FailureConfig(preemption_grace_s=30.0)), {}),
-    "checkpoint_config": (RunConfig(checkpoint_config=CheckpointConfig(num_to_keep=2)), {"num_to_keep": 2}),
-    "num_to_keep": (RunConfig(checkpoint_config=CheckpointConfig(num_to_keep=1)), {"num_to_keep": 1}),
+    "checkpoint_config": (RunConfig(checkpoint_config=CheckpointConfig(num_to_keep=2)), {"keep": KeepCheckpoints(count=2)}),
+    "num_to_keep": (RunConfig(checkpoint_config=CheckpointConfig(num_to_keep=1)), {"keep": KeepCheckpoints(count=1)}),
     "checkpoint_score_attribute": (
         RunConfig(checkpoint_config=CheckpointConfig(checkpoint_score_attribute="test_loss")),
-        {"score_attribute": "test_loss"},
+        {"keep": KeepCheckpoints(score="test_loss")},
     ),
-    "checkpoint_score_order": (RunConfig(checkpoint_config=CheckpointConfig(checkpoint_score_order="min")), {"score_order": "min"}),
+    "checkpoint_score_order": (
+        RunConfig(checkpoint_config=CheckpointConfig(checkpoint_score_order="min")),
+        {"keep": KeepCheckpoints(highest=False)},
+    ),
 }
 
 

@@ -124,6 +124,7 @@ strategy: {{sync: {{deadline_s: 5.0, quorum: 2}}}}
 rule: {{trimmed_mean: {{trim: 1}}}}
 codec: bf16
 attack: {{sign_flip: {{scale: 2}}}}
+collusion: true
 fleet:
   - {{name: a, count: [2, 4], num_cpus: 0.5, delay_s: 0.1, autocast: bf16}}
   - {{name: b, count: 1, num_gpus: 1, resources: {{memory: 1e9}}, accelerator_type: A10G, label_selector: {{zone: x}}}}
@@ -148,7 +149,7 @@ def test_every_key_reaches_the_run(folder: Path) -> None:
     assert [logger.where for logger in trainer._loggers] == ["here"]
     assert made.run_dir == str(folder / "runs/full")
     assert made.name == "full"
-    assert trainer.settings.max_failures == 3
+    assert (trainer.settings.max_failures, made.collusion) == (3, True)
     module = made.model()
     assert isinstance(module, nn.Module)
     assert module.linear.out_features == 5
@@ -188,7 +189,12 @@ def test_the_full_file_leaves_no_key_out() -> None:
 def test_every_argument_of_the_trainer_can_be_said_in_a_file() -> None:
     """Those that a file says under another name are listed; a new argument needs a key of its own or a place here."""
     elsewhere = {"self", "scaling_config", "run_config", "folder", "checkpoint_every"}
-    assert inspect.signature(Trainer.__init__).parameters.keys() - elsewhere == Job.model_fields.keys() - {"fleet", "checkpoint", "out"}
+    assert inspect.signature(Trainer.__init__).parameters.keys() - elsewhere == Job.model_fields.keys() - {
+        "fleet",
+        "checkpoint",
+        "max_failures",
+        "out",
+    }
 
 
 def test_every_field_of_a_worker_group_can_be_said_in_a_file() -> None:

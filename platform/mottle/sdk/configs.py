@@ -4,17 +4,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import ray.train
 
 from mottle import attacks
-from mottle.actors.job import Spec, WorkerGroup
+from mottle.actors.job import KeepCheckpoints, Spec, WorkerGroup
 from mottle.core.errors import ConfigError
 from mottle.sdk.schema.ray_fields import FIELDS as FIELDS
 from mottle.sdk.schema.ray_fields import refusals
 
 DEFAULT_STORAGE = "runs"
+_KEEP_ALL = KeepCheckpoints()
 _SUB_CONFIGS = ("checkpoint_config", "failure_config")
 
 
@@ -28,11 +29,8 @@ class RunSettings:
     callbacks: tuple[ray.train.UserCallback, ...] = ()
     max_failures: int = 0
     """Times that a run which could not go on is started again; -1 is without limit. Worker losses do not count."""
-    num_to_keep: int | None = None
-    """Complete checkpoints that stay; None for all."""
-    score_attribute: str | None = None
-    """Metric by which they are chosen; None for the newest."""
-    score_order: Literal["max", "min"] = "max"
+    keep: KeepCheckpoints = _KEEP_ALL
+    """Which complete checkpoints stay."""
 
 
 # --- RunConfig ------------------------------------------------------------------------------------------------------------------------
@@ -68,9 +66,11 @@ def settings_of(run_config: Any, folder: str | Path | None) -> RunSettings:
         folder=_expanded(str(folder) if folder is not None else f"{storage.rstrip('/')}/{name}"),
         callbacks=tuple(callbacks),
         max_failures=failure.max_failures,
-        num_to_keep=checkpoints.num_to_keep,
-        score_attribute=checkpoints.checkpoint_score_attribute,
-        score_order=checkpoints.checkpoint_score_order,
+        keep=KeepCheckpoints(
+            count=checkpoints.num_to_keep,
+            score=checkpoints.checkpoint_score_attribute,
+            highest=checkpoints.checkpoint_score_order == "max",
+        ),
     )
 
 

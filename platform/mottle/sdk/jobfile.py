@@ -97,6 +97,7 @@ class JobFile:
                 rule=spec.rule,
                 codec=spec.codec,
                 attack=spec.attack,
+                collusion=spec.collusion,
                 seed=spec.seed,
                 seed_samples=spec.seed_samples,
                 scaling_config=[_worker_group(group) for group in spec.fleet],

@@ -45,3 +45,7 @@ class Until:
         limits = [self.samples, None if self.epochs is None else max(1, round(self.epochs * num_positions))]
         given = [limit for limit in limits if limit is not None]
         return min(given) if given else None
+
+    def twentieth(self, num_positions: int) -> int:
+        """A twentieth of the run, in samples; of twenty epochs where only time or a metric ends it."""
+        return max(1, (self.max_samples(num_positions) or 20 * num_positions) // 20)

@@ -168,6 +168,8 @@ class Job(Section):
     """How updates travel: `bf16`; as they are if left out."""
     attack: Spec | None = None
     """What every worker does to its updates; for some of them, put it on a group of the fleet."""
+    collusion: bool = False
+    """Let attackers see the others' updates, as omniscient attacks need; for studies, it costs a copy of every update."""
     fleet: Annotated[list[Group], Field(min_length=1)] = Field(default_factory=lambda: [Group(count=2)])
     """Groups of workers; two workers of one CPU if left out."""
     shards: int = Field(default=1, ge=1)
