@@ -10,6 +10,7 @@ import torch
 from tests.actors import live
 
 from mottle.actors.link import ShardLink, VersionGoneError
+from mottle.actors.way import Way
 from mottle.core.layout import BLOCK, Range
 from mottle.engines import TorchEngine, layout_of
 
@@ -19,6 +20,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:The given NumPy array is not writable"),  # pytest undoes the same filter of `transport`
 ]
 
+ITEMSIZE = 4
 RANGES = (Range(0, BLOCK), Range(BLOCK, 6404))
 
 
@@ -42,41 +44,41 @@ def engine() -> TorchEngine:
 @pytest.fixture
 def actors() -> Any:
     """Makes replicas and lets them go."""
-    made: list[Any] = []
+    made: list[Way] = []
 
-    def make(answer: Any) -> Any:
-        made.append(replica(answer))
+    def make(answer: Any) -> Way:
+        made.append(Way(replica(answer)))
         return made[-1]
 
     yield make
-    for actor in made:
-        ray.kill(actor)
+    for way in made:
+        ray.kill(way.handle)
 
 
-def dead(actor: Any) -> Any:
-    ray.kill(actor)
+def dead(way: Way) -> Way:
+    ray.kill(way.handle)
     with pytest.raises(ray.exceptions.RayActorError):
-        ray.get(actor.read.remote("probe", 0))
-    return actor
+        ray.get(way.handle.read.remote("probe", 0))
+    return way
 
 
-def test_the_next_replica_is_asked_and_the_dead_one_forgotten(engine: TorchEngine, actors: Callable[[Any], Any]) -> None:
+def test_the_next_replica_is_asked_and_the_dead_one_forgotten(engine: TorchEngine, actors: Callable[[Any], Way]) -> None:
     values = np.arange(6404, dtype=np.float32)
     first, second = (values[owned.start : owned.stop] for owned in RANGES)
     shards = {0: [dead(actors(first)), actors(first)], 1: [actors(second)]}
-    ShardLink(shards, RANGES, 0).load(engine, "work/0", 3)
+    ShardLink(shards, RANGES, ITEMSIZE, 0).load(engine, "work/0", 3)
     assert torch.equal(torch.cat([tensor.flatten() for tensor in engine.tensors().values()]), torch.from_numpy(values))
     assert [len(replicas) for replicas in shards.values()] == [1, 1]
 
 
-def test_a_shard_without_a_living_replica_is_an_error(engine: TorchEngine, actors: Callable[[Any], Any]) -> None:
+def test_a_shard_without_a_living_replica_is_an_error(engine: TorchEngine, actors: Callable[[Any], Way]) -> None:
     values = np.zeros(BLOCK, dtype=np.float32)
     shards = {0: [dead(actors(values)), dead(actors(values))], 1: [actors(np.zeros(6404 - BLOCK, dtype=np.float32))]}
     with pytest.raises(ray.exceptions.RayActorError):
-        ShardLink(shards, RANGES, 0).load(engine, "work/0", 3)
+        ShardLink(shards, RANGES, ITEMSIZE, 0).load(engine, "work/0", 3)
 
 
-def test_a_version_that_is_gone_is_told_in_the_shards_words(engine: TorchEngine, actors: Callable[[Any], Any]) -> None:
+def test_a_version_that_is_gone_is_told_in_the_shards_words(engine: TorchEngine, actors: Callable[[Any], Way]) -> None:
     gone = actors("version 3 is gone, the newest is 7")
     with pytest.raises(VersionGoneError, match="version 3 is gone, the newest is 7"):
-        ShardLink({0: [gone], 1: [gone]}, RANGES, 0).load(engine, "work/0", 3)
+        ShardLink({0: [gone], 1: [gone]}, RANGES, ITEMSIZE, 0).load(engine, "work/0", 3)

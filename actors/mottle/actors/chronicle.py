@@ -12,6 +12,7 @@ import time
 import traceback
 from collections import defaultdict, deque
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -64,7 +65,8 @@ class Chronicle:
         self._finished = ""
         self._trouble = ""
         self._beat_s = -EVERY_S
-        self._inbox: queue.SimpleQueue[tuple[int, int, p.Event, list[p.Command]] | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[tuple[int, int, p.Event, list[p.Command]]] = queue.SimpleQueue()
+        self._ended = threading.Event()
         self._writer = threading.Thread(target=self._write, name="chronicle", daemon=True)
         self._writer.start()
 
@@ -72,6 +74,10 @@ class Chronicle:
     def metrics(self) -> dict[str, float]:
         """Latest values."""
         return dict(self._metrics)
+
+    def note(self, text: str) -> None:
+        """A standing remark for whoever watches."""
+        self._notes = (*self._notes, text)
 
     def place_of(self, checkpoint: int) -> int:
         """Number of the event at which the checkpoint was taken: what the log says later is not part of it."""
@@ -120,7 +126,7 @@ class Chronicle:
             except Exception as error:
                 # A bug of ours: training goes on, but whoever watches must know that the record has a hole.
                 traceback.print_exc()
-                self._notes = (*self._notes, f"an event could not be recorded ({type(error).__name__}: {error})")
+                self.note(f"an event could not be recorded ({type(error).__name__}: {error})")
                 continue
             try:
                 self._record.flush()
@@ -138,17 +144,14 @@ class Chronicle:
             self._beat_s = time.monotonic()
 
     def _drain(self) -> bool:
-        """Turn what arrives within a flush interval into rows; whether it was the last."""
-        deadline = time.monotonic() + FLUSH_EVERY_S
-        while (left_s := deadline - time.monotonic()) > 0:
-            try:
-                item = self._inbox.get(timeout=left_s)
-            except queue.Empty:
-                break
-            if item is None:
-                return True
-            self._note(*item)
-        return False
+        """Turn what arrived within a flush interval into rows, all at once: a thread that woke for each would hold up the brain's. Whether
+        it was the last."""
+        self._ended.wait(FLUSH_EVERY_S)
+        ended = self._ended.is_set()  # nothing comes after that
+        with suppress(queue.Empty):
+            while True:
+                self._note(*self._inbox.get_nowait())
+        return ended
 
     def _note(self, seq: int, now_ns: int, event: p.Event, commands: list[p.Command]) -> None:
         t_s = now_ns / 1e9
@@ -179,7 +182,7 @@ class Chronicle:
 
     def finish(self, now_ns: int, peaks: Mapping[str, list[int]]) -> RunResult:
         """Write what is left, join the tables, write `result.json`. A folder that cannot be written loses the record, not the result."""
-        self._inbox.put(None)
+        self._ended.set()
         self._writer.join()
         result = self.result(now_ns, peaks)
         try:
@@ -190,7 +193,7 @@ class Chronicle:
             if folder.has(HEARTBEAT_FILE):  # what has ended lives no more
                 folder.remove(HEARTBEAT_FILE)
         except OSError as error:
-            self._notes = (*self._notes, f"the record could not be finished: {error}")
+            self.note(f"the record could not be finished: {error}")
             result = replace(result, notes=self._notes)
         return result
 

@@ -4,6 +4,9 @@ Everything that happens is an event given to the brain under one lock; what come
 and never waited for, so no slow actor holds up the others.
 """
 
+import os
+import secrets
+import sys
 import threading
 import time
 import traceback
@@ -15,12 +18,15 @@ import torch
 from mottle import strategies
 from mottle.actors import transport
 from mottle.actors.chronicle import Chronicle
+from mottle.actors.exchange import Door, Exchange
 from mottle.actors.fleet import START_TIMEOUT_S, CrewError, Fleet
 from mottle.actors.gauges import Gauges
 from mottle.actors.job import Job, Resumption
+from mottle.actors.lines import Line, Message
 from mottle.actors.logs import LogFiles, Output
 from mottle.actors.shard import peak_rss_bytes
 from mottle.actors.timers import Timers
+from mottle.actors.way import open_door
 from mottle.aggregation.decisions.rulebook import Rules
 from mottle.checkpoint import Manifest, Saved, folder_of, prune, write_manifest
 from mottle.core import protocol as p
@@ -32,6 +38,8 @@ from mottle.observe.snapshot import Snapshot
 from mottle.storage import Folder
 
 GAUGES_EVERY_S = 2.0
+SWITCH_S = 0.001
+"""Longest time that the record's thread computes on when a message waits to be heard; Python's default is five times that."""
 
 
 class Coordinator:
@@ -45,6 +53,7 @@ class Coordinator:
 
     def __init__(self, job: Job, notes: list[str], resumption: Resumption | None = None) -> None:
         torch.set_num_threads(1)
+        sys.setswitchinterval(SWITCH_S)
         self._logs = LogFiles(job.run_dir)
         self._output = Output()
         self._output.keep(job.run_dir, "coordinator", self.log)
@@ -59,6 +68,7 @@ class Coordinator:
         self._began_ns: int | None = None
         self._timers = Timers(lambda name: self.events([p.TimerFired(name)]))
         self._fleet: Fleet | None = None
+        self._exchange = Exchange(self._hear, self._lost)
         self._closed = threading.Event()
 
     # --- life -------------------------------------------------------------------------------------------------------------------------
@@ -72,7 +82,7 @@ class Coordinator:
         Raises:
             CrewError: the workers did not come in time, or one of them could not start.
         """
-        self._fleet = Fleet(self._job, me, lambda event: self.events([event]))
+        self._fleet = Fleet(self._job, me, self._exchange, self._open(), lambda event: self.events([event]), self._chronicle.note)
         version, slots = p.Version(0, 0), None
         if self._resumption is not None:
             version, slots = p.Version(*self._resumption.version), self._resumption.slots
@@ -85,6 +95,16 @@ class Coordinator:
         self._began_ns = time.monotonic_ns()
         self.events([p.Started(version)])
         threading.Thread(target=self._show_gauges, name="gauges", daemon=True).start()
+
+    def _open(self) -> Door | None:
+        """Let shards and workers call."""
+        if os.environ.get("RAY_USE_TLS") == "1":  # whoever wants Ray's traffic encrypted wants this one no less
+            self._chronicle.note("Ray encrypts its traffic (RAY_USE_TLS), which direct lines do not: all messages go through Ray")
+            return None
+        door, trouble = open_door(self._exchange, secrets.token_bytes(32), "the coordinator")
+        if trouble:
+            self._chronicle.note(trouble)
+        return door
 
     def _wait_for_crew(self, wanted: int, first_slot: int) -> None:
         """Of workers before `first_slot` the books of an earlier life tell; they have left with it and failed nobody."""
@@ -119,6 +139,7 @@ class Coordinator:
         now_ns = self._now_ns()
         self._closed.set()
         self._timers.close()
+        self._exchange.close()
         peaks: dict[str, list[int]] = {"coordinator": [peak_rss_bytes()]}
         if self._fleet is not None:
             self._fleet.close()
@@ -129,6 +150,13 @@ class Coordinator:
         return result
 
     # --- events and orders ------------------------------------------------------------------------------------------------------------
+
+    def _hear(self, messages: list[Message]) -> None:
+        self.events([event for message in messages for event in message.body[1][0]])
+
+    def _lost(self, line: Line) -> None:
+        if self._fleet is not None:
+            self._fleet.lose_line(line)
 
     @transport.call(answered=False)
     def events(self, events: list[p.Event]) -> None:
@@ -143,7 +171,7 @@ class Coordinator:
                     self._brain.finished = self._chronicle.failure = f"internal error at {event}: {type(error).__name__}: {error}"
             if batches and self._fleet is not None:
                 for replica in self._brain.shards.live:
-                    self._fleet.shards[replica].batches.remote(batches)
+                    self._fleet.ways[replica].tell("batches", batches)
             self._changed.notify_all()
 
     def _take(self, event: p.Event) -> list[p.Batch]:
@@ -186,7 +214,7 @@ class Coordinator:
 
     def _post(self, slot: int, event: w.WorkerEvent) -> None:
         assert self._fleet is not None
-        self._fleet.workers[slot].post.remote(event)
+        self._fleet.ways[slot].tell("post", event)
 
     def _write_manifest(self, order: p.SaveCheckpoint) -> None:
         """Make a checkpoint visible, then let go of those that are not kept."""
@@ -212,7 +240,9 @@ class Coordinator:
         try:
             prune(run, keep=job.keep.count, score=job.keep.score, highest=job.keep.highest)
         except OSError as trouble:
-            print(f"a checkpoint that is not kept any more could not be deleted, it is tried again after the next one: {trouble}", flush=True)
+            print(
+                f"a checkpoint that is not kept any more could not be deleted, it is tried again after the next one: {trouble}", flush=True
+            )
 
     def _forget_checkpoint(self, number: int) -> None:
         try:

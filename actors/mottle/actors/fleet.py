@@ -13,7 +13,13 @@ from torch import Tensor
 from mottle import strategies
 from mottle.actors import hosts, placing, transport
 from mottle.actors.collusion import open_channel
+from mottle.actors.exchange import Door, Exchange
 from mottle.actors.job import Job, WorkerGroup
+from mottle.actors.lines import Line
+from mottle.actors.link import Replica, Shards
+from mottle.actors.shard import line_name as shard_line
+from mottle.actors.way import Way
+from mottle.actors.worker import line_name as worker_line
 from mottle.core import protocol as p
 from mottle.core.errors import MottleError
 from mottle.vectors import ShardSpec
@@ -31,17 +37,34 @@ class Fleet:
     Args:
         job: the run.
         coordinator: the handle that the others send events to.
+        exchange: where they call.
+        door: of that exchange; None for a run without lines.
         tell: gives an event to the brain.
+        note: has people read a sentence.
     """
 
-    def __init__(self, job: Job, coordinator: Any, tell: Callable[[p.Event], None]) -> None:
+    def __init__(
+        self,
+        job: Job,
+        coordinator: Any,
+        exchange: Exchange,
+        door: Door | None,
+        tell: Callable[[p.Event], None],
+        note: Callable[[str], None],
+    ) -> None:
         self._job = replace(job, channel=open_channel(rounds=barriered(job))) if job.collusion else job
         self._coordinator = coordinator
+        self._exchange = exchange
+        self._door = door
         self._tell = tell
+        self._note = note
         self._groups = {group.name: group for group in job.groups}
         self._num_in_group: dict[str, int] = defaultdict(int)
         self.next_slot = 0
         self.shards: dict[p.ReplicaId, Any] = {}
+        self._doors: dict[p.ReplicaId, Door | None] = {}
+        self.ways: dict[p.ReplicaId | int, Way] = {}
+        """To replicas, and to workers by slot."""
         self._lost: set[p.ReplicaId] = set()
         self.workers: dict[int, Any] = {}
         self.validator: Any = None
@@ -68,22 +91,27 @@ class Fleet:
             values = transport.publish(vector[owned.start : owned.stop])
             state = slots[replica.shard] if slots else None
             self.shards[replica] = placing.make_shard(
-                places[replica], replica, spec, values, version, self._coordinator, job.run_dir, state
+                places[replica], replica, spec, values, version, self._coordinator, self._door, job.run_dir, state
             )
-        self.validator = placing.make_validator(job, self.by_shard(), self._coordinator)
         try:
-            ray.get([actor.ready.remote() for actor in (*self.shards.values(), self.validator)])
+            ready = ray.get([shard.ready.remote() for shard in self.shards.values()])
+            self._doors = {replica: door for replica, (door, _) in zip(self.shards, ready, strict=True)}
+            self.validator = placing.make_validator(job, self.by_shard(), self._coordinator)
+            troubles = [*(trouble for _, each in ready for trouble in each), *ray.get(self.validator.ready.remote())]
         except ray.exceptions.RayActorError as error:
             raise CrewError(f"shards and validator could not start: {reason_of(error)}") from error
+        for trouble in troubles:
+            self._note(trouble)
         for replica, shard in self.shards.items():
+            self.ways[replica] = Way(shard, self._exchange.line(shard_line(replica)))
             self._thread(self._watch_shard, replica, shard)
 
-    def by_shard(self) -> dict[int, list[Any]]:
-        """Handles of the live replicas of each shard, primary first."""
-        handles: dict[int, list[Any]] = defaultdict(list)
+    def by_shard(self) -> Shards:
+        """The live replicas of each shard, primary first."""
+        replicas: dict[int, list[Replica]] = defaultdict(list)
         for replica in sorted(self.shards.keys() - self._lost):
-            handles[replica.shard].append(self.shards[replica])
-        return dict(handles)
+            replicas[replica.shard].append(Replica(self.shards[replica], self._doors[replica]))
+        return dict(replicas)
 
     def _watch_shard(self, replica: p.ReplicaId, shard: Any) -> None:
         try:
@@ -95,6 +123,13 @@ class Fleet:
         """A replica no longer holds what the others hold, or is gone: nobody may read from it any more."""
         self._lost.add(replica)
         ray.kill(self.shards[replica])
+
+    def lose_line(self, line: Line) -> None:
+        """A process that is not heard any more is as good as dead, and is made so: Ray then tells of its end as of any other."""
+        print(f"the line to {line.name} broke: {line.broken}", flush=True)
+        actors = {shard_line(replica): shard for replica, shard in self.shards.items()}
+        actors |= {worker_line(slot): worker for slot, worker in self.workers.items()}
+        ray.kill(actors[line.name])
 
     # --- workers ----------------------------------------------------------------------------------------------------------------------
 
@@ -125,7 +160,10 @@ class Fleet:
         actor = self.workers[slot]
         try:
             where = ray.get(actor.where.remote())
-            ended = actor.run.remote(self._job, group, self.by_shard(), self._coordinator)
+            for trouble in ray.get(actor.connect.remote(self._door, self.by_shard(), self._coordinator)):
+                self._note(trouble)
+            self.ways[slot] = Way(actor, self._exchange.line(worker_line(slot)))
+            ended = actor.run.remote(self._job, group)
             if self._job.collusion:
                 self._job.channel.join.remote(slot, group.attack is not None)
             self._tell(p.Joined(slot, where["device"], group.name))

@@ -1,12 +1,14 @@
 """A line to all shards: reading one version into an engine, pushing one vector in ranges."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
 from torch import Tensor
 
 from mottle.actors import transport
+from mottle.actors.exchange import Door, Exchange
+from mottle.actors.way import Way, connect
 from mottle.core.errors import MottleError
 from mottle.core.layout import Range
 from mottle.engines import Engine
@@ -19,19 +21,47 @@ class VersionGoneError(MottleError):
     """A shard no longer has the version."""
 
 
+class Replica(NamedTuple):
+    """A replica of a shard, for those who want to reach it."""
+
+    handle: Any
+    door: Door | None = None
+
+
+Shards = Mapping[int, list[Replica]]
+"""The live replicas of each shard, primary first."""
+
+
+def ways_to(shards: Shards, exchange: Exchange | None, me: str) -> tuple[dict[int, list[Way]], list[str]]:
+    """Lines to all replicas that can be had, and what people should know of the others."""
+    ways: dict[int, list[Way]] = {}
+    troubles = []
+    for shard, replicas in shards.items():
+        ways[shard] = []
+        for number, replica in enumerate(replicas):
+            line, trouble = connect(exchange, replica.door, me, f"replica {number} of shard {shard}")
+            ways[shard].append(Way(replica.handle, line))
+            troubles += [trouble] if trouble else []
+    return ways, troubles
+
+
 class ShardLink:
     """What one process knows of the shards.
 
     Args:
-        shards: handles of the live replicas of each shard, primary first; those found dead are taken off the lists.
+        shards: ways to the live replicas of each shard, primary first; those found dead are taken off the lists.
         ranges: coordinates of each shard.
+        itemsize: bytes of a coordinate.
         sender: slot of the worker, or `VALIDATOR`.
         wants_news: whether the answer to a push may bring the newest version along; saves a worker a question for each order.
     """
 
-    def __init__(self, shards: Mapping[int, list[Any]], ranges: tuple[Range, ...], sender: int, *, wants_news: bool = False) -> None:
+    def __init__(
+        self, shards: Mapping[int, list[Way]], ranges: tuple[Range, ...], itemsize: int, sender: int, *, wants_news: bool = False
+    ) -> None:
         self._shards = shards
         self._ranges = ranges
+        self._num_bytes = [(owned.stop - owned.start) * itemsize for owned in ranges]
         self._sender = sender
         self._wants_news = wants_news
         self._news: dict[int, dict[int, Any]] = {}
@@ -46,14 +76,32 @@ class ShardLink:
         """
         here = self._news.get(number, {})
         asked = {
-            shard: self._shards[shard][0].read.remote(reader, number)
+            shard: self._read(shard, reader, number)
             for shard, owned in enumerate(self._ranges)
             if owned.start < owned.stop and shard not in here
         }
         for shard, published in here.items():
             engine.load(transport.receive(published), self._ranges[shard].start)
-        for shard, reference in asked.items():
-            engine.load(_piece(self._shards[shard], reference, reader, number), self._ranges[shard].start)
+        for shard, answer in asked.items():
+            engine.load(self._piece(shard, answer, reader, number), self._ranges[shard].start)
+
+    def _read(self, shard: int, reader: str, number: int) -> Callable[[], Any]:
+        return self._shards[shard][0].ask("read", reader, number, large=self._num_bytes[shard] > transport.INLINE_BYTES)
+
+    def _piece(self, shard: int, answer: Callable[[], Any], reader: str, number: int) -> Tensor:
+        """The answer of the first replica, or of the next one where that has died, be it after it had answered."""
+        replicas = self._shards[shard]
+        while True:
+            try:
+                published = answer()
+                if isinstance(published, str):
+                    raise VersionGoneError(published)
+                return transport.receive(published)
+            except (ray.exceptions.ActorDiedError, ray.exceptions.OwnerDiedError):
+                if len(replicas) == 1:
+                    raise
+                del replicas[0]
+                answer = self._read(shard, reader, number)
 
     def means(self, name: str) -> list[tuple[int, Tensor]]:
         """(first coordinate, values) of every shard's range of a held vector, divided by its weight.
@@ -61,8 +109,12 @@ class ShardLink:
         Raises:
             ray.exceptions.RayTaskError: a shard no longer holds it.
         """
-        asked = {shard: self._shards[shard][0].mean.remote(name) for shard, owned in enumerate(self._ranges) if owned.start < owned.stop}
-        return [(self._ranges[shard].start, transport.receive(ray.get(answer))) for shard, answer in asked.items()]
+        asked = {
+            shard: self._shards[shard][0].ask("mean", name, large=True)
+            for shard, owned in enumerate(self._ranges)
+            if owned.start < owned.stop
+        }
+        return [(self._ranges[shard].start, transport.receive(answer())) for shard, answer in asked.items()]
 
     def push(
         self,
@@ -73,26 +125,22 @@ class ShardLink:
         samples: int,
         weight: float | None = None,
         compute_ns: int = 0,
-        itemsize: int,
     ) -> None:
         """Send every replica its range of a vector; return when each has copied it.
 
         Args:
             encode: payload of a shard's range.
             sender: under whose name; None is the caller's own.
-            itemsize: bytes of a coordinate before encoding.
         """
         sender = self._sender if sender is None else sender
         newest = max(self._news, default=-1) if self._wants_news else None
-        calls = []
+        answers = []
         for shard, owned in enumerate(self._ranges):
-            shipped = transport.ship(encode(shard, owned), (owned.stop - owned.start) * itemsize)
-            calls += [
-                (shard, replica.push.remote(name, sender, owned.start, owned.stop, samples, weight, compute_ns, shipped, newest))
-                for replica in self._shards[shard]
-            ]
-        for shard, call in calls:
-            if (news := transport.confirm(call)) is not None:
+            shipped, large = transport.ship(encode(shard, owned), self._num_bytes[shard])
+            push = (name, sender, owned.start, owned.stop, samples, weight, compute_ns, shipped, newest)
+            answers += [(shard, replica.ask("push", *push, large=large)) for replica in self._shards[shard]]
+        for shard, answer in answers:
+            if (news := _confirm(answer)) is not None:
                 self._remember(shard, *news)
 
     def _remember(self, shard: int, number: int, published: Any) -> None:
@@ -101,16 +149,13 @@ class ShardLink:
             del self._news[old]
 
 
-def _piece(replicas: list[Any], reference: Any, reader: str, number: int) -> Tensor:
-    """The answer of the first replica, or of the next one where that has died, be it after it had answered."""
-    while True:
-        try:
-            published = ray.get(reference)
-            if isinstance(published, str):
-                raise VersionGoneError(published)
-            return transport.receive(published)
-        except (ray.exceptions.ActorDiedError, ray.exceptions.OwnerDiedError):
-            if len(replicas) == 1:
-                raise
-            del replicas[0]
-            reference = replicas[0].read.remote(reader, number)
+def _confirm(answer: Callable[[], Any]) -> Any:
+    """Wait until a replica has copied what was pushed to it; what it answered.
+
+    One that died has nothing to confirm: the coordinator learns of it by itself and waits for the others.
+    """
+    try:
+        return answer()
+    except ray.exceptions.RayActorError as error:
+        print(f"a shard died under a push: {error}", flush=True)
+        return None

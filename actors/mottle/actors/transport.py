@@ -55,23 +55,11 @@ def _array(published: Any) -> Any:
     return ray.get(published[0]) if isinstance(published, list) else published
 
 
-def ship(payload: Any, num_bytes: int) -> Any:
-    """An encoded range as an argument of one call or of several: as it is, or a one-element list with a reference to it."""
-    return payload if num_bytes <= INLINE_BYTES else [ray.put(payload)]
+def ship(payload: Any, num_bytes: int) -> tuple[Any, bool]:
+    """An encoded range as an argument of one call or of several: as it is, or a one-element list with a reference to it; whether so."""
+    return (payload, False) if num_bytes <= INLINE_BYTES else ([ray.put(payload)], True)
 
 
 def unship(shipped: Any) -> Any:
     """The payload behind what `ship` made."""
     return ray.get(shipped[0]) if isinstance(shipped, list) else shipped
-
-
-def confirm(push: Any) -> Any:
-    """Wait until a replica has copied what was pushed to it; what it answered.
-
-    One that died has nothing to confirm: the coordinator learns of it by itself and waits for the others.
-    """
-    try:
-        return ray.get(push)
-    except ray.exceptions.RayActorError as error:
-        print(f"a shard died under a push: {error}", flush=True)
-        return None

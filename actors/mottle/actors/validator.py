@@ -9,9 +9,10 @@ import numpy as np
 import torch
 
 from mottle import compression
+from mottle.actors.exchange import Exchange
 from mottle.actors.held_out import read_rows
 from mottle.actors.job import Job
-from mottle.actors.link import ShardLink
+from mottle.actors.link import ShardLink, Shards, ways_to
 from mottle.actors.logs import Output
 from mottle.actors.scoring import descents
 from mottle.checkpoint import folder_of, write_model
@@ -31,23 +32,27 @@ class Validator:
 
     Args:
         job: the run.
-        shards: handles of the replicas of each shard, primary first.
+        shards: replicas of each shard, primary first.
         coordinator: handle that takes `events`.
     """
 
-    def __init__(self, job: Job, shards: dict[int, list[Any]], coordinator: Any) -> None:
+    def __init__(self, job: Job, shards: Shards, coordinator: Any) -> None:
         torch.set_num_threads(job.threads_per_worker)
         self._output = Output()
         self._output.keep(job.run_dir, "validator", coordinator.log.remote)
         self._job = job
         self._coordinator = coordinator
-        self._shards = ShardLink(shards, job.layout.cut(len(shards)), VALIDATOR)
+        with_lines = any(replica.door for replicas in shards.values() for replica in replicas)
+        exchange = Exchange(hear=lambda messages: None) if with_lines else None
+        ways, self._troubles = ways_to(shards, exchange, "validator")
+        self._shards = ShardLink(ways, job.layout.cut(len(shards)), np.dtype(job.layout.dtype).itemsize, VALIDATOR)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self._engine = TorchEngine(job.model(), job.loss, job.layout, device, job.micro_batch_size)
         self._codec = compression.build("identity")
 
-    def ready(self) -> bool:
-        return True
+    def ready(self) -> list[str]:
+        """Answered once the validator stands: what people should know of its lines."""
+        return self._troubles
 
     def refresh(self, order: p.Refresh) -> None:
         """Gradient of the mean loss over trusted samples at a version, pushed to the shards under the order's name."""
@@ -120,7 +125,7 @@ class Validator:
         def encode(_: int, owned: Range) -> Any:
             return self._codec.encode(vector_D[owned.start : owned.stop].cpu(), None)[0]
 
-        self._shards.push(name, encode, samples=1, itemsize=vector_D.element_size())
+        self._shards.push(name, encode, samples=1)
 
     def _tell(self, event: p.Event) -> None:
         self._coordinator.events.remote([event])

@@ -8,19 +8,23 @@ import queue
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import ray
 import torch
 
 from mottle import compression
 from mottle.actors import transport
+from mottle.actors.exchange import Door, Exchange
 from mottle.actors.faulty import Faulty, Sent
 from mottle.actors.job import Job, WorkerGroup
-from mottle.actors.link import ShardLink
+from mottle.actors.lines import Message
+from mottle.actors.link import ShardLink, Shards, ways_to
 from mottle.actors.logs import Output
 from mottle.actors.shard import peak_rss_bytes
+from mottle.actors.way import Way, connect
 from mottle.core import protocol as p
 from mottle.core import worker as w
 from mottle.core.layout import Range
@@ -46,31 +50,54 @@ class TrainingWorker:
         device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu"
         return {"pid": os.getpid(), "node": context.get_node_id(), "device": device}
 
+    def connect(self, door: Door | None, shards: Shards, coordinator: Any) -> list[str]:
+        """Call the coordinator and the shards. Returns what people should know where one cannot be called.
+
+        Args:
+            door: of the coordinator's exchange; None for a run without lines.
+            coordinator: handle that takes `events`.
+        """
+        self._exchange = None if door is None else Exchange(self._hear)
+        me = line_name(self._slot)
+        line, trouble = connect(self._exchange, door, me, "the coordinator")
+        self._coordinator = Way(coordinator, line)
+        self._shards, troubles = ways_to(shards, self._exchange, me)
+        return [trouble, *troubles] if trouble else troubles
+
+    def _hear(self, messages: list[Message]) -> None:
+        for message in messages:
+            match message.body:
+                case ("post", (event,)):
+                    self._mailbox.put(event)
+
     @transport.call(group="mail", answered=False)
     def post(self, event: w.WorkerEvent) -> None:
         """Put a message into the mailbox."""
         self._mailbox.put(event)
 
     @transport.call(group="run")
-    def run(self, job: Job, group: WorkerGroup, shards: dict[int, list[Any]], coordinator: Any) -> int:
-        """Work until dismissed. Returns the peak resident memory in bytes.
-
-        Args:
-            shards: handles of the live replicas of each shard, primary first.
-        """
+    def run(self, job: Job, group: WorkerGroup) -> int:
+        """Work until dismissed, once connected. Returns the peak resident memory in bytes."""
         torch.set_num_threads(job.threads_per_worker)
-        self._output.keep(job.run_dir, f"w{self._slot}", coordinator.log.remote)
+        self._output.keep(job.run_dir, f"w{self._slot}", self._coordinator.handle.log.remote)
         try:
-            Session(self._slot, job, group, shards, coordinator, self._mailbox).run()
+            Session(self._slot, job, group, self._shards, self._coordinator, self._mailbox).run()
         except Exception:
             traceback.print_exc()  # the coordinator gets the error, this worker's log the whole story
             raise
         finally:
+            if self._exchange is not None:
+                self._exchange.close()
             self._output.close()
         return peak_rss_bytes()
 
     def peak_rss_bytes(self) -> int:
         return peak_rss_bytes()
+
+
+def line_name(slot: int) -> str:
+    """Under which a worker calls the coordinator and the shards."""
+    return f"worker/{slot}"
 
 
 class Session:
@@ -81,8 +108,8 @@ class Session:
         slot: int,
         job: Job,
         group: WorkerGroup,
-        shards: dict[int, list[Any]],
-        coordinator: Any,
+        shards: Mapping[int, list[Way]],
+        coordinator: Way,
         mailbox: "queue.SimpleQueue[w.WorkerEvent]",
     ) -> None:
         self._slot = slot
@@ -92,7 +119,7 @@ class Session:
         self._mailbox = mailbox
         self._machine = w.Worker(slot)
         ranges = job.layout.cut(len(shards))
-        self._shards = ShardLink(shards, ranges, slot, wants_news=True)
+        self._shards = ShardLink(shards, ranges, np.dtype(job.layout.dtype).itemsize, slot, wants_news=True)
         device = "cuda" if group.num_gpus and torch.cuda.is_available() else "cpu"
         self._engine = TorchEngine(
             job.model(),
@@ -136,7 +163,7 @@ class Session:
             case w.Unfetch(epoch, start, stop):
                 self._unfetch(epoch, start, stop)
             case w.Answer(event):
-                self._coordinator.events.remote([event])
+                self._coordinator.tell("events", [event])
             case w.LoadBase(work_id) | w.ClearAccumulator(work_id) | w.RunPart(work_id) | w.Push(work_id):
                 return self._attempt(work_id, lambda: self._work(order))
         return None
@@ -231,7 +258,6 @@ class Session:
                 samples=sent.samples,
                 weight=self._weight if self._job.brain.weighted_loss else None,
                 compute_ns=self._compute_ns,
-                itemsize=flat_D.element_size(),
             )
 
     def _lie(self, honest: Sent, work_id: int, samples: int) -> list[Sent]:
