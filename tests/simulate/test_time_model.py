@@ -158,6 +158,42 @@ def test_a_slow_validator_holds_zeno_up() -> None:
     assert slow.tally.num_versions < 0.7 * quick.tally.num_versions
 
 
+# --- strategies that step for all at once, without waiting ------------------------------------------------------------------------------
+
+
+def rounds_of(run: Simulation, num_rounds: int) -> list[tuple[float, list[int]]]:
+    """When a round was applied, and the samples of each worker in it."""
+    rounds: dict[int, Counter[int]] = {}
+    for judged in run.tally.judged:
+        rounds.setdefault(judged.now_ns, Counter())[judged.slot] += judged.samples
+    return [(at_ns / 1e9, [counts[slot] for slot in range(4)]) for at_ns, counts in list(rounds.items())[:num_rounds]]
+
+
+def test_abs_sgd_takes_the_rounds_of_the_event_trace() -> None:
+    run = simulate("abs_sgd", cluster(exchange="ring"), batch=8, micro=8, seconds=2)
+    assert rounds_of(run, 5) == [
+        (0.117935018, [8, 8, 8, 8]),
+        (0.181935018, [56, 56, 24, 8]),
+        (0.245935018, [32, 32, 16, 8]),
+        (0.309935018, [32, 32, 16, 8]),
+        (0.373935018, [32, 32, 16, 8]),
+    ]
+
+
+def test_abs_sgd_on_a_slow_network_keeps_everybody_busy() -> None:
+    run = simulate("abs_sgd", cluster(SLOW, exchange="ring"), batch=8, micro=8, seconds=20)
+    (before_s, _), (after_s, counts) = rounds_of(run, 12)[-2:]
+    assert counts == [288, 288, 144, 72]
+    assert after_s - before_s == pytest.approx(0.576)
+    assert run.tally.workers[0].compute_ns > 0.97 * run.clock.now_ns  # but for what it is lent no more at the end
+
+
+@pytest.mark.parametrize(("bandwidth", "updates_per_s"), [(FAST, 12.2095), (SLOW, 4.118474)])
+def test_ssp_runs_at_the_pace_of_the_slowest(bandwidth: float, updates_per_s: float) -> None:
+    run = simulate({"ssp": {"slack": 3}}, cluster(bandwidth), seconds=600)
+    assert sum(verdicts_per_s(run, i, 600) for i in range(4)) == pytest.approx(updates_per_s, rel=5e-3)
+
+
 # --- links ------------------------------------------------------------------------------------------------------------------------------
 
 

@@ -10,6 +10,7 @@ import typer
 from mottle.cli.answers import Answer, BadInputError, Code, Json, say
 
 if TYPE_CHECKING:
+    from mottle.actors.job import Job
     from mottle.simulate.compare import Task
     from mottle.simulate.fleet import Fleet
     from mottle.simulate.outcome import Outcome
@@ -65,15 +66,16 @@ def simulate(
 
     machines = read_fleet(fleet)
     notes: list[str] = []
+    own: dict[str, dict[str, Any]] = {}
     if job is None:
         if target is not None:
             raise BadInputError("a target needs numbers that are learnt; give the job that learns them with --job")
         task, goal = timing_task(machines, seconds=seconds or DEFAULT_SECONDS), None
     else:
-        task, metrics, notes = _job_task(job)
+        task, metrics, own, notes = _job_task(job)
         goal = None if target is None else _goal(target, metrics)
         task = limited(task, seconds=seconds, target=goal)
-    specs, left_out = chosen(names, _options(settings or []), task)
+    specs, left_out = chosen(names, _options(settings or [], own), task)
     outcomes = []
     for name, spec in specs.items():
         say(f"simulating {name} ...")
@@ -99,10 +101,11 @@ def simulate(
 # --- what is trained ------------------------------------------------------------------------------------------------------------------
 
 
-def _job_task(file: Path) -> "tuple[Task, tuple[str, ...], list[str]]":
-    """The job as a task, the metrics that it measures, and what of it is not simulated."""
+def _job_task(file: Path) -> "tuple[Task, tuple[str, ...], dict[str, dict[str, Any]], list[str]]":
+    """The job as a task, the metrics that it measures, its own strategy's options, and what of it is not simulated."""
     import torch
 
+    from mottle.core.naming import parse
     from mottle.engines.flat import flatten
     from mottle.sdk import jobfile
     from mottle.simulate import Learning, TorchProblem
@@ -132,11 +135,23 @@ def _job_task(file: Path) -> "tuple[Task, tuple[str, ...], list[str]]":
         numbers=lambda brain: Learning(problem, brain.shards.live, optimizer=job.optimizer, codec=job.codec, schedule=job.schedule),
         micro_batch=job.micro_batch_size,
         defaults=job.strategy_defaults,
-        trusted=job.validation is not None,
+        untested=_untested(job),
     )
     metrics = tuple(f"test_{name}" for name in ("loss", *job.metrics)) if job.test is not None else ()
     hostile = any(group.attack is not None for group in job.groups)
-    return task, metrics, ["the job's attacks are not simulated: the fleet file says who works"] if hostile else []
+    name, options = parse(job.strategy, "strategy")
+    notes = ["the job's attacks are not simulated: the fleet file says who works"] if hostile else []
+    return task, metrics, {name: dict(options)}, notes
+
+
+def _untested(job: "Job") -> str:
+    """Why strategies that test updates cannot run with this job; the same conditions as for a live run."""
+    from mottle import optim
+
+    if job.validation is None:
+        return "the job has no validation_data"
+    name = optim.read(job.optimizer).name
+    return "" if name.lower() == "sgd" else f"fixes the length of every step, so it takes sgd, and the job has {name}"
 
 
 def _goal(target: str, metrics: Sequence[str]) -> tuple[str, float]:
@@ -155,11 +170,11 @@ def _goal(target: str, metrics: Sequence[str]) -> tuple[str, float]:
     return found, wanted
 
 
-def _options(settings: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """`async.max_in_flight=2` ... by strategy."""
+def _options(settings: Sequence[str], own: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """`async.max_in_flight=2` ... by strategy, over what the job's own strategy has."""
     import yaml
 
-    options: dict[str, dict[str, Any]] = {}
+    options = {name: dict(given) for name, given in own.items()}
     for setting in settings:
         path, equals, text = setting.partition("=")
         name, dot, option = path.partition(".")

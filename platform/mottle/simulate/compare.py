@@ -10,6 +10,7 @@ from mottle.core.brain import Brain
 from mottle.core.config import BrainConfig
 from mottle.core.errors import ConfigError
 from mottle.core.naming import Spec, lookup, parse
+from mottle.core.strategy import Strategy
 from mottle.simulate.fleet import Fleet
 from mottle.simulate.numbers import Numbers, Synthetic
 from mottle.simulate.outcome import Outcome
@@ -28,25 +29,33 @@ class Task:
         numbers: made anew for each run.
         micro_batch: samples between two looks of a worker at its mailbox; None: an order at once.
         defaults: options that strategies take from the job: batch_size, lr, rule.
-        trusted: whether there are data for reference gradients.
+        untested: why strategies that test updates on trusted data cannot run; empty if they can.
     """
 
     config: BrainConfig
     numbers: Callable[[Brain], Numbers]
     micro_batch: int | None
     defaults: Mapping[str, Any]
-    trusted: bool = True
+    untested: str = ""
+
+    def strategy(self, spec: Spec) -> Strategy:
+        """The strategy that a spec names.
+
+        Raises:
+            ConfigError: it is unknown, lacks an option, or wants trusted data that there are not.
+        """
+        strategy = strategies.build(spec, self.defaults)
+        if strategy.needs_validation and self.untested:
+            raise ConfigError(f"strategy {parse(spec, 'strategy')[0]} tests updates on trusted data, and {self.untested}")
+        return strategy
 
     def run(self, fleet: Fleet, spec: Spec, *, seed: int | None = None, trace: bool = False) -> Simulation:
         """One strategy, to its end.
 
         Raises:
-            ConfigError: the strategy is unknown, lacks an option, or wants trusted data that there are not.
+            ConfigError: as `strategy`.
         """
-        strategy = strategies.build(spec, self.defaults)
-        if strategy.needs_validation and not self.trusted:
-            raise ConfigError(f"strategy {parse(spec, 'strategy')[0]!r} tests updates on trusted data; give the job validation_data")
-        brain = Brain(self.config, strategy, rules=Rules())
+        brain = Brain(self.config, self.strategy(spec), rules=Rules())
         return Simulation(brain, fleet, self.numbers(brain), micro_batch=self.micro_batch, seed=seed, trace=trace).run()
 
 
@@ -94,9 +103,7 @@ def chosen(names: str, options: Mapping[str, Mapping[str, Any]], task: Task) -> 
     for name in wanted:
         spec: Spec = {name: own.get(name, {})}
         try:
-            strategy = strategies.build(spec, task.defaults)
-            if strategy.needs_validation and not task.trusted:
-                raise ConfigError(f"strategy {name} needs trusted data: validation_data of the job")
+            task.strategy(spec)
         except ConfigError as error:
             if names != "all":
                 raise

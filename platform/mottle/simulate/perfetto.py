@@ -20,9 +20,9 @@ def trace(run: Simulation, title: str) -> dict[str, Any]:
     for slot, doing, start_ns, stop_ns, work_id in tally.spans:
         common = {"ph": "X", "pid": _PROCESS, "tid": slot, "name": doing, "cat": doing, "args": {"order": work_id}}
         events.append({**common, "ts": start_ns / 1000, "dur": (stop_ns - start_ns) / 1000})
-    for slot, now_ns, verdict, reason, staleness, work_id in tally.judged:
+    for slot, now_ns, verdict, reason, staleness, work_id, samples in tally.judged:
         common = {"ph": "i", "s": "t", "pid": _PROCESS, "tid": slot, "name": verdict, "cat": "verdict", "ts": now_ns / 1000}
-        events.append({**common, "args": {"order": work_id, "reason": reason, "staleness": staleness}})
+        events.append({**common, "args": {"order": work_id, "reason": reason, "staleness": staleness, "samples": samples}})
     for now_ns, kind, text in tally.marks:
         events.append({"ph": "i", "s": "p", "pid": _PROCESS, "name": kind, "ts": now_ns / 1000, "args": {"text": text}})
     for point in tally.points:

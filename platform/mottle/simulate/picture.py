@@ -15,6 +15,9 @@ MAX_ROWS = 40
 MAX_SPANS = 12_000
 """Bars that a browser draws without a pause; a longer run is drawn as far as that."""
 
+FEW_SPANS = 500
+"""Up to here bars have a white edge between them; among more of them it would hide the bars."""
+
 _DOING: dict[Doing, tuple[str, str]] = {
     "pull": ("reads a version", SKY),
     "compute": ("computes", BLUE),
@@ -44,12 +47,7 @@ def timeline_figure(run: Simulation, title: str) -> Any:
             _ticks(figure, ticks, level, verdict, _TICKS[verdict])
     for mark in run.tally.marks:
         if mark.now_ns <= until_ns and mark.kind in (*MOMENT_COLORS, "paused", "slowed"):
-            color = MOMENT_COLORS.get(mark.kind, ORANGE)
-            figure.add_vline(
-                x=mark.now_ns / 1e9,
-                line={"color": color, "width": 1, "dash": "dot"},
-                annotation={"text": clean(mark.kind), "font": {"size": 11, "color": color}},
-            )
+            _moment(figure, mark.now_ns / 1e9, clean(mark.kind), MOMENT_COLORS.get(mark.kind, ORANGE))
     names = [clean(run.tally.workers[slot].name) for slot in slots]
     figure.update_yaxes(tickvals=list(level.values()), ticktext=names, range=[-0.7, len(slots) - 0.3], showgrid=False)
     figure.update_xaxes(title_text="virtual seconds", range=[0, until_ns / 1e9 * 1.01 or 1])
@@ -88,6 +86,12 @@ def _title(title: str, run: Simulation, num_rows: int, until_ns: int) -> str:
     return ", ".join(parts)
 
 
+def _moment(figure: Any, at_s: float, kind: str, color: str) -> None:
+    """A line through all rows, with its word above them."""
+    figure.add_vline(x=at_s, line={"color": color, "width": 1, "dash": "dot"})
+    figure.add_annotation(x=at_s, y=1, yref="paper", yanchor="bottom", text=kind, showarrow=False, font={"size": 11, "color": color})
+
+
 def _bars(figure: Any, spans: Sequence[Any], level: dict[int, int], name: str, color: str) -> None:
     figure.add_bar(
         base=[span.start_ns / 1e9 for span in spans],
@@ -96,7 +100,7 @@ def _bars(figure: Any, spans: Sequence[Any], level: dict[int, int], name: str, c
         orientation="h",
         width=0.62,
         name=name,
-        marker={"color": color, "line": {"width": 0.5, "color": PAPER}},
+        marker={"color": color, "line": {"width": 0.5 if len(spans) < FEW_SPANS else 0, "color": PAPER}},
         customdata=[span.work_id for span in spans],
         hovertemplate=f"%{{base:.4f}} s, for %{{x:.4f}} s<br>{name}, order %{{customdata}}<extra></extra>",
     )

@@ -31,6 +31,7 @@ class Judged(NamedTuple):
     reason: str
     staleness: int
     work_id: int
+    samples: int
 
 
 class Mark(NamedTuple):
@@ -104,4 +105,6 @@ class Tally:
             worker.samples += verdict.samples
             worker.staleness_sum += verdict.staleness
         if self.trace and len(self.judged) < MOST_KEPT:
-            self.judged.append(Judged(verdict.worker, now_ns, verdict.verdict, verdict.reason, verdict.staleness, verdict.work_id))
+            self.judged.append(
+                Judged(verdict.worker, now_ns, verdict.verdict, verdict.reason, verdict.staleness, verdict.work_id, verdict.samples)
+            )
