@@ -1,23 +1,24 @@
 """Machines reached over ssh, with real servers: who answers, who refuses, whose versions differ; and `ray up` on them."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import yaml
 
 from mottle.clusters import versions
 from mottle.clusters.check import check
 from mottle.clusters.joining import look
 from mottle.clusters.reach import Login, Reached, reach
-from mottle.clusters.testbed import Testbed, ssh
+from mottle.clusters.testbed import Testbed, TestbedError, ssh
 
 pytestmark = pytest.mark.testbed
 ONPREM = Path(__file__).resolve().parents[2] / "clusters" / "onprem.yaml"
 VENV = Path(sys.prefix)
+PATIENCE_S = 120.0
 UV = """#!/bin/sh
 echo "$@" >> ~/uv.log
 """
@@ -130,11 +131,24 @@ class Launcher:
             ("max_workers: 3", f"max_workers: {len(workers)}"),
             ("'/tmp/mottle-ra[y]/'", f'"{self.bed.folder}/${ssh.HOST_VARIABLE}/[r]/"'),
             ("--temp-dir=/tmp/mottle-ray/r", f"--temp-dir={self.bed.folder}/${ssh.HOST_VARIABLE}/r"),
-            ("ulimit -n 65536; export", f"ulimit -n 65536; export RAY_TMPDIR={self.home}/tmp RAY_USAGE_STATS_ENABLED=0"),
+            ("ulimit -n 65536; export", f"ulimit -n 65536; export RAY_TMPDIR=$HOME RAY_USAGE_STATS_ENABLED=0"),
         ):
             assert before in text, before
             text = text.replace(before, after)
         self.file.write_text(text)
+
+    def wait(self, bed: Testbed, host: str) -> list[str]:
+        """The hosts that live once that one has joined; what the autoscaler has to say if it does not."""
+        try:
+            return bed.alive(host, timeout_s=PATIENCE_S)
+        except TestbedError as error:
+            logs = "".join(path.read_text()[-4000:] for path in (bed.folder / "h1" / "r").glob("session_latest/logs/monitor*"))
+            raise AssertionError(f"{error}\n{logs}") from error
+
+    def farewell(self) -> str:
+        """What ends Ray on one machine: the command in quotes in the file's first lines."""
+        (command,) = re.findall(r'ssh MACHINE "(.*)"', self.file.read_text())
+        return str(command)
 
     def up(self, *options: str) -> str:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
@@ -160,7 +174,7 @@ def test_the_shipped_file_brings_up_machines_over_ssh_adds_one_and_lets_it_go(se
     launcher.write(["h2"])
     assert check(launcher.file, launcher.home).faults == ()
     launcher.up()
-    assert bed.alive("h1", "h2", timeout_s=120) == ["h1", "h2"]
+    assert launcher.wait(bed, "h2") == ["h1", "h2"]
     for host in ("h1", "h2"):
         home = bed.folder / f"{host}.home"
         assert (home / ".ray" / "auth_token").stat().st_mode & 0o777 == 0o600
@@ -168,12 +182,12 @@ def test_the_shipped_file_brings_up_machines_over_ssh_adds_one_and_lets_it_go(se
 
     launcher.write(["h2", "h3"])
     launcher.up("--no-restart")
-    assert bed.alive("h1", "h2", "h3", timeout_s=120) == ["h1", "h2", "h3"]
+    assert launcher.wait(bed, "h3") == ["h1", "h2", "h3"]
     joined = look(bed.ray_address, bed.environment("h1"), tuple(bed.command("h1", [])))
     assert joined.faults == ()
     assert list(joined.versions.values()) == [versions.here()] * 3
 
     launcher.write(["h2"])
     launcher.up("--no-restart")
-    assert bed.alive("-h3", timeout_s=120) == ["h1", "h2"]
-    assert yaml.safe_load(launcher.file.read_text())["provider"]["worker_ips"] == [bed.address("h2")]
+    subprocess.run(login(key).command(bed.address("h3"), launcher.farewell()), check=True)
+    assert bed.alive("-h3", timeout_s=PATIENCE_S) == ["h1", "h2"]

@@ -128,6 +128,10 @@ class Testbed:
     def address(self, host: str) -> str:
         return self._network.address(self._places[self._known(host)])
 
+    def overlay(self, host: str) -> Path:
+        """A folder whose files lie over those of `/etc` for processes started in the host from now on."""
+        return self._network.overlay(self._known(host))
+
     def pids(self, host: str) -> list[int]:
         """Every process of the host."""
         return processes.pids(self._namespace(host))

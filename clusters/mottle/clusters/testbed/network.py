@@ -5,6 +5,7 @@ Addresses come from 198.18.0.0/15, which is reserved for tests of networks (RFC 
 """
 
 import json
+import shutil
 from pathlib import Path
 
 from mottle.clusters.testbed.commands import attempt, run
@@ -13,6 +14,7 @@ PREFIX = "mtb"
 _BURST_BYTES = 16 * 1024
 _PROBED = "8.8.8.8"
 _DEVICE = "eth0"
+_OVERLAYS = Path("/etc/netns")
 
 
 class Network:
@@ -32,6 +34,10 @@ class Network:
 
     def namespace(self, host: str) -> str:
         return f"{self.bridge}-{host}"
+
+    def overlay(self, host: str) -> Path:
+        """A folder whose files `ip netns exec` lays over those of `/etc` for the processes that it starts in the host."""
+        return _OVERLAYS / self.namespace(host)
 
     def link(self, place: int) -> str:
         """The bridge's end of a host's link."""
@@ -62,6 +68,7 @@ class Network:
         """Take a host away whose processes are gone."""
         attempt(["ip", "link", "delete", self.link(place)])
         attempt(["ip", "netns", "delete", self.namespace(host)])
+        shutil.rmtree(self.overlay(host), ignore_errors=True)
 
     def namespaces(self) -> list[str]:
         """Of this testbed, as the kernel has them."""
@@ -74,6 +81,8 @@ class Network:
             attempt(["ip", "link", "delete", link.name])
         for namespace in self.namespaces():
             attempt(["ip", "netns", "delete", namespace])
+        for overlay in _OVERLAYS.glob(f"{self.bridge}-*"):
+            shutil.rmtree(overlay, ignore_errors=True)
         attempt(["ip", "link", "delete", self.bridge])
 
     # --- faults -----------------------------------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ UsePAM no
 PermitRootLogin prohibit-password
 PasswordAuthentication no
 Subsystem sftp internal-sftp
-SetEnv HOME={home} {variable}={host}
+SetEnv {variable}={host}
 """
 
 
@@ -67,9 +67,8 @@ def serve(bed: Testbed, host: str, public_key: str) -> Path:
     make_key(folder / "host_key")
     (folder / "authorized_keys").write_text(public_key)
     config = folder / "config"
-    config.write_text(
-        _CONFIG.format(port=PORT, address=bed.address(host), folder=folder, home=home, variable=HOST_VARIABLE, host=host).lstrip()
-    )
+    config.write_text(_CONFIG.format(port=PORT, address=bed.address(host), folder=folder, variable=HOST_VARIABLE, host=host).lstrip())
+    _move_home(bed.overlay(host), home)
     # Logins get their environment from here: without the caller's Ray in it.
     process = bed.popen(
         host,
@@ -84,6 +83,14 @@ def serve(bed: Testbed, host: str, public_key: str) -> Path:
             raise TestbedError(f"the ssh server of host {host} did not come up: {said.strip()[-500:]}")
         time.sleep(0.02)
     return home
+
+
+def _move_home(overlay: Path, home: Path) -> None:
+    """Where root lives, for logins on the host: ssh itself asks the password file, whatever `HOME` says."""
+    overlay.mkdir(parents=True, exist_ok=True)
+    lines = [line.split(":") for line in Path("/etc/passwd").read_text().splitlines()]
+    moved = [[*fields[:5], str(home), *fields[6:]] if fields[0] == "root" else fields for fields in lines]
+    (overlay / "passwd").write_text("\n".join(":".join(fields) for fields in moved) + "\n")
 
 
 def _listening(address: str) -> bool:
