@@ -27,6 +27,7 @@ from mottle.sdk.local import ensure_ray, missing_resources
 from mottle.sdk.result import Result, RunFailedError
 from mottle.sdk.resuming import take_up
 from mottle.sdk.run import Run
+from mottle.sdk.survival import survival_warning
 from mottle.sdk.trial import weighs_itself
 from mottle.sdk.until import Until
 
