@@ -152,7 +152,6 @@ def test_colluders_that_see_the_honest_updates_turn_the_mean_around_and_not_the_
 
 MALFORMED = {
     "short": "not what this codec sends",
-    "object": "a payload was wanted",
     "integer": "a payload was wanted",
     "duplicate": "",
 }
@@ -161,19 +160,19 @@ MALFORMED = {
 def test_messages_that_break_the_protocol_are_refused_by_name_and_the_run_goes_on(tmp_path: Path) -> None:
     liars = [replace(LIAR, name=kind, attack={"malformed": {"kind": kind}}) for kind in MALFORMED]
     greedy = replace(LIAR, name="greedy", attack={"count_inflation": {"attack": {"honest": {}}, "factor": 10.0}})
-    job = contested(tmp_path, "async", [HONEST, *liars, greedy], until={"epochs": 2})
+    job = contested(tmp_path, "async", [replace(HONEST, count=1), *liars, greedy], until={"epochs": 2})
     result = live.fit(job)
     assert result.summary is not None
     told = defaultdict(set)
     for _, worker, verdict, reason, *_ in live.verdicts(job):
         told[worker].add((verdict, reason))
-    for slot, (kind, reason) in enumerate(MALFORMED.items(), start=2):
+    for slot, (kind, reason) in enumerate(MALFORMED.items(), start=1):
         if kind == "duplicate":  # the first one counts
             assert {verdict for verdict, _ in told[f"w{slot}"]} <= {"accepted", "discarded"}
             continue
         assert told[f"w{slot}"], kind
         assert all(verdict == "rejected" and reason in why for verdict, why in told[f"w{slot}"]), (kind, told[f"w{slot}"])
-    assert all(verdict == "rejected" and "claims" in why for verdict, why in told["w6"])
+    assert all(verdict == "rejected" and "claims" in why for verdict, why in told["w4"])
     counts = result.summary.updates
     assert (counts.in_flight, counts.lost, counts.duplicated) == (0, 0, 0)
     live.assert_replay(job)

@@ -110,7 +110,7 @@ class Faulty:
 
     def _sent(self, message: attacks.Message, weight: float, work_id: int, base: int) -> Sent:
         vector = message.payload
-        if isinstance(vector, Tensor):
+        if isinstance(vector, Tensor) and vector.is_floating_point():
             vector = vector * weight
         # A base version is not claimed but follows from the order; whoever claims another one names another order.
         return Sent(p.update_name(work_id + message.round - base), message.worker, message.count, vector)

@@ -67,7 +67,7 @@ class Fleet:
         """To replicas, and to workers by slot."""
         self._lost: set[p.ReplicaId] = set()
         self.workers: dict[int, Any] = {}
-        self.validator: Any = None
+        self._validator: Any = None
         self.peak_bytes: dict[str, list[int]] = defaultdict(list)
 
     # --- shards and validator ---------------------------------------------------------------------------------------------------------
@@ -75,7 +75,7 @@ class Fleet:
     def make_shards(
         self, replicas: list[p.ReplicaId], vector: Tensor, version: p.Version, slots: Sequence[Mapping[str, Any]] | None
     ) -> None:
-        """Cut the flat vector into shards and wait until they and the validator stand.
+        """Cut the flat vector into shards and wait until they stand, and the validator with them where the job has data for it.
 
         Args:
             slots: optimizer state of each shard, for a run that goes on from a checkpoint.
@@ -96,8 +96,9 @@ class Fleet:
         try:
             ready = ray.get([shard.ready.remote() for shard in self.shards.values()])
             self._doors = {replica: door for replica, (door, _) in zip(self.shards, ready, strict=True)}
-            self.validator = placing.make_validator(job, self.by_shard(), self._coordinator)
-            troubles = [*(trouble for _, each in ready for trouble in each), *ray.get(self.validator.ready.remote())]
+            troubles = [trouble for _, each in ready for trouble in each]
+            if job.test is not None or job.validation is not None:
+                troubles += ray.get(self.validator.ready.remote())
         except ray.exceptions.RayActorError as error:
             raise CrewError(f"shards and validator could not start: {reason_of(error)}") from error
         for trouble in troubles:
@@ -105,6 +106,13 @@ class Fleet:
         for replica, shard in self.shards.items():
             self.ways[replica] = Way(shard, self._exchange.line(shard_line(replica)))
             self._thread(self._watch_shard, replica, shard)
+
+    @property
+    def validator(self) -> Any:
+        """The validator's handle; made when it is first needed, for a run without data of its own has it write checkpoints at most."""
+        if self._validator is None:
+            self._validator = placing.make_validator(self._job, self.by_shard(), self._coordinator)
+        return self._validator
 
     def by_shard(self) -> Shards:
         """The live replicas of each shard, primary first."""
@@ -193,7 +201,7 @@ class Fleet:
                 self.peak_bytes["shard"].append(ray.get(shard.peak_rss_bytes.remote(), timeout=5.0))
             except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
                 continue  # a shard that is gone has no memory to speak of
-        for actor in (*self.shards.values(), *self.workers.values(), self.validator):
+        for actor in (*self.shards.values(), *self.workers.values(), self._validator):
             if actor is not None:
                 ray.kill(actor)
 
