@@ -11,6 +11,7 @@ from typing import Any
 import ray
 
 from mottle.actors.job import WorkerGroup
+from mottle.sdk.ray_messages import put_aside
 
 RAY_ADDRESS = "RAY_ADDRESS"
 
@@ -23,6 +24,7 @@ def ensure_ray(groups: tuple[WorkerGroup, ...], address: str | None = None) -> s
     """
     if ray.is_initialized():
         return None
+    put_aside()
     address = address or os.environ.get(RAY_ADDRESS)
     quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
     if address is not None:
