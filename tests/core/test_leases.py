@@ -68,6 +68,20 @@ def test_unused_positions_of_a_spent_lease_are_free_again(book: LeaseBook) -> No
     assert ranges(book.lend(0, 10, others=True)) == [(0, 2, 6), (0, 6, 10)]
 
 
+def test_the_tail_of_a_cut_order_was_never_computed_and_what_was_given_back_was(book: LeaseBook) -> None:
+    (lease,) = book.lend(0, 6, others=True)
+    book.spend(lease, 2, "applied", worker=0)
+    (head,) = book.lend(0, 1, others=True)
+    (rest,) = book.lend(0, 3, others=True)
+    assert not book.lent_before(head)
+    assert not book.lent_before(rest)
+    book.give_back(head)
+    (again,) = book.lend(0, 1, others=True)
+    assert book.lent_before(again)
+    book.spend(rest, 1, "applied", worker=0)
+    assert not book.lent_before(book.lend(0, 2, others=True)[0])
+
+
 def test_a_rejected_range_is_lent_once_more_to_another_worker_and_then_counts_as_rejected(book: LeaseBook) -> None:
     (lease,) = book.lend(0, 10, others=True)
     book.spend(lease, 10, "rejected", worker=0)

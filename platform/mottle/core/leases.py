@@ -40,6 +40,8 @@ class _Epoch:
     spent: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPENT, 0))
     returned: list[tuple[int, int]] = field(default_factory=list)
     """Heap of free ranges (start, stop) below the cursor."""
+    untouched: set[int] = field(default_factory=set)
+    """Where those free ranges begin that nobody computed: the tails of orders that were cut. A checkpoint does not keep them apart."""
     barred: dict[int, tuple[int, int]] = field(default_factory=dict)
     """Rejected once: start -> (stop, the worker that may not have it again)."""
     covered: list[tuple[int, int]] = field(default_factory=list)
@@ -52,7 +54,7 @@ class _Loan:
     retried: bool
     """Its positions were rejected once before."""
     again: bool
-    """Its positions were lent before, and nothing came of it."""
+    """Its positions were computed before, as far as is known, and nothing came of it."""
 
 
 class LeaseBook:
@@ -129,58 +131,60 @@ class LeaseBook:
 
     def _lend_from(self, epoch: _Epoch, worker: int, count: int) -> tuple[Lease, ...]:
         leases: list[Lease] = []
-        cursor = epoch.cursor
         while count > 0 and (found := self._take(epoch, worker, count)) is not None:
-            start, stop, retried = found
+            start, stop, retried, again = found
             lease = Lease(self._next_id, epoch.index, start, stop)
             self._next_id += 1
-            self._out[lease.id] = _Loan(lease, retried, again=start < cursor)
+            self._out[lease.id] = _Loan(lease, retried, again)
             leases.append(lease)
             count -= len(lease)
         return tuple(leases)
 
-    def _take(self, epoch: _Epoch, worker: int, count: int) -> tuple[int, int, bool] | None:
+    def _take(self, epoch: _Epoch, worker: int, count: int) -> tuple[int, int, bool, bool] | None:
         for start in sorted(epoch.barred):
             stop, barred_worker = epoch.barred[start]
             if barred_worker != worker:
                 del epoch.barred[start]
                 if stop - start > count:
                     epoch.barred[start + count] = (stop, barred_worker)
-                return start, min(stop, start + count), True
+                return start, min(stop, start + count), True, True
         if epoch.returned:
             start, stop = heapq.heappop(epoch.returned)
+            untouched = start in epoch.untouched
+            epoch.untouched.discard(start)
             if stop - start > count:
                 heapq.heappush(epoch.returned, (start + count, stop))
-            return start, min(stop, start + count), False
+                epoch.untouched.update([start + count] if untouched else [])
+            return start, min(stop, start + count), False, not untouched
         start = epoch.cursor
         stop = min(start + count, self._room(epoch.index))
         if stop <= start:
             return None
         epoch.cursor = stop
-        return start, stop, False
+        return start, stop, False, False
 
     # --- ending a lease ---------------------------------------------------------------------------------------------------------------
 
     def give_back(self, lease: Lease) -> None:
         """The positions are free again: nothing was made of them."""
-        self._give_back(lease, lease.start)
+        self._give_back(lease, lease.start, untouched=False)
 
     def spend(self, lease: Lease, used: int, how: str, *, worker: int) -> None:
         """The first `used` positions of the lease ended as `how` (one of SPENT); the rest is free again."""
         if how not in SPENT or not 0 <= used <= len(lease):
             raise ProtocolError(f"cannot spend {used} positions of {lease} as {how!r}")
         kept = lease.start + used
-        retried = self._known(lease).retried
+        loan = self._known(lease)
         epoch = self._open[lease.epoch]
         if used:
-            if how == "rejected" and self._retry and not retried:
+            if how == "rejected" and self._retry and not loan.retried:
                 epoch.barred[lease.start] = (kept, worker)
             else:
                 self._cover(epoch, lease.start, kept, how)
-        self._give_back(lease, kept)
+        self._give_back(lease, kept, untouched=not loan.again)
         self._close_if_done(epoch)
 
-    def _give_back(self, lease: Lease, start: int) -> None:
+    def _give_back(self, lease: Lease, start: int, *, untouched: bool) -> None:
         retried = self._known(lease).retried
         del self._out[lease.id]
         self.revision += 1
@@ -190,6 +194,7 @@ class LeaseBook:
                 epoch.barred[start] = (lease.stop, -1)
             else:
                 heapq.heappush(epoch.returned, (start, lease.stop))
+                epoch.untouched.update([start] if untouched else [])
 
     def _known(self, lease: Lease) -> _Loan:
         known = self._out.get(lease.id)
@@ -243,7 +248,7 @@ class LeaseBook:
         return self._room(self._newest + 1) if self._may_open_next() else 0
 
     def lent_before(self, lease: Lease) -> bool:
-        """Whether the positions of a lease that is out had been lent before: computing them again is redone work."""
+        """Whether the positions of a lease that is out had been computed before in vain: computing them again is redone work."""
         return self._known(lease).again
 
     @property
