@@ -17,8 +17,8 @@ from mottle.aggregation.decisions.base import Floats
 from mottle.aggregation.kernels.programs import Program, slots_of
 from mottle.core.layout import BLOCK
 
-_PROCESSOR_COLUMNS = 1 << 15
-"""Up to here torch runs an operation on one thread; 30 rows of it fit a last cache (4 MB)."""
+_PROCESSOR_COLUMNS = 1 << 13
+"""30 rows of it in double precision are 2 MB. Torch runs an operation on up to four times as many on one thread."""
 
 _DEVICE_COLUMNS = 1 << 22
 """On an accelerator a block must be long enough to outlast the launch of an operation."""
@@ -136,7 +136,7 @@ def block_sums(terms_KC: Tensor) -> Floats:
     while half:
         tree[..., :half] += tree[..., half : 2 * half]
         half //= 2
-    sums: Floats = tree[..., 0].T.cpu().numpy()
+    sums: Floats = tree[..., 0].T.contiguous().cpu().numpy()  # a copy: a view would keep all terms in memory
     return sums
 
 
@@ -144,7 +144,7 @@ def distance_sums(block: Sequence[Tensor]) -> Floats:
     """Block sums of squared differences of all pairs i < j, shape (B, K)."""
     parts = []
     for row in range(len(block) - 1):
-        others = torch.stack([vector.to(torch.float64) for vector in block[row + 1 :]])
+        others = _stacked(block[row + 1 :])
         others -= block[row].to(torch.float64)
         parts.append(block_sums(others.square_()))
     return np.concatenate(parts, axis=1) if parts else np.zeros((-(-len(block[0]) // BLOCK), 0))
@@ -152,16 +152,26 @@ def distance_sums(block: Sequence[Tensor]) -> Floats:
 
 def gram_sums(block: Sequence[Tensor], origin: Tensor) -> Floats:
     """Block sums of (p_i - origin).(p_j - origin) for all pairs i <= j, shape (B, K)."""
-    centred_PC = torch.stack([vector.to(torch.float64) for vector in block]) - origin.to(torch.float64)
+    centred_PC = _stacked(block)
+    centred_PC -= origin.to(torch.float64)
     return np.concatenate([block_sums(centred_PC[row:] * centred_PC[row]) for row in range(len(block))], axis=1)
 
 
 def norm_sums(block: Sequence[Tensor]) -> Floats:
     """Block sums of squares of each row, shape (B, N)."""
-    return block_sums(torch.stack([vector.to(torch.float64) for vector in block]).square_())
+    return block_sums(_stacked(block).square_())
 
 
 def dot_sums(block: Sequence[Tensor], reference: Tensor) -> Floats:
     """Block sums of the inner products of each row, and of the reference itself, with the reference, shape (B, N + 1)."""
-    vectors_PC = torch.stack([vector.to(torch.float64) for vector in (*block, reference)])
-    return block_sums(vectors_PC * reference.to(torch.float64))
+    vectors_PC = _stacked((*block, reference))
+    vectors_PC *= reference.to(torch.float64)
+    return block_sums(vectors_PC)
+
+
+def _stacked(block: Sequence[Tensor]) -> Tensor:
+    """The vectors as rows in float64, row by row: casting them all before they are put together would take the memory twice."""
+    stacked_PC = torch.empty(len(block), len(block[0]), dtype=torch.float64, device=block[0].device)
+    for into_C, vector in zip(stacked_PC, block, strict=True):
+        into_C.copy_(vector)
+    return stacked_PC
