@@ -173,3 +173,10 @@ def test_a_wrong_fleet_file_is_told_with_its_lines(mottle, fleet: Path) -> None:
         ("fleet.yaml:2", "workers.0.sample_s"),
         ("fleet.yaml:3", "workers.1.speed"),
     ]
+
+
+def test_a_folder_without_a_run_gives_no_fleet(mottle, tmp_path: Path) -> None:
+    outcome = mottle("fleet", "record", tmp_path, "--out", tmp_path / "fleet.yaml")
+    assert outcome.code == 2
+    assert "workers delivered updates" in outcome.err
+    assert not (tmp_path / "fleet.yaml").exists()

@@ -22,6 +22,7 @@ SPECS = (
     "abs_sgd",
     {"abs_sgd": {"least": 1, "most": 40}},
     "fedbuff",
+    {"fedfix": {"window_s": 0.02}},
     "zeno++",
     {"zeno++": {"ahead": 4}},
 )

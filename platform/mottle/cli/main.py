@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from mottle.cli import clusters, testbed
+from mottle.cli import clusters, fleet, testbed
 from mottle.cli.answers import CODES_HELP, Answer, Json, command
 from mottle.cli.attach import attach
 from mottle.cli.capture import capture
@@ -49,6 +49,10 @@ _clusters = typer.Typer(help="Look at cluster files and clusters before a run do
 _clusters.command()(command(clusters.check))
 _clusters.command()(command(clusters.join))
 app.add_typer(_clusters, name="clusters")
+
+_fleet = typer.Typer(help="Describe machines for the simulator.", no_args_is_help=True)
+_fleet.command()(command(fleet.record))
+app.add_typer(_fleet, name="fleet")
 
 _study = typer.Typer(help="Compare many small trainings side by side.", no_args_is_help=True)
 _study.command()(command(robustness))
