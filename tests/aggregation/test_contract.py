@@ -240,6 +240,26 @@ def test_rows_may_lie_anywhere(case: Case) -> None:
     assert torch.equal(rule([row.clone() for row in rows_ND], **inputs), expected)
 
 
+@all_cases()
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_types_are_computed_in_float32_and_rounded_once(case: Case, dtype: torch.dtype) -> None:
+    rule = aggregation.build(case.spec)
+    halves_ND = torch.tensor(random_rows(8, 30)).to(dtype)
+    inputs = {"reference": reference(30).to(dtype)} if "reference" in rule.config.required else {}
+    wide = {name: vector.float() for name, vector in inputs.items()}
+    assert torch.equal(rule(halves_ND, **inputs), rule(halves_ND.float(), **wide).to(dtype))
+
+
+@all_cases()
+@quick
+@given(seed=seeds)
+def test_equal_rows_may_change_places(case: Case, seed: int) -> None:
+    """Exact ties: faulty workers send copies, and every distance and score comes twice."""
+    rows_ND = random_rows(seed)[[0, 0, 0, 3, 3, 5, 5, 7, 8]]
+    order = np.random.default_rng(seed + 1).permutation(9)
+    assert_close(aggregate(case, rows_ND[order]), aggregate(case, rows_ND), rows_ND)
+
+
 @all_cases("gated")
 @quick
 @given(seed=seeds, bad=st.sampled_from([np.nan, np.inf, -np.inf]))

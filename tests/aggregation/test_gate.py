@@ -81,6 +81,35 @@ def test_more_invalid_rows_than_declared_raise_or_leave_a_mark(name: str) -> Non
     torch.testing.assert_close(told.aggregate, rows[[0, 2, 4, 5, 6]].mean(0))
 
 
+BUDGETED = [
+    {"krum": {"num_byzantine": 1}},
+    {"multi_krum": {"num_byzantine": 1}},
+    {"bulyan": {"num_byzantine": 1}},
+    {"trimmed_mean": {"trim": 1}},
+    {"phocas": {"trim": 1}},
+    {"mea_med": {"num_byzantine": 1}},
+    {"zeno": {"trim": 1, "rho": 0.0, "gamma": 1.0}},
+    {"nnm": {"num_byzantine": 1, "inner": "median"}},
+]
+
+
+@pytest.mark.parametrize("spec", BUDGETED, ids=str)
+def test_every_rule_with_a_budget_refuses_or_marks_a_round_that_exceeds_it(spec: Any) -> None:
+    rows, reference = ROWS.clone(), torch.ones(2)
+    rows[1, 0], rows[3] = float("nan"), float("-inf")
+    with pytest.raises(ConditionError, match="2 are invalid"):
+        aggregation.build(spec)(rows, reference=reference)
+    with pytest.warns(FaultBudgetWarning, match="more than declared"):
+        told = aggregation.build(spec, strict=False).explain(rows, reference=reference)
+    assert told.fault_budget_exceeded
+    assert told.invalid == (1, 3)
+    assert bool(torch.isfinite(told.aggregate).all())
+    alone = aggregation.build(
+        {name: {**options, **{key: 0 for key in options if key in ("num_byzantine", "trim")}} for name, options in spec.items()}
+    )
+    assert torch.equal(told.aggregate, alone(rows[[0, 2, 4, 5, 6]], reference=reference))
+
+
 @pytest.mark.parametrize("num_invalid", [0, 1, 2])
 def test_each_invalid_row_uses_one_unit_so_as_many_rows_survive(num_invalid: int) -> None:
     rows = ROWS.clone()

@@ -36,6 +36,39 @@ def test_inner_product_manipulation_of_the_librarys_rules(place):
         assert aggregate.sum().item() / (1000 * signal) == pytest.approx(wanted[place], abs=6e-5, rel=5e-5)
 
 
+def manipulated(signal, epsilon, num_coordinates=1000):
+    """11 rows of inner-product manipulation before 14 honest ones, normal around signal * ones."""
+    honest = torch.from_numpy(signal + np.random.default_rng(0).standard_normal((14, num_coordinates)))
+    view = attacks.RoundView(num_workers=25, faulty_ids=tuple(range(11)), honest=honest)
+    return view.assemble(attacks.build({"ipm": {"epsilon": epsilon}}).rows(view)), honest
+
+
+@pytest.mark.parametrize("signal", [1, 2])
+@pytest.mark.parametrize("share_of_limit", [0.8, 1.2])
+def test_krum_falls_to_manipulation_below_the_derived_limit_and_zeno_never(signal, share_of_limit):
+    """(1 + epsilon)^2 < ((n-3)/(n-2q-1)) V/G, here with n = 25, q = 11 and V/G = 1/signal^2 (attacks, C8)."""
+    epsilon = share_of_limit * (np.sqrt(11 / signal**2) - 1)
+    rows, _ = manipulated(signal, epsilon)
+    (chosen,) = aggregation.build({"krum": {"num_byzantine": 11}}).explain(rows).chosen
+    assert (chosen < 11) == (share_of_limit < 1)
+    own = torch.full((1000,), float(signal), dtype=torch.float64)
+    told = aggregation.build({"zeno": {"trim": 11, "rho": 1e-4, "gamma": 0.1}}).explain(rows, reference=own)
+    assert told.chosen == tuple(range(11, 25))
+    assert told.aggregate @ own > 0
+
+
+@pytest.mark.parametrize("epsilon", [0.1, 0.5, 1.0, 3.0])
+def test_the_median_is_the_manipulated_value_just_where_the_count_of_honest_values_below_says_so(epsilon):
+    """With L honest values below -epsilon * mean: that value itself for 2 <= L <= 12, else an honest one (n = 25, q = 11; C8)."""
+    rows, honest = manipulated(0.3, epsilon)
+    mean = honest.mean(0)
+    where = mean > 0
+    below = (honest < -epsilon * mean).sum(0)
+    taken = aggregation.build("median")(rows) == -epsilon * mean
+    assert torch.equal(taken[where], ((below >= 2) & (below <= 12))[where])
+    assert 0 < int(taken[where].sum()) < int(where.sum())
+
+
 WEIGHTED = [
     {"multi_krum": {"num_byzantine": 2}},
     {"bulyan": {"num_byzantine": 2}},

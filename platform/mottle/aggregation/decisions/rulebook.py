@@ -37,9 +37,7 @@ class Rules:
         config, num_rows = build_config(_spec(rule)), len(counts)
         sums = None if config.measures.nothing else Statistics.from_wire(config.measures, num_rows, statistics)
         try:
-            decision = decide(
-                config, num_rows, statistics=sums, counts=counts, descents=descents, num_expected=max(num_expected, num_rows)
-            )
+            decision = decide(config, num_rows, statistics=sums, counts=counts, descents=descents, num_expected=max(num_expected, num_rows))
         except ConditionError as error:
             return RuleDecision((), {}, skip=str(error))
         return RuleDecision(decision.selected, decision.to_settings())

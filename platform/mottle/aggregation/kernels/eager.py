@@ -20,12 +20,15 @@ from mottle.core.layout import BLOCK
 _PROCESSOR_COLUMNS = 1 << 13
 """30 rows of it in double precision are 2 MB. Torch runs an operation on up to four times as many on one thread."""
 
-_DEVICE_COLUMNS = 1 << 22
-"""On an accelerator a block must be long enough to outlast the launch of an operation."""
+_DEVICE_COLUMNS = 1 << 18
+"""On an accelerator all rows of a block in double precision, 50 MB for 25, outlast the launch of an operation."""
+
+DEVICE_PROGRAM_COLUMNS = 1 << 20
+"""An operation of a column program is on one row's worth, which must outlast its launch; 27 buffers of it are 110 MB."""
 
 
 def columns_at_once(device: torch.device) -> int:
-    """Columns of a block, a multiple of 4096."""
+    """Columns of a block of all rows, a multiple of 4096."""
     return _PROCESSOR_COLUMNS if device.type == "cpu" else _DEVICE_COLUMNS
 
 

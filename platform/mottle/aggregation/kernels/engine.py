@@ -7,7 +7,7 @@ Letters: N rows, D coordinates.
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -102,7 +102,7 @@ def apply_columns(rows: Rows, columns: Columns) -> tuple[Tensor, bool]:
 
 def _interpret(rows: Rows, columns: Columns, out: Tensor) -> bool:
     """Without a compiler, in blocks too small for the libraries' own threads, which would cost more than they bring."""
-    size = host.COLUMNS if rows.device.type == "cpu" else eager.columns_at_once(rows.device)
+    size = host.COLUMNS if rows.device.type == "cpu" else eager.DEVICE_PROGRAM_COLUMNS
     own = threading.local()
     spoilt: list[int] = []
 
@@ -123,8 +123,17 @@ def _interpret(rows: Rows, columns: Columns, out: Tensor) -> bool:
         else:
             spoilt.append(start)
 
-    in_pieces(rows.length, size, work)
+    _in_blocks(rows, size, work)
     return not spoilt
+
+
+def _in_blocks(rows: Rows, size: int, work: Callable[[int, int], None]) -> None:
+    """On several threads in main memory; one after the other on an accelerator, which is one for all threads, and so is its memory."""
+    if rows.device.type == "cpu":
+        in_pieces(rows.length, size, work)
+    else:
+        for start, stop in spans(rows.length, size):
+            work(start, stop)
 
 
 def compiled_program(rows: Rows, columns: Columns) -> native.Function | None:
@@ -215,7 +224,7 @@ def apply_weights(rows: Rows, weights: Floats, divisor: float, center: Tensor | 
             block = [*part.block(start, stop), *(vector[start:stop] for vector in extra)]
             out[start:stop] = eager.combine(block, factors.tolist(), divisor)
 
-        in_pieces(rows.length, eager.columns_at_once(rows.device), add)
+        _in_blocks(rows, eager.columns_at_once(rows.device), add)
         return out
 
     def work(start: int, stop: int) -> None:
