@@ -5,7 +5,17 @@ import pytest
 from mottle import strategies
 from mottle.core import protocol as p
 from mottle.core.errors import ConfigError
-from mottle.strategies import ABSConfig, AsyncConfig, BackupConfig, FedBuffConfig, LBBSPConfig, SSPConfig, SyncConfig, ZenoPPConfig
+from mottle.strategies import (
+    ABSConfig,
+    AsyncConfig,
+    BackupConfig,
+    FedBuffConfig,
+    FedFixConfig,
+    LBBSPConfig,
+    SSPConfig,
+    SyncConfig,
+    ZenoPPConfig,
+)
 from mottle.strategies.staleness import staleness_weight
 from mottle.strategies.turns import Turns
 
@@ -21,6 +31,7 @@ def test_the_names_of_job_files() -> None:
         "async": AsyncConfig,
         "ssp": SSPConfig,
         "fedbuff": FedBuffConfig,
+        "fedfix": FedFixConfig,
         "zeno++": ZenoPPConfig,
     }
 
@@ -52,6 +63,7 @@ def test_a_misspelt_name_or_option_is_answered_with_the_nearest() -> None:
         ("lb_bsp", True, False, 1),
         ("abs_sgd", False, False, 2),
         ("fedbuff", False, False, 1),
+        ({"fedfix": {"window_s": 1.0}}, False, False, 1),
         ({"zeno++": {"rho": 0.01}}, False, True, 1),
     ],
 )
@@ -129,6 +141,7 @@ SPECS = [
     {"abs_sgd": {"least": 2}},
     {"fedbuff": {"buffer_size": 2}},
     {"fedbuff": {"buffer_size": 3, "max_in_flight": 2}},
+    {"fedfix": {"window_s": 12e-9}},
     {"zeno++": {"rho": 1e-9, "epsilon": 1e9, "refresh_every": 3}},
     {"zeno++": {"rho": 1e-9, "epsilon": 1e9, "refresh_every": 4, "ahead": 2, "max_in_flight": 2}},
 ]

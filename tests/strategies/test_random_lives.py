@@ -19,6 +19,7 @@ SPECS = (
     {"abs_sgd": {"least": 2}},
     {"abs_sgd": {"least": 1, "most": 4}},
     {"fedbuff": {"buffer_size": 2}},
+    {"fedfix": {"window_s": 9e-9}},
     {"zeno++": {"rho": 0.001, "refresh_every": 3}},
     {"zeno++": {"rho": 0.001, "refresh_every": 5, "ahead": 3, "max_in_flight": 2}},
 )

@@ -7,6 +7,7 @@ from mottle.strategies.catalogue import build as build
 from mottle.strategies.catalogue import catalogue as catalogue
 from mottle.strategies.catalogue import takes_rule as takes_rule
 from mottle.strategies.fedbuff import FedBuffConfig as FedBuffConfig
+from mottle.strategies.fedfix import FedFixConfig as FedFixConfig
 from mottle.strategies.lb_bsp import LBBSPConfig as LBBSPConfig
 from mottle.strategies.ssp import SSPConfig as SSPConfig
 from mottle.strategies.synchronous import SyncConfig as SyncConfig

@@ -10,6 +10,7 @@ from mottle.strategies.abs_sgd import ABSConfig
 from mottle.strategies.asynchronous import AsyncConfig
 from mottle.strategies.backup import BackupConfig
 from mottle.strategies.fedbuff import FedBuffConfig
+from mottle.strategies.fedfix import FedFixConfig
 from mottle.strategies.lb_bsp import LBBSPConfig
 from mottle.strategies.ssp import SSPConfig
 from mottle.strategies.synchronous import SyncConfig
@@ -23,6 +24,7 @@ _STRATEGIES: dict[str, Any] = {
     "async": AsyncConfig,
     "ssp": SSPConfig,
     "fedbuff": FedBuffConfig,
+    "fedfix": FedFixConfig,
     "zeno++": ZenoPPConfig,
 }
 
