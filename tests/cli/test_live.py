@@ -11,8 +11,10 @@ import psutil
 import pytest
 from safetensors.torch import load_file
 
+from mottle.checkpoint import read_manifest
 from mottle.observe import read_result
 from mottle.sdk import attach, jobfile
+from mottle.storage import Folder
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "digits"
 pytestmark = pytest.mark.ray
@@ -153,6 +155,9 @@ def test_ctrl_c_saves_releases_everything_and_is_130(tmp_path: Path, mottle) -> 
     result = json.loads(printed)["result"]
     assert (result["stopped"], result["updates"]["lost"]) == ("interrupted by the user", 0)
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["000001"]
+    manifest = read_manifest(Folder.at(tmp_path / "run"), 1)
+    assert (manifest.samples, manifest.version[1]) == (result["samples"], result["versions"]), "it holds every update that was applied"
+    assert mottle("status", tmp_path / "run", "--json").data["state"] == "ended"
 
 
 def test_a_second_ctrl_c_ends_at_once(tmp_path: Path, mottle) -> None:
@@ -167,3 +172,4 @@ def test_a_second_ctrl_c_ends_at_once(tmp_path: Path, mottle) -> None:
     assert (code, "Traceback" in terminal.said) == (130, False), terminal.said
     assert json.loads(printed) == {"error": "interrupted", "exit_code": 130}
     assert not (tmp_path / "run" / "result.json").exists()
+    assert mottle("status", tmp_path / "run", "--json").data["state"] in ("live", "silent")  # its last heartbeat may be fresh still
