@@ -161,9 +161,37 @@ def test_the_second_source_says_why_the_first_would_not_do() -> None:
     assert captured.reasons == ("export: RuntimeError: this tensor was seen by Python",)
 
 
-def test_a_model_without_a_static_graph_is_refused_with_every_reason() -> None:
-    with pytest.raises(ConfigError, match=r"Branching has no static graph: export: .*; fx: "):
-        capture(Branching(), torch.randn(2, 4))
+def test_control_flow_on_values_is_watched_while_a_copy_runs() -> None:
+    model = Branching()
+    before = torch.random.get_rng_state()
+    captured = capture(model, -torch.ones(2, 4))
+    assert captured.source == "modules"
+    assert [reason.partition(":")[0] for reason in captured.reasons] == ["export", "fx", "modules on fake tensors"]
+    assert [unit.id for unit in captured.units] == ["input 0", "small", "out"]  # the branch that the example takes
+    assert captured.outputs == ("out",)
+    (flow,) = units(captured)["out"].inputs
+    assert (flow.producer, flow.bytes, flow.saved) == ("small", 2 * 4 * 4, True)  # through the ReLU in between
+    assert units(captured)["small"].cost.forward.flops == {"matmul": 2 * 2 * 4 * 4}
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    with pytest.raises(ConfigError, match=r"has no static graph: export: .*data-dependent"):
+        capture(model, torch.randn(2, 4), source="export")
+    with torch.device("meta"):
+        empty = Branching()
+    with pytest.raises(ConfigError, match=r"to watch it run it needs real parameters and inputs: build it on the CPU"):
+        capture(empty, torch.randn(2, 4))
+
+
+def test_watching_sees_the_sizes_and_work_that_tracing_sees() -> None:
+    for build, example in (FAMILIES["residual"], FAMILIES["tied"], FAMILIES["perceptron"]):
+        model, inputs = build(), example()
+        traced, watched = capture(model, inputs), capture(model, inputs, source="modules")
+        assert watched.reasons == ()
+        for part in ("trainable", "trainable_values", "frozen"):
+            assert sum(getattr(u.state, part) for u in watched.units) == sum(getattr(u.state, part) for u in traced.units)
+        flops = [sum(sum(u.cost.forward.flops.values()) for u in found.units) for found in (traced, watched)]
+        assert flops[0] == flops[1]
+        assert place(watched.problem(TWO, default_link=Link(1, 10**10)), "round-robin").simulation.valid
 
 
 def test_wrong_calls_are_told() -> None:

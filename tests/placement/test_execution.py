@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from tests.placement.models import FAMILIES, Recurrent, Residual, Tied, perceptron
+from tests.placement.models import FAMILIES, Branching, Recurrent, Residual, Tied, perceptron
 from torch import nn
 
 from mottle.core.errors import ConfigError
 from mottle.placement import Device, Plan, place
-from mottle.placement.execution import PlacedModule
+from mottle.placement.execution import HookedModule, PlacedModule, place_model
 from mottle.placement.execution.program import Program
 from mottle.placement.execution.targets import Target
 from mottle.placement.tracing import Capture, capture
@@ -160,3 +160,53 @@ def test_what_was_not_captured_is_refused() -> None:
         PlacedModule(model, captured, plan)
     with pytest.raises(ConfigError, match="not in `devices`"):
         PlacedModule(model, captured, plan, devices={"a": "cpu"})
+
+
+def test_a_model_without_a_graph_runs_its_own_python_on_its_devices() -> None:
+    torch.manual_seed(0)
+    model, example = Branching(), torch.randn(2, 4)
+    alone = copy.deepcopy(model)
+    captured, plan = planned(model, example)
+    placed = place_model(model, captured, plan, devices=HERE)
+    assert isinstance(placed, HookedModule)
+    reached = {unit.id for unit in captured.units}
+    assert {name: placed.device_of[name] for name in placed.device_of if name.split(".")[0] in reached} == {
+        f"{unit}.{kind}": plan.assignment[unit] for unit in reached - {"input 0"} for kind in ("weight", "bias")
+    }
+    for inputs in (example, -example, torch.randn(5, 4)):  # both branches, another shape
+        assert torch.equal(alone(inputs), placed(inputs))
+    alone(example).sum().backward()
+    placed(example).sum().backward()
+    for one, other in zip(alone.parameters(), placed.parameters(), strict=True):
+        assert (one.grad is None) == (other.grad is None)
+        assert one.grad is None or torch.equal(one.grad, other.grad)
+    assert list(alone.state_dict()) == list(placed.state_dict())
+    with pytest.raises(ConfigError, match="stays where its plan put it"):
+        placed.double()
+    with pytest.raises(ConfigError, match="has no graph to run: use place_model"):
+        PlacedModule(model, captured, plan, devices=HERE)
+
+
+class Forked(nn.Module):
+    """A sum of two branches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.near, self.far, self.out = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.far(x) + self.near(x) * torch.tensor(2.0)
+        answer: torch.Tensor = self.out(y)
+        return answer
+
+
+def test_operands_between_leaf_modules_meet_where_the_first_one_is() -> None:
+    model = Forked()
+    for part in ("far", "out"):
+        getattr(model, part).to("meta")  # stands in for an accelerator: mixing it with the processor is an error
+    targets = {"a": Target("a", torch.device("cpu")), "b": Target("b", torch.device("meta"))}
+    placed = HookedModule(model, {"far": "b", "out": "b"}, targets, torch.device("meta"))
+    assert placed(torch.randn(3, 4)).is_meta
+    assert {name for name, device in placed.device_of.items() if device == "b"} == {
+        name for name, tensor in placed.state_dict().items() if tensor.is_meta
+    }

@@ -129,13 +129,13 @@ def test_the_command_writes_what_place_reads(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["tests.placement.models:Branching", "--example", "2x4"], "has no static graph"),
+        (["tests.placement.models:Branching", "--example", "2x4"], "to watch it run it needs real parameters and inputs"),
         (["tests.placement.models:perceptron", "--example", "7,12"], "an input is written as"),
         (["tests.placement.models:FAMILIES", "--example", "7x12"], "neither a module nor makes one"),
         (["tests.placement.models:recurrent_input", "--example", "7x12"], "made no torch.nn.Module"),
         (["perceptron", "--example", "7x12"], "a reference is written as module:name"),
         (["tests.placement.models:perceptron", "--example", "7x12", "--graph", "joined"], "did you mean 'joint'"),
-        (["tests.placement.models:perceptron", "--example", "7x12", "--source", "jit"], "--source is export or fx"),
+        (["tests.placement.models:perceptron", "--example", "7x12", "--source", "jit"], "--source is export, fx or modules"),
         (["tests.placement.models:perceptron", "--example", "7x12", "--optimizer", "adm"], "did you mean 'adam'"),
         (["tests.placement.models:perceptron", "--example", "7x12", "--example", "tests.x:y"], "leave the other 1 out"),
     ],

@@ -27,6 +27,7 @@ from mottle.placement.mtopo import fill
 from mottle.placement.placed import NoRoom, Placement
 from mottle.placement.placers import placer_for
 from mottle.placement.problem import Device, Edge, Op, Problem
+from mottle.placement.splits import splits
 from mottle.placement.static_ledger import StaticLedger
 
 laws = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
@@ -256,7 +257,9 @@ def test_local_search_moves_only_what_it_may_and_counts_its_trials() -> None:
 def test_up_to_2000_ops_the_whole_list_is_evaluated_in_the_order_of_the_text() -> None:
     plan = place(block_problem(Random(1), 6, 3, weights=False, share=2))
     lists = [f"{algorithm}, {rule}" for rule in ("none", "guarded", "paper") for algorithm in ("m-etf", "m-sct", "heft")]
-    assert [candidate.name for candidate in plan.candidates] == ["single d0", "m-topo", *lists]
+    names = [candidate.name for candidate in plan.candidates]
+    assert names[:11] == ["single d0", "m-topo", *lists]
+    assert all(name.startswith(("layer-split, ", "cheapest cuts, ")) for name in names[11:])
     assert {candidate.judged_on for candidate in plan.candidates} == {"original"}
     assert plan.makespan <= min(candidate.makespan or 1 << 60 for candidate in plan.candidates)
 
@@ -316,3 +319,32 @@ def test_baselines_deal_out_ops_as_defined() -> None:
     assert list(place(problem, "round-robin").assignment.values()) == ["D0", "D1", "D0", "D1"]
     assert set(place(problem, "random").assignment.values()) <= {"D0", "D1"}
     assert simulate(problem, dict.fromkeys(["n0", "n1", "n2", "n3"], "D0")).makespan == place(problem, "single").makespan == 10
+
+
+# --- contiguous splits ----------------------------------------------------------------------------------------------
+
+
+@laws
+@given(st.randoms(use_true_random=False), st.integers(1, 7))
+def test_the_cheapest_cuts_of_a_chain_are_the_best_of_all_contiguous_splits(rng: Random, size: int) -> None:
+    ops = tuple(Op(f"n{i}", {"x": rng.randint(1, 9), "y": rng.randint(1, 9)}, rng.randint(1, 5)) for i in range(size))
+    edges = tuple(Edge(f"n{i}", f"n{i + 1}", rng.randint(0, 4), rng.randint(0, 6)) for i in range(size - 1))
+    problem = Problem(ops=ops, edges=edges, devices=(Device("a", "x", 14), Device("b", "y", 14)))
+    graph = problem.graph
+
+    def makespan(cut: int, order: tuple[int, int]) -> int | None:
+        trace = run(graph, [order[0]] * cut + [order[1]] * (size - cut))
+        return trace.makespan if trace.valid else None
+
+    valid = [trace.makespan for name, device in splits(graph) if name == "cheapest cuts" and (trace := run(graph, device)).valid]
+    slower_first = int(graph.k[:, 0].sum()) > int(graph.k[:, 1].sum())
+    orders = [(1, 0), (0, 1)] if slower_first else [(0, 1)]
+    tried = [value for cut in range(size + 1) for order in orders if (value := makespan(cut, order)) is not None]
+    assert min(valid, default=None) == min(tried, default=None)
+
+
+def test_auto_is_never_slower_than_a_contiguous_split() -> None:
+    for seed in range(8):
+        problem = small_problem(Random(seed), SmallShape(ops=(5, 9), devices=(2, 3), unequal=seed % 2 == 0, comm_mode="device"))
+        makespans = [trace.makespan for _, device in splits(problem.graph) if (trace := run(problem.graph, device)).valid]
+        assert place(problem).makespan <= min(makespans)

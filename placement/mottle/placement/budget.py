@@ -45,6 +45,12 @@ def coarsen_us(graph: Graph) -> float:
     return 12.0 * (graph.n + len(graph.edge_dst))
 
 
+def splits_us(graph: Graph) -> float:
+    """Microseconds of all contiguous splits, roughly."""
+    tries = 4 if graph.mem_mode == "static" else 24
+    return tries * (graph.num_devices * graph.num_groups * (15 + graph.num_groups / 60) + sim_us(graph))
+
+
 def affordable_effort(graph: Graph, budget_us: float) -> float:
     """Work that a local search may do, in whole simulations, after setting up."""
     return max(0.0, budget_us / sim_us(graph) - 4)

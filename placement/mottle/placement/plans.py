@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from mottle.placement.execution import PlacedModule
+    from mottle.placement.execution import HookedModule, PlacedModule
     from mottle.placement.tracing import Capture
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
@@ -132,17 +132,17 @@ class Plan:
 
     def module(
         self, model: "nn.Module", *, devices: "Mapping[str, str | torch.device] | None" = None, output: "str | torch.device | None" = None
-    ) -> "PlacedModule":
-        """The planned model on its devices, in this process: see `PlacedModule`.
+    ) -> "PlacedModule | HookedModule":
+        """The planned model on its devices, in this process: see `PlacedModule` (`HookedModule` for a model without a static graph).
 
         Raises:
             ConfigError: the plan was not made of a model (by `plan`), or its devices are not here.
         """
-        from mottle.placement.execution import PlacedModule  # here, because it needs torch, which plans do not
+        from mottle.placement.execution import place_model  # here, because it needs torch, which plans do not
 
         if self.captured is None:
             raise ConfigError("this plan was made of a problem, not of a model: mottle.placement.plan(model, example, devices) makes one")
-        return PlacedModule(model, self.captured, self, devices=devices, output=output)
+        return place_model(model, self.captured, self, devices=devices, output=output)
 
     def _repr_html_(self) -> str:
         """For notebooks."""

@@ -4,6 +4,7 @@ The answer is never slower than the best single device that fits. A budget is sp
 same problem and budget give the same plan on every machine.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from mottle.placement.arrays import Ints
 from mottle.placement.baselines import best_single, in_canonical_order
 from mottle.placement.branch import branch_and_bound
-from mottle.placement.budget import Budget, affordable_effort, coarsen_us, estimate_us, sim_us
+from mottle.placement.budget import Budget, affordable_effort, coarsen_us, estimate_us, sim_us, splits_us
 from mottle.placement.coarsen import COARSENINGS, Coarse, Coarsening, coarsen
 from mottle.placement.errors import InfeasibleError, UndecidedError
 from mottle.placement.exact import solve_exactly
@@ -25,6 +26,7 @@ from mottle.placement.placed import NoRoom, Placement
 from mottle.placement.placers import ListAlgorithm, placer_for
 from mottle.placement.plans import Candidate, Plan, make_plan
 from mottle.placement.problem import Problem
+from mottle.placement.splits import splits
 
 WHOLE_LIST_NODES = 2_000
 """Up to so many ops every candidate is evaluated within any budget."""
@@ -37,6 +39,8 @@ BRANCH_NODES, BRANCH_NODE_US = 20_000, 25
 LISTS: tuple[ListAlgorithm, ...] = ("m-etf", "m-sct", "heft")
 RANKED = ("m-topo", *LISTS)
 """Order of the text, which breaks ties."""
+LAST = 1_000
+"""Position of candidates that come after all of the text's."""
 BY_COST: tuple[ListAlgorithm, ...] = ("heft", "m-etf", "m-sct")
 """Large graphs: in this order, while the budget lasts; the first always."""
 
@@ -119,19 +123,36 @@ def _try_whole_list(contest: _Contest) -> None:
         contest.gave_up("m-topo", filled, contest.graph, "original")
     else:
         contest.judge("m-topo", filled)
-    seen: list[Coarse] = []
+    seen: dict[Coarsening, Coarse] = {}
     room = False
     for rule in COARSENINGS:
         coarse = coarsen(contest.graph, rule)
         contest.budget.spend(coarsen_us(contest.graph) if rule != "none" else 0)
-        if any(_same(coarse, other) for other in seen):
+        if any(_same(coarse, other) for other in seen.values()):
             contest.notes.append(f"{rule}: the same graph as with a rule before it")
             continue
-        seen.append(coarse)
+        seen[rule] = coarse
         for algorithm in LISTS:
             room |= _try_list(contest, rule, coarse, algorithm)
     if not room:
         _try_exact(contest)
+    for rule, coarse in seen.items():
+        _try_splits(contest, rule, coarse)
+
+
+def _try_splits(contest: _Contest, rule: Coarsening, coarse: Coarse) -> None:
+    """Contiguous splits of one coarsening. The text's portfolio has none; they come last, so that they win no tie."""
+    for name, device in _runnable_splits(coarse.graph):
+        contest.judge(f"{name}, {rule}", coarse.expand(in_canonical_order(coarse.graph, device)), LAST + len(contest.rows))
+
+
+def _runnable_splits(graph: Graph) -> Iterator[tuple[str, list[int]]]:
+    """Each split once, those left out that put an op where it cannot run."""
+    seen = set[tuple[int, ...]]()
+    for name, device in splits(graph):
+        if tuple(device) not in seen and all(graph.group_runs[g, d] for g, d in zip(graph.group_of, device, strict=True)):
+            seen.add(tuple(device))
+            yield name, device
 
 
 def _try_list(contest: _Contest, rule: Coarsening, coarse: Coarse, algorithm: ListAlgorithm) -> bool:
@@ -172,6 +193,13 @@ def _try_coarse(contest: _Contest) -> None:
         ranking.add(algorithm, climb(coarse.graph, placer_for(algorithm, coarse.graph), tries=1)[0])
     if not ranking.found(*BY_COST):
         ranking.climb(BY_COST[0])
+    if contest.budget.affords(split_us := splits_us(coarse.graph)):
+        contest.budget.spend(split_us)
+        for name, device in _runnable_splits(coarse.graph):
+            if run(coarse.graph, device).valid:
+                ranking.add(name, in_canonical_order(coarse.graph, device))
+    else:
+        contest.notes.append("skipped for lack of time: contiguous splits")
     ranking.judge_best()
     if contest.best is None:  # fused nodes may be too large to pack: the original ops are the last resort, whatever it takes
         _try_whole_list(contest)
@@ -192,7 +220,8 @@ class _Ranking:
         makespan = run(self.coarse.graph, placement.device, positions(placement.order)).makespan
         used = len(set(placement.device))
         self.contest.rows.append(Candidate(name, makespan, used, "guarded"))
-        self.rows.append(((makespan, used, RANKED.index(algorithm)), name, placement))
+        position = RANKED.index(algorithm) if algorithm in RANKED else LAST
+        self.rows.append(((makespan, used, position), name, placement))
 
     def found(self, *algorithms: str) -> bool:
         return any(name.startswith(algorithms) for _, name, _ in self.rows)

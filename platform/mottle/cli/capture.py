@@ -22,7 +22,7 @@ def capture(
     latency_us: Annotated[float, typer.Option("--latency", metavar="MICROSECONDS", min=0, help="Between any two devices.")] = 10.0,
     bandwidth_gb: Annotated[float, typer.Option("--bandwidth", metavar="GB/S", min=0.001, help="Between any two devices.")] = 12.0,
     evaluation: Annotated[bool, typer.Option("--eval", help="Capture evaluation mode instead of training.")] = False,
-    source: Annotated[str, typer.Option(metavar="NAME", help="Take this tracer only: export or fx.")] = "",
+    source: Annotated[str, typer.Option(metavar="NAME", help="Take this one only: export, fx or modules.")] = "",
     as_json: Json = False,
 ) -> Answer:
     """Capture a model's operator graph, with sizes and times, without running it.
@@ -39,8 +39,8 @@ def capture(
     from mottle.placement.tracing import GRAPHS, TICK_NS, declare
     from mottle.placement.tracing import capture as capture_model
 
-    if source not in ("", "export", "fx"):
-        raise BadInputError(f"--source is export or fx; got {source!r}")
+    if source not in ("", "export", "fx", "modules"):
+        raise BadInputError(f"--source is export, fx or modules; got {source!r}")
     built = _model(model).train(not evaluation)
     captured = capture_model(built, _inputs(example), source=None if source == "" else source)  # type: ignore[arg-type]  # checked above
     devices = [declare(text) for text in device or ["gpu0=a100-40gb", "host=cpu-32"]]

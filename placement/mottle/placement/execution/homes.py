@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from mottle.placement.execution.targets import Target
@@ -11,7 +12,7 @@ from mottle.placement.tracing.trace import Traced, trace
 from mottle.placement.tracing.units import Unit, build_units
 
 
-class _Slot(NamedTuple):
+class Slot(NamedTuple):
     """Where a module keeps one parameter or buffer."""
 
     name: str
@@ -20,12 +21,12 @@ class _Slot(NamedTuple):
     tensor: Tensor
 
 
-def _slots(model: nn.Module) -> Iterator[_Slot]:
+def slots(model: nn.Module) -> Iterator[Slot]:
     """Every parameter and buffer under each of its names."""
     for prefix, module in model.named_modules(remove_duplicate=False):
         for key, tensor in (*module._parameters.items(), *module._buffers.items()):
             if tensor is not None:
-                yield _Slot(f"{prefix}.{key}" if prefix else key, module, key, tensor)
+                yield Slot(f"{prefix}.{key}" if prefix else key, module, key, tensor)
 
 
 def settle(model: nn.Module, traced: Traced, home: Mapping[str, str], targets: Mapping[str, Target]) -> dict[str, str]:
@@ -35,16 +36,20 @@ def settle(model: nn.Module, traced: Traced, home: Mapping[str, str], targets: M
         Parameter or buffer, by each of its names -> device of the plan.
     """
     by_tensor = _readers(traced, home)
-    of_twin = {slot.name: slot.tensor for slot in _slots(traced.model)}
+    of_twin = {slot.name: slot.tensor for slot in slots(traced.model)}
     homes = {}
-    for slot in _slots(model):
+    for slot in slots(model):
         homes[slot.name] = by_tensor.get(id(of_twin[slot.name]), next(iter(targets)))
-        device = targets[homes[slot.name]].device
-        if isinstance(slot.tensor, nn.Parameter):
-            slot.tensor.data = slot.tensor.data.to(device)  # the same object, which optimizers may hold already
-        else:
-            slot.module._buffers[slot.key] = slot.tensor.to(device)
+        move(slot, targets[homes[slot.name]].device)
     return homes
+
+
+def move(slot: Slot, device: torch.device) -> None:
+    """Put a parameter or buffer on a device."""
+    if isinstance(slot.tensor, nn.Parameter):
+        slot.tensor.data = slot.tensor.data.to(device)  # the same object, which optimizers may hold already
+    else:
+        slot.module._buffers[slot.key] = slot.tensor.to(device)
 
 
 def _readers(traced: Traced, home: Mapping[str, str]) -> dict[int, str]:
@@ -78,7 +83,7 @@ def other_mode(traced: Traced) -> tuple[Traced, Sequence[Unit]]:
 
 def carry_over(traced: Traced, units: Sequence[Unit], device_of: Mapping[str, str]) -> dict[str, str]:
     """Devices for another graph of the model: ops with state are where it is, the others beside what they read, sources beside a reader."""
-    names = {id(slot.tensor): slot.name for slot in _slots(traced.model)}
+    names = {id(slot.tensor): slot.name for slot in slots(traced.model)}
     by_node = {node.name: node for node in traced.graph.nodes}
     home: dict[str, str] = {}  # of a group, or of a unit alone
     for unit in units:

@@ -9,10 +9,13 @@ from torch.utils import _pytree as pytree
 
 from mottle.core.errors import ConfigError
 from mottle.placement.execution.homes import carry_over, other_mode, settle
+from mottle.placement.execution.hooked import HookedModule
 from mottle.placement.execution.program import Program
 from mottle.placement.execution.targets import targets_of
 from mottle.placement.plans import Plan
 from mottle.placement.tracing.capture import Capture
+from mottle.placement.tracing.trace import Traced
+from mottle.placement.tracing.watch import paths_of
 
 
 class PlacedModule(nn.Module):
@@ -42,7 +45,9 @@ class PlacedModule(nn.Module):
         output: str | torch.device | None = None,
     ) -> None:
         super().__init__()
-        self._check(model, captured, plan)
+        check(model, captured, plan)
+        if not isinstance(captured.traced, Traced):
+            raise ConfigError("a model that was watched has no graph to run: use place_model, which runs its own Python")
         # one set of names for both: whatever is registered, loaded or moved in one is so in the other
         self._parameters, self._buffers, self._modules = model._parameters, model._buffers, model._modules
         self._non_persistent_buffers_set = model._non_persistent_buffers_set
@@ -79,18 +84,38 @@ class PlacedModule(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         raise ConfigError("a placed model stays where its plan put it, in the dtype it was captured in: change the model before placing it")
 
-    @staticmethod
-    def _check(model: nn.Module, captured: Capture, plan: Plan) -> None:
-        missing = [unit.id for unit in captured.units if unit.id not in plan.assignment]
-        if missing:
-            raise ConfigError(
-                f"the plan places no op {missing[0]!r} ({len(missing)} missing of {len(captured.units)}): it was made for another capture"
-            )
-        shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-        wanted = {name: tuple(parameter.shape) for name, parameter in captured.traced.model.named_parameters()}
-        if shapes != wanted:
-            differing = sorted(name for name in shapes.keys() | wanted.keys() if shapes.get(name) != wanted.get(name))
-            raise ConfigError(f"the model is not the one that was captured: parameters {differing[:5]} differ")
-        meta = [name for name, parameter in model.named_parameters() if parameter.is_meta]
-        if meta:
-            raise ConfigError(f"parameter {meta[0]!r} is on the meta device and has no values: load the model before placing it")
+
+def check(model: nn.Module, captured: Capture, plan: Plan) -> None:
+    """Raise ConfigError unless the plan places what was captured, and what was captured is this model, with values."""
+    missing = [unit.id for unit in captured.units if unit.id not in plan.assignment]
+    if missing:
+        raise ConfigError(
+            f"the plan places no op {missing[0]!r} ({len(missing)} missing of {len(captured.units)}): it was made for another capture"
+        )
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    wanted = {name: tuple(parameter.shape) for name, parameter in captured.traced.model.named_parameters()}
+    if shapes != wanted:
+        differing = sorted(name for name in shapes.keys() | wanted.keys() if shapes.get(name) != wanted.get(name))
+        raise ConfigError(f"the model is not the one that was captured: parameters {differing[:5]} differ")
+    meta = [name for name, parameter in model.named_parameters() if parameter.is_meta]
+    if meta:
+        raise ConfigError(f"parameter {meta[0]!r} is on the meta device and has no values: load the model before placing it")
+
+
+def place_model(
+    model: nn.Module,
+    captured: Capture,
+    plan: Plan,
+    *,
+    devices: Mapping[str, str | torch.device] | None = None,
+    output: str | torch.device | None = None,
+) -> "PlacedModule | HookedModule":
+    """The planned model on its devices: run as a graph where there is one, else by its own Python with hooks.
+
+    Args and errors: as `PlacedModule`.
+    """
+    if isinstance(captured.traced, Traced):
+        return PlacedModule(model, captured, plan, devices=devices, output=output)
+    check(model, captured, plan)
+    targets = targets_of(plan.devices_used, devices)
+    return HookedModule(model, paths_of(captured.units, plan.assignment), targets, None if output is None else torch.device(output))

@@ -9,12 +9,13 @@ from torch import nn
 from mottle.core.errors import ConfigError
 from mottle.core.naming import suggestion
 from mottle.placement.problem import CommMode, Device, Link, Problem
-from mottle.placement.tracing.example import as_example
+from mottle.placement.tracing.example import Example, as_example
 from mottle.placement.tracing.inplace import work_out
 from mottle.placement.tracing.problems import GRAPHS, SLOTS, Builder, GraphKind, Optimizer, TimeTable, classes_of, time_table
 from mottle.placement.tracing.rates import DEVICE_CLASSES, DeviceClass
-from mottle.placement.tracing.trace import Source, Traced, trace
+from mottle.placement.tracing.trace import NoGraphError, Source, Traced, trace
 from mottle.placement.tracing.units import Unit, build_units
+from mottle.placement.tracing.watch import Watched, watch
 
 TICK_NS = 100
 """Length of a tick: a fiftieth of what launching an op on a GPU takes."""
@@ -29,11 +30,11 @@ class Capture:
     units: tuple[Unit, ...]
     outputs: tuple[str, ...]
     """Units whose results the model returns, in order, without repetition."""
-    traced: Traced
+    traced: Traced | Watched
 
     @property
-    def source(self) -> Source:
-        """What made the graph."""
+    def source(self) -> str:
+        """What made the graph: `export`, `fx` or `modules`."""
         return self.traced.source
 
     @property
@@ -102,18 +103,34 @@ class Capture:
 def capture(model: nn.Module, example: Any, *, source: Source | None = None) -> Capture:
     """The operator graph of a model in its present mode (training or evaluation).
 
-    Nothing is computed and no memory is needed: the model may lie on the meta device, and of the example only shapes and dtypes count.
-    `torch.export` is tried first, symbolic tracing (`torch.fx`) second; `reasons` tells why the first would not do.
+    Nothing is computed and no memory is needed, but in the last resort below: the model may lie on the meta device, and of the example
+    only shapes and dtypes count.
+    `torch.export` is tried first, symbolic tracing (`torch.fx`) second. A model without a static graph, whose control flow depends on
+    values, is watched while it runs, leaf module by leaf module: on fake tensors if that goes, else a copy of it, once, on the example.
+    `reasons` tells why each source before the one that served would not do.
 
     Args:
         example: a tensor, a tuple of positional arguments, or a dict of keyword arguments.
-        source: take this tracer only.
+        source: `export`, `fx` or `modules`: take this one only.
     Raises:
-        ConfigError: the model takes other arguments, or no tracer gets a static graph out of it, with the reason of each.
+        ConfigError: the model takes other arguments, or no source serves, with the reason of each.
     """
-    traced = trace(model, as_example(example), source=source)
+    call = as_example(example)
+    try:
+        if source == "modules":
+            return _watched(model, call, ())
+        traced = trace(model, call, source=source)
+    except NoGraphError as error:
+        if source is not None:
+            raise
+        return _watched(model, call, error.reasons)
     values = work_out(traced)
     units = build_units(traced, values)
     unit_of = {node: unit.id for unit in units for node in unit.nodes}
     returned = [node.name for node in next(iter(traced.graph.find_nodes(op="output"))).all_input_nodes]
     return Capture(units, tuple(dict.fromkeys(unit_of[name] for name in returned if name in unit_of)), traced)
+
+
+def _watched(model: nn.Module, call: Example, reasons: tuple[str, ...]) -> Capture:
+    watched, units, outputs = watch(model, call, reasons)
+    return Capture(units, outputs, watched)

@@ -8,8 +8,9 @@ import inspect
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
+from io import StringIO
 from typing import Any, Literal
 
 import torch
@@ -22,7 +23,7 @@ from mottle.core.errors import ConfigError
 from mottle.placement.tracing.example import Example, canonical, described
 from mottle.placement.tracing.twin import fake_mode, fake_tree, twin_of
 
-Source = Literal["export", "fx"]
+Source = Literal["export", "fx", "modules"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,13 +93,21 @@ def flatten_call(source: Source, model: nn.Module, args: Sequence[Any], kwargs: 
     return list(bound.arguments.values()), pytree.tree_structure([None] * len(bound.arguments))
 
 
+class NoGraphError(ConfigError):
+    """No tracer gets a static graph out of a model. `reasons` has one line for each."""
+
+    def __init__(self, model: nn.Module, reasons: Sequence[str]) -> None:
+        self.reasons = tuple(reasons)
+        super().__init__(f"{type(model).__name__} has no static graph: " + "; ".join(reasons))
+
+
 def trace(model: nn.Module, example: Example, *, source: Source | None = None) -> Traced:
     """The operator graph of a model in its present mode (training or evaluation).
 
     Args:
-        source: only this one; None: the first that serves.
+        source: `export` or `fx`: only this one; None: the first that serves.
     Raises:
-        ConfigError: none serves; the message gives the reason of each.
+        NoGraphError: none serves.
     """
     call = canonical(model, example.args, example.kwargs)
     reasons: list[str] = []
@@ -111,7 +120,7 @@ def trace(model: nn.Module, example: Example, *, source: Source | None = None) -
             return tracer(twin, Example(*fake_tree(tuple(call), mode)), mode, tuple(reasons))
         except Exception as error:  # both run any code of the user's model; what they raise is no closed list
             reasons.append(f"{name}: {type(error).__name__}: {_first_line(error)}")
-    raise ConfigError(f"{type(model).__name__} has no static graph: " + "; ".join(reasons))
+    raise NoGraphError(model, reasons)
 
 
 def _first_line(error: Exception) -> str:
@@ -152,11 +161,11 @@ def _export(twin: nn.Module, call: Example, mode: FakeTensorMode, reasons: tuple
 
 @contextmanager
 def _hushed() -> Iterator[None]:
-    """Without the tracer's warnings about attributes that modules cache, and the pages that it logs before it raises."""
+    """Without the tracer's warnings about attributes that modules cache, and the pages that it logs and prints before it raises."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stderr(StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -205,7 +205,7 @@ class _Builder:
         costs = {node: self.costs.of(node) for node in nodes}
         mine = {storage: tensor for storage, tensor in self._state_of(u).items() if storage not in seen}
         seen.update(mine)
-        state = _state(mine.values())
+        state = state_of(mine.values())
         if main.op == "get_attr":
             state = State(frozen=num_bytes(self.values.of[main]))
         return Unit(
@@ -252,9 +252,10 @@ def _inputs(nodes: Iterable[fx.Node]) -> set[fx.Node]:
     return {each for node in nodes for each in node.all_input_nodes}
 
 
-def _state(tensors: Iterable[Tensor]) -> State:
-    trainable = [tensor for tensor in tensors if tensor.requires_grad]
+def state_of(tensors: Iterable[Tensor]) -> State:
+    """Bytes of parameters and buffers."""
     every = list(tensors)
+    trainable = [tensor for tensor in every if tensor.requires_grad]
     return State(
         trainable=sum(map(num_bytes, trainable)),
         trainable_values=sum(tensor.numel() for tensor in trainable),
