@@ -6,6 +6,7 @@ import pytest
 
 from mottle.clusters import joining, tokens, versions
 from mottle.clusters.reach import Login, explain, hosts_of, login_of
+from mottle.core.errors import ConfigError
 
 HERE = {"python": "3.11.7", "ray": "2.60.0", "torch": "2.13.0+cpu", "mottle": "0.1.0"}
 LOGIN = Login(user="mottle", key="/keys/id")
@@ -114,4 +115,10 @@ def test_what_ray_says_of_a_cluster_is_said_in_words(tmp_path: Path) -> None:
     assert said(mismatch).endswith("than this process has: Ray 2.59.0 and 2.60.0, Python 3.12.1 and 3.11.7")
     assert "another token than RAY_AUTH_TOKEN" in said("ray.exceptions.AuthenticationError: Unauthenticated: InvalidAuthToken")
     assert "nobody answers as Ray's head at h:6379" in said("RuntimeError: Failed to connect to GCS at h:6379")
+    assert "nobody answers" in said("ConnectionRefusedError: [Errno 111] Connection refused")
     assert said("ValueError: other").endswith("cannot be used: ValueError: other")
+
+
+def test_an_address_without_a_port_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"HOST:PORT, such as 10\.0\.0\.5:6379, got '10\.0\.0\.5'"):
+        joining.look("10.0.0.5")

@@ -15,6 +15,8 @@ import psutil
 import pytest
 from tests.clusters.conftest import ROOT
 
+from mottle.clusters import versions
+from mottle.clusters.joining import Joined, look
 from mottle.clusters.testbed import HostSpec, Testbed
 
 pytestmark = [pytest.mark.testbed, pytest.mark.ray]
@@ -97,7 +99,7 @@ def wait_sent(bed: Testbed, host: str, num_bytes: int) -> None:
         time.sleep(0.005)
 
 
-@pytest.mark.parametrize("strategy", ["async", "sync"])
+@pytest.mark.parametrize("strategy", ["async", pytest.param("sync", marks=pytest.mark.soak)])
 def test_a_worker_killed_in_the_middle_of_its_push_and_then_its_whole_host(two_hosts: Testbed, tmp_path: Path, strategy: str) -> None:
     """An update of 3.4 MB takes 2.7 s on the line; the worker dies when a third of it has crossed."""
     groups = [on("h1", 1), on("h2", 2)]
@@ -141,6 +143,20 @@ def shard_on(bed: Testbed, host: str) -> psutil.Process:
     found = [psutil.Process(pid) for pid in bed.pids(host)]
     (shard,) = [process for process in found if process.cmdline()[:1] and process.cmdline()[0].startswith("ray::ParameterShard")]
     return shard
+
+
+def test_a_process_that_cannot_use_the_cluster_is_told_why(two_hosts: Testbed, tmp_path: Path) -> None:
+    inside, right = tuple(two_hosts.command("h1", [])), two_hosts.environment("h1")
+    address = two_hosts.ray_address
+    assert look(address, right, inside) == Joined({two_hosts.address(host): versions.here() for host in ("h1", "h2")}, ())
+    wrong = tmp_path / "wrong"
+    wrong.write_text("0" * 64)
+    (refused,) = look(address, {**right, "RAY_AUTH_TOKEN_PATH": str(wrong)}, inside).faults
+    assert f"the cluster has another token than RAY_AUTH_TOKEN_PATH, {wrong}; copy ~/.ray/auth_token" in refused
+    (missing,) = look(address, {**right, "RAY_AUTH_TOKEN_PATH": str(tmp_path / "nothing")}, inside).faults
+    assert f"RAY_AUTH_TOKEN_PATH is {tmp_path / 'nothing'}, which cannot be read" in missing
+    (nobody,) = look(f"{two_hosts.address('h2')}:6379", right, inside).faults
+    assert "nobody answers as Ray's head at" in nobody
 
 
 def test_a_cut_host_is_declared_dead_and_comes_back_and_a_further_one_joins_and_leaves(two_hosts: Testbed) -> None:

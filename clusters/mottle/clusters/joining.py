@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -15,8 +16,10 @@ from pathlib import Path
 
 from mottle.clusters import tokens
 from mottle.clusters.versions import SCRIPT, here, mismatches, parse
+from mottle.core.errors import ConfigError
 
 TIMEOUT_S = 60.0
+_ANSWER_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -36,16 +39,21 @@ def look(address: str, environment: Mapping[str, str] | None = None, prefix: tup
         address: of its head, `HOST:PORT`.
         environment: of the process that asks; this one's by default.
         prefix: a command that runs another, such as the way into a host of the testbed.
+    Raises:
+        ConfigError: no such address.
     """
+    if not re.fullmatch(r".+:\d+", address):
+        raise ConfigError(f"a cluster's address is HOST:PORT, such as 10.0.0.5:6379, got {address!r}")
     variables = dict(os.environ if environment is None else environment)
-    variables.setdefault("RAY_gcs_rpc_server_connect_timeout_s", "5")
+    home = Path(variables.get("HOME", "~")).expanduser()
+    if variables.get("RAY_AUTH_MODE") == "token" and isinstance(wrong := tokens.source(variables, home), str):
+        return Joined({}, (wrong,))  # Ray would abort
     command = [*prefix, sys.executable, "-P", "-m", "mottle.clusters.joining", address]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=variables, timeout=TIMEOUT_S)
     except subprocess.TimeoutExpired:
         return Joined({}, (f"no answer from Ray's head at {address} within {TIMEOUT_S:.0f} s",))
     if done.returncode:
-        home = Path(variables.get("HOME", "~")).expanduser()
         return Joined({}, (explain(address, f"{done.stdout}\n{done.stderr}", variables, home),))
     found: dict[str, dict[str, str]] = json.loads(done.stdout.splitlines()[-1])
     return Joined(found, tuple(mismatches(found, here())))
@@ -59,7 +67,7 @@ def explain(address: str, said: str, environment: Mapping[str, str], home: Path)
         return f"the cluster at {address} was started with other versions than this process has: {pairs}"
     if re.search(r"(?i)unauthenticated|invalid ?auth ?token|authentication", said):
         return f"Ray's head at {address} refuses: {tokens.refused(environment, home)}"
-    if re.search(r"(?i)failed to connect|timed out|unable to connect|could not connect|connection refused|unavailable", said):
+    if re.search(r"(?i)failed to connect|timed out|unable to connect|connection refused|no route|unreachable|unavailable|gaierror", said):
         return f"nobody answers as Ray's head at {address}; is the address right, is the head up, is the port open?"
     lines = [line for line in said.splitlines() if line.strip()]
     return f"Ray's head at {address} cannot be used: {lines[-1] if lines else 'it said nothing'}"
@@ -79,6 +87,8 @@ def _versions_of_nodes(address: str) -> dict[str, dict[str, str]]:
             exec(script, {})  # our own text, which this function was given
         return said.getvalue()
 
+    with socket.create_connection(_host_and_port(address), _ANSWER_S):
+        pass  # Ray itself would try for minutes
     ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]  # Ray says nothing of what it returns
     task = ray.remote(num_cpus=0, max_retries=0)(ask)
@@ -89,6 +99,11 @@ def _versions_of_nodes(address: str) -> dict[str, dict[str, str]]:
         for node in nodes
     }
     return {host: parse(ray.get(reference)) for host, reference in asked.items()}
+
+
+def _host_and_port(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    return host, int(port)
 
 
 if __name__ == "__main__":
