@@ -23,8 +23,10 @@ def local_ray() -> Iterator[None]:
     """One Ray for all tests that need one: starting it takes longer than most of them."""
     import ray
 
+    from mottle.sdk.local import start_local
+
     if ray.is_initialized():
         ray.shutdown()
-    ray.init(address="local", num_cpus=16, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    start_local(16)
     yield
     ray.shutdown()

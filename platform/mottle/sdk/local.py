@@ -10,10 +10,13 @@ from typing import Any
 
 import ray
 
+from mottle.actors.fleet import CrewError
 from mottle.actors.job import WorkerGroup
 from mottle.sdk.ray_messages import put_aside
 
 RAY_ADDRESS = "RAY_ADDRESS"
+START_ATTEMPTS = 3
+QUIET: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
 
 
 def ensure_ray(groups: tuple[WorkerGroup, ...], address: str | None = None) -> str | None:
@@ -21,18 +24,38 @@ def ensure_ray(groups: tuple[WorkerGroup, ...], address: str | None = None) -> s
 
     Returns:
         A sentence for the user when a local Ray was started, else None.
+    Raises:
+        ConnectionError: there is no Ray at that address.
+        CrewError: this machine is too busy to start one.
     """
     if ray.is_initialized():
         return None
     put_aside()
     address = address or os.environ.get(RAY_ADDRESS)
-    quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
     if address is not None:
-        ray.init(address=address, **quiet)
+        ray.init(address=address, **QUIET)
         return None
     declared = max(1, math.ceil(sum((group.max_count or group.count) * group.num_cpus for group in groups)))
-    ray.init(address="local", num_cpus=declared, include_dashboard=False, **quiet)
+    start_local(declared)
     return f"started a local Ray with {declared} logical CPUs on {os.cpu_count()} real ones"
+
+
+def start_local(num_cpus: int) -> None:
+    """Start a Ray of this process's own, and try again where the machine is so busy that Ray gives up (it waits for 30 s and no longer).
+
+    Raises:
+        CrewError: it gave up three times.
+    """
+    for _ in range(START_ATTEMPTS):
+        try:
+            ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **QUIET)
+        except Exception as error:  # the bare class is what Ray raises here
+            if "timed out during startup" not in str(error):
+                raise
+            ray.shutdown()
+        else:
+            return
+    raise CrewError(f"Ray did not start in {START_ATTEMPTS} attempts of 30 s: this machine is too busy; wait, or give the address of a Ray")
 
 
 def missing_resources(groups: tuple[WorkerGroup, ...]) -> str:

@@ -1,0 +1,53 @@
+"""Starting a Ray of our own on a machine that is busy. Ray itself is replaced: only what is tried how often matters here."""
+
+from typing import Any
+
+import pytest
+import ray
+
+from mottle.actors.fleet import CrewError
+from mottle.sdk.local import START_ATTEMPTS, start_local
+
+
+class Busy:
+    """A Ray that gives up a number of times, and then starts."""
+
+    def __init__(self, times: int, error: Exception | None = None) -> None:
+        self.left = times
+        self.starts: list[int] = []
+        self.cleared = 0
+        self._error = error or Exception("The current node timed out during startup. This could happen because ...")
+
+    def init(self, **options: Any) -> None:
+        self.starts.append(options["num_cpus"])
+        if self.left:
+            self.left -= 1
+            raise self._error
+
+    def shutdown(self) -> None:
+        self.cleared += 1
+
+
+def replaced(monkeypatch: pytest.MonkeyPatch, busy: Busy) -> Busy:
+    monkeypatch.setattr(ray, "init", busy.init)
+    monkeypatch.setattr(ray, "shutdown", busy.shutdown)
+    return busy
+
+
+def test_a_ray_that_gave_up_is_cleared_away_and_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    busy = replaced(monkeypatch, Busy(START_ATTEMPTS - 1))
+    start_local(5)
+    assert (busy.starts, busy.cleared) == ([5] * START_ATTEMPTS, START_ATTEMPTS - 1)
+
+
+def test_a_machine_that_stays_too_busy_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    replaced(monkeypatch, Busy(START_ATTEMPTS))
+    with pytest.raises(CrewError, match="this machine is too busy"):
+        start_local(1)
+
+
+def test_another_error_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    busy = replaced(monkeypatch, Busy(9, ValueError("num_cpus must be an integer")))
+    with pytest.raises(ValueError, match="num_cpus"):
+        start_local(1)
+    assert len(busy.starts) == 1
