@@ -114,6 +114,18 @@ def test_it_follows_a_worker_that_slows_down_and_recovers() -> None:
     assert share == pytest.approx({5: 1.0, 15: 0.25, 25: 1.0}, rel=0.1)
 
 
+def test_an_order_that_grows_is_not_overdue_because_others_take_long_but_one_that_was_cut_may_be() -> None:
+    """One worker gets so slow that a micro-batch takes 6 s; orders are expected back within 10 s. Then it stands still for a while."""
+    slow = Fault(kind="slow", worker="w3-0", at_s=5, for_s=60, factor=375)
+    run = abs_run(cluster((2e-3,) * 4, faults=(slow,)), 60)
+    assert [mark.text for mark in run.tally.marks if mark.kind == "overdue"] == []
+    assert {judged.verdict for judged in run.tally.judged} == {"accepted"}
+    run = abs_run(cluster((2e-3,) * 4, faults=(Fault(kind="pause", worker="w3-0", at_s=5, for_s=40),)), 60)
+    overdue = [mark.text for mark in run.tally.marks if mark.kind == "overdue"]
+    assert {text.split(" has been")[0] for text in overdue} == {"worker 3"}
+    assert all(len(step) == 4 for now_ns, step in rounds_of(run) if now_ns > 50e9), "it is back"
+
+
 @settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow])
 @given(
     sample_ms=st.lists(st.integers(1, 40), min_size=1, max_size=5),

@@ -76,7 +76,8 @@ class Orders:
         self._members.here(worker).orders.append(order.work_id)
         self._effects.tell(order)
         self._effects.hear(s.OrderIssued(order.work_id, worker, samples))
-        self._watch(order.work_id, worker, samples)
+        if decision.least is None:
+            self._watch(order.work_id, worker, samples)
         self.offer(worker)
         return True
 
@@ -148,6 +149,8 @@ class Orders:
         if order is not None and order.state == "issued":
             order.cut = True
             self._effects.tell(p.Cut(order.compute.worker, decision.work_id))
+            if isinstance(order.compute.until, p.VersionAfter):  # until now it lasted as long as others took
+                self._watch(decision.work_id, order.compute.worker, order.samples)
 
     def abandon(self, decision: s.AbandonOrder) -> None:
         order = self._ledger.get(decision.work_id)
@@ -159,6 +162,7 @@ class Orders:
     # --- deadlines --------------------------------------------------------------------------------------------------------------------
 
     def _watch(self, work_id: int, worker: int, samples: int) -> None:
+        """Expect the order back, from now on."""
         allowed_ns = self._deadlines.allowed_ns(worker, samples)
         if allowed_ns is not None and self._deadlines.set(work_id, self._effects.now_ns + allowed_ns):
             self._effects.tell(p.SetTimer(OVERDUE, self._effects.now_ns + allowed_ns))
