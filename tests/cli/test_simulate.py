@@ -138,6 +138,8 @@ def test_when_every_worker_goes_the_answer_says_so(mottle, fleet: Path) -> None:
         (["--strategies", "asnyc"], "unknown strategy 'asnyc'; did you mean 'async'"),
         (["--strategies", "zeno++"], "strategy zeno++ needs rho"),
         (["--target", "accuracy=0.9"], "give the job that learns them with --job"),
+        (["--seconds", "0"], "--seconds is above 0"),
+        (["--seconds", "nan"], "--seconds is above 0"),
         (["--set", "async=3"], "--set takes STRATEGY.OPTION=VALUE"),
         (["--set", "async.speed=3"], "strategy async has no option 'speed'"),
     ],

@@ -1,8 +1,10 @@
 """Fleet files and traces: what is read, and what is said about a wrong one."""
 
+import tempfile
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -181,6 +183,31 @@ def test_the_api_refuses_what_the_file_refuses() -> None:
         Workers(sample_s=-1, latency_s=-1)
     with pytest.raises(ConfigError, match="no worker is called 'worker-1'"):
         Fleet(workers=(Workers(sample_s=1),), faults=(Fault(kind="crash", worker="worker-1", at_s=1),))
+
+
+SCALARS = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), st.lists(st.integers(), max_size=3), st.just({"a": 1})
+)
+
+
+@given(data=st.data())
+def test_whatever_stands_in_a_fleet_file_is_a_fleet_or_a_fault_with_its_line(data: st.DataObject) -> None:
+    """One value of a sound file is replaced by anything at all."""
+    document = yaml.safe_load(WHOLE.replace("{trace: {file: old.csv}}", "0.05").replace("e9", ".0e+9"))
+    inner, key = document, data.draw(st.sampled_from(sorted(document)))
+    while isinstance(inner[key], dict | list) and inner[key] and data.draw(st.booleans()):
+        inner = inner[key]
+        key = data.draw(st.sampled_from(sorted(inner) if isinstance(inner, dict) else range(len(inner))))
+    inner[key] = data.draw(SCALARS)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "fleet.yaml"
+        file.write_text(yaml.safe_dump(document, sort_keys=False))
+        try:
+            faults = () if isinstance(read_fleet(file), Fleet) else None
+        except DocumentError as error:
+            faults = error.faults
+        assert faults is not None
+        assert all(fault.line or not fault.key for fault in faults)
 
 
 @given(seed=st.integers(0, 2**63 - 1), slot=st.integers(0, 10**6), piece=st.integers(0, 10**6))

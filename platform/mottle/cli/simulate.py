@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 DEFAULT_SECONDS = 60.0
 """Of virtual time, where only timing is simulated and nobody says how long."""
 
+MOST_SECONDS = 1e9
+"""Thirty years."""
+
 MOST_TRACED = 2000
 """Workers up to which a timeline is kept."""
 
@@ -40,9 +43,7 @@ def simulate(
         list[str] | None, typer.Option("--set", metavar="STRATEGY.OPTION=VALUE", help="An option of a strategy; again for more.")
     ] = None,
     target: Annotated[str | None, typer.Option(metavar="METRIC=VALUE", help="Stop when a metric of the job reaches it from below.")] = None,
-    seconds: Annotated[
-        float | None, typer.Option(metavar="S", min=0.0, help="Virtual seconds; 60 without a job, else as the job says.")
-    ] = None,
+    seconds: Annotated[float | None, typer.Option(metavar="S", help="Virtual seconds; 60 without a job, else as the job says.")] = None,
     seed: Annotated[int | None, typer.Option(metavar="N", min=0, help="Of all chance in the fleet; the fleet's own without it.")] = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write timelines, traces for Perfetto and the numbers there.")] = None,
     as_json: Json = False,
@@ -64,6 +65,8 @@ def simulate(
     from mottle.simulate.fleetfile import read_fleet
     from mottle.simulate.outcome import outcome_of
 
+    if seconds is not None and not 0 < seconds <= MOST_SECONDS:
+        raise BadInputError(f"--seconds is above 0 and at most {MOST_SECONDS:,.0f}, got {seconds:g}")
     machines = read_fleet(fleet)
     notes: list[str] = []
     own: dict[str, dict[str, Any]] = {}

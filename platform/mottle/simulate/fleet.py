@@ -88,9 +88,10 @@ class Messages:
         check(self, [] if self._bounds_fit() else [("delay_s", f"wanted [least, most], in seconds up to 3600, got {self.delay_s!r}")])
 
     def _bounds_fit(self) -> bool:
-        if len(self.delay_s) != 2 or any(type(each) not in (int, float) for each in self.delay_s):
+        bounds: object = self.delay_s
+        if not isinstance(bounds, tuple) or len(bounds) != 2 or any(type(each) not in (int, float) for each in bounds):
             return False
-        return 0 <= self.delay_s[0] <= self.delay_s[1] <= 3600
+        return bool(0 <= bounds[0] <= bounds[1] <= 3600)
 
     @property
     def disorder(self) -> bool:
