@@ -85,7 +85,8 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
     },
     "FailureConfig": {
         "max_failures": _honoured(
-            "times that fit() and `mottle train` go on from the newest checkpoint after a failure that stopped the run; -1 is without limit. "
+            "times that fit() and `mottle train` go on from the newest checkpoint after a failure that stopped the run; "
+            "-1 is without limit. "
             f"Only such failures count: {_NO_RESTART}"
         ),
         "fail_fast": _refused(f"{_GONE_IN_RAY}; max_failures=0 is the same"),
