@@ -85,6 +85,33 @@ def test_leases_add_up_in_one_update_and_zero_forgets_them() -> None:
     assert not engine.update().any()
 
 
+@pytest.mark.parametrize("micro_batch_size", [7, NUM_SAMPLES])
+@pytest.mark.parametrize("options", [{}, {"max_grad_norm_per_worker": 0.01}])
+def test_the_parts_of_any_range_are_the_update(micro_batch_size: int, options: dict[str, Any]) -> None:
+    """Those of a single micro-batch are its gradients where they lie; buffers and the gap before them come along."""
+    engine = engine_of(normed(), micro_batch_size=micro_batch_size, **options)
+    whole = update_of(engine)
+    twin = engine_of(normed(), micro_batch_size=micro_batch_size, **options)
+    run(twin)
+    size = engine.layout.size
+    apart = micro_batch_size == NUM_SAMPLES and not options
+    assert len(twin.parts(0, size)) == (len(engine.layout.parameters) + 1 if apart else 1)
+    for start, stop in [(0, size), (0, 5), (3, 70), (60, 4100), (4096, size), (size, size), (0, 0)]:
+        assert torch.equal(torch.cat(twin.parts(start, stop)), whole[start:stop])
+    assert torch.equal(twin.update(), whole)
+    with pytest.raises(RuntimeError, match="the update was taken already"):
+        run(twin)
+
+
+def test_parts_that_are_taken_let_nothing_be_added() -> None:
+    engine = engine_of(plain(), micro_batch_size=NUM_SAMPLES)
+    run(engine)
+    first = [part.clone() for part in engine.parts(0, engine.layout.size)]
+    with pytest.raises(RuntimeError, match="the update was taken already"):
+        run(engine)
+    assert all(torch.equal(old, new) for old, new in zip(first, engine.parts(0, engine.layout.size), strict=True))
+
+
 def test_a_coefficient_multiplies_gradients_and_nothing_else() -> None:
     engine = engine_of(plain(), micro_batch_size=NUM_SAMPLES)
     once = update_of(engine)

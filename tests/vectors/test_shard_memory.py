@@ -162,6 +162,25 @@ def test_a_payload_that_does_not_fit_is_a_fault_that_says_why_and_touches_nothin
     assert torch.equal(memory.values, vector(0) - stepped(vector(1)))
 
 
+def test_a_range_encoded_part_by_part_is_the_range_in_one() -> None:
+    """Tensors of a model end anywhere; only what is said of a range must begin at a block."""
+    values_D, whole, parts = vector(1), Cut.of(vector(0), 1), Cut.of(vector(0), 1)
+    (expected,) = whole.store("update/0", values_D, 4.0)
+    payloads = tuple(encoded(part) for part in torch.split(values_D, [3, 4097, len(values_D) - 4100]))
+    assert parts.shards[0].store("update/0", 0, len(values_D), 4.0, payloads, ()) == expected
+    for cut in (whole, parts):
+        cut.run(step(1, "update/0", 0.25))
+    assert torch.equal(whole.values, parts.values)
+
+
+@pytest.mark.parametrize("lengths", [(), (3,), (3, 10**9), (LAYOUT.size, 1), (LAYOUT.size + 5, -5), (0, LAYOUT.size), ("3", None)])
+def test_parts_that_do_not_make_up_the_range_are_a_fault(lengths: tuple[Any, ...]) -> None:
+    parts = tuple(Payload(0, length, np.zeros(4, dtype=np.uint8), p1=32) for length in lengths)
+    stored = Cut.of(vector(0), 1).shards[0].store("update/0", 0, LAYOUT.size, 1.0, parts, ())
+    assert not stored.finite
+    assert "do not make up" in stored.fault
+
+
 def test_what_was_stored_is_a_copy_that_the_sender_cannot_change() -> None:
     memory = Cut.of(vector(0), 1).shards[0]
     sent_D = vector(1)

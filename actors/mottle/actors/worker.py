@@ -9,6 +9,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -246,19 +247,30 @@ class Session:
 
     def _push(self, work_id: int, samples: int) -> None:
         """Send every shard its range, encoded; wait until each has copied it."""
+        if self._job.channel is None and self._faulty is None:
+            self._send(p.update_name(work_id), self._slot, samples, self._encode_parts)
+            return
         flat_D = self._engine.update()
         if self._job.channel is not None:
             ray.get(self._job.channel.deposit.remote(self._slot, self._base, transport.publish(flat_D / self._weight)))
         honest = Sent(p.update_name(work_id), self._slot, samples, flat_D)
         for sent in [honest] if self._faulty is None else self._lie(honest, work_id, samples):
-            self._shards.push(
-                sent.name,
-                lambda shard, owned, vector=sent.vector: self._encode(shard, owned, vector),  # type: ignore[misc]
-                sender=sent.sender,
-                samples=sent.samples,
-                weight=self._weight if self._job.brain.weighted_loss else None,
-                compute_ns=self._compute_ns,
-            )
+            self._send(sent.name, sent.sender, sent.samples, partial(self._encode, vector=sent.vector))
+
+    def _send(self, name: str, sender: int, samples: Any, encode: Callable[[int, Range], Any]) -> None:
+        weight = self._weight if self._job.brain.weighted_loss else None
+        self._shards.push(name, encode, sender=sender, samples=samples, weight=weight, compute_ns=self._compute_ns)
+
+    def _encode_parts(self, shard: int, owned: Range) -> Any:
+        """A shard's range of the honest update; large ones from where they lie, if the codec loses nothing: then it may be divided."""
+        parts = self._engine.parts(owned.start, owned.stop)
+        if len(parts) > 1 and (self._codec.contraction < 1 or (owned.stop - owned.start) * parts[0].itemsize <= transport.INLINE_BYTES):
+            parts = [torch.cat(parts)]
+        payloads = []
+        for part in parts:
+            payload, self._memory[shard] = self._codec.encode(part.cpu(), self._memory[shard])
+            payloads.append(payload)
+        return payloads[0] if len(payloads) == 1 else tuple(payloads)
 
     def _lie(self, honest: Sent, work_id: int, samples: int) -> list[Sent]:
         assert self._faulty is not None

@@ -8,7 +8,7 @@ The life of one work order:
     engine.load(piece, start) ...       a version arrives, range by range
     engine.zero()                       nothing accumulated; buffers as in that version
     engine.accumulate(fetch, a, b, ...) once per lease
-    engine.update()                     what is pushed; nothing is added to it afterwards
+    engine.update() or engine.parts()   what is pushed; nothing is added to it afterwards
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -90,6 +90,9 @@ class Engine(Protocol):
 
     def update(self) -> Tensor:
         """The flat update: a view, valid until `zero`."""
+
+    def parts(self, start: int, stop: int) -> list[Tensor]:
+        """Coordinates [start, stop) of the update as the vectors that they lie in, one after the other; views, valid until `zero`."""
 
     def evaluate(self, batches: Iterable[tuple[Batch, int]], metrics: Mapping[str, Metric]) -> dict[str, float]:
         """Means of the loss (`"loss"`) and the metrics over (batch, number of samples), at the version last loaded."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mottle import compression, optim
+from mottle.compression import PayloadError
 from mottle.core import protocol as p
 from mottle.core.errors import ProtocolError
 from mottle.core.layout import Layout, Range
@@ -103,8 +104,7 @@ class ShardMemory:
         if held is None:
             held = self._vectors[name] = _Held(self._buffer(), weight)
         try:
-            codec = self._plain if name.startswith("reference/") else self._codec
-            codec.decode(payload, held.values[begin:end])
+            self._decode(self._plain if name.startswith("reference/") else self._codec, payload, held.values[begin:end])
         except (ValueError, TypeError) as error:
             return RangeStored(name, start, stop, False, 0, fault=str(error))
         values = held.values[begin : min(end, self._num_params)]
@@ -114,6 +114,23 @@ class ShardMemory:
             return RangeStored(name, start, stop, False, 0)
         others = [(each, self._vectors[each].values[begin : begin + len(values)]) for each in references]
         return RangeStored(name, start, stop, True, norm2, tuple((each, exact_dot(values, other_D)) for each, other_D in others))
+
+    @staticmethod
+    def _decode(codec: Any, payload: Any, out: Tensor) -> None:
+        """A payload, or a tuple of payloads of consecutive coordinates, into `out`.
+
+        Raises:
+            PayloadError: it is not what the codec sends for that many coordinates.
+        """
+        if not isinstance(payload, tuple):
+            codec.decode(payload, out)
+            return
+        claimed = [getattr(piece, "num_coordinates", None) for piece in payload]
+        lengths = [length for length in claimed if type(length) is int and length > 0]
+        if len(lengths) < len(claimed) or sum(lengths) != len(out):
+            raise PayloadError(f"pieces of {claimed!s:.100} coordinates do not make up {len(out)}")
+        for piece, part in zip(payload, torch.split(out, lengths), strict=True):
+            codec.decode(piece, part)
 
     def _buffer(self) -> Tensor:
         return self._pool.pop() if self._pool else torch.empty_like(self.values)
