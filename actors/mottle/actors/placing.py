@@ -30,6 +30,9 @@ def environment() -> dict[str, Any]:
             # and the fresh pages cost more than the gradients themselves.
             "MALLOC_MMAP_THRESHOLD_": str(1 << 32),
             "MALLOC_TRIM_THRESHOLD_": str(1 << 32),
+            # Threads other than the first allocate from heaps of 64 MiB, which go back whole however high that threshold is, unless the
+            # padding wanted at their top is as large. It costs addresses, not memory.
+            "MALLOC_TOP_PAD_": str(64 << 20),
         }
     }
 
