@@ -66,13 +66,13 @@ def test_an_update_is_one_of_n_parts_of_a_step_and_counts_when_its_version_is_pu
     assert machine.hear(machine.view.publish(2)) == [s.Assign(0, 4), s.Assign(1, 4)]
 
 
-@pytest.mark.parametrize("how", ["gone", "without samples", "overdue"])
+@pytest.mark.parametrize("how", ["gone", "without samples"])
 def test_whoever_takes_no_part_holds_nobody_back(ssp, how: str) -> None:
     machine = ssp(0, 1, slack=0)
     machine.hear(s.WorkerIdle(1), s.WorkerIdle(0), s.OrderIssued(5, 0, 4), s.OrderEnded(5, 0, "no update"))
     assert machine.hear(s.WorkerIdle(0)) == []
-    event = {"gone": s.WorkerGone(1), "without samples": s.NoWork(1), "overdue": s.AlarmRang("any")}[how]
-    machine.view.crew = (0,) if how != "without samples" else (0, 1)
+    event = {"gone": s.WorkerGone(1), "without samples": s.NoWork(1)}[how]
+    machine.view.crew = (0,) if how == "gone" else (0, 1)
     assert machine.hear(event) == [s.Assign(0, 4)]
 
 

@@ -72,26 +72,34 @@ class _Round:
 
     cut: bool = False
     """Its orders are to push what they have."""
-    asked: Counter[int] = field(default_factory=Counter)
-    """Worker -> orders asked for of which nothing is known yet."""
-    orders: dict[int, int] = field(default_factory=dict)
-    """Work id -> worker, of those that are out."""
+    num_asked: int = 0
+    """Orders asked for of which nothing is known yet."""
+    orders: set[int] = field(default_factory=set)
+    """Work ids that are out."""
+    open: Counter[int] = field(default_factory=Counter)
+    """Worker -> its orders that are asked for or out."""
     arrived: list[s.Update] = field(default_factory=list)
+    samples: Counter[int] = field(default_factory=Counter)
+    """Worker -> samples that arrived of it."""
 
     @property
     def pending(self) -> bool:
         """Something may still come of it."""
-        return bool(self.orders) or self.asked.total() > 0
+        return bool(self.orders) or self.num_asked > 0
 
     @property
     def empty(self) -> bool:
         return not self.pending and not self.arrived
 
-    def has(self, worker: int) -> bool:
-        return self.asked[worker] > 0 or worker in self.orders.values()
+    def arrive(self, update: s.Update) -> None:
+        self.end(update.work_id, update.worker)
+        self.arrived.append(update)
+        self.samples[update.worker] += update.samples
 
-    def samples(self, worker: int) -> int:
-        return sum(update.samples for update in self.arrived if update.worker == worker)
+    def end(self, work_id: int, worker: int) -> None:
+        if work_id in self.orders:
+            self.orders.remove(work_id)
+            self.open[worker] -= 1
 
 
 class ABSSGD:
@@ -117,17 +125,17 @@ class ABSSGD:
             case s.OrderIssued(work_id, worker, _):
                 decisions = self._issued(work_id, worker)
             case s.NoWork(worker):
-                self._answered(worker)
+                self._answered(worker).open[worker] -= 1
             case s.UpdateArrived(update):
-                self._arrived(update)
-            case s.OrderEnded(work_id):
-                self._round_of(work_id).orders.pop(work_id, None)
+                self._round_of(update.work_id).arrive(update)
+            case s.OrderEnded(work_id, worker, _):
+                self._round_of(work_id).end(work_id, worker)
             case s.VersionPublished() if self._stepping:
                 decisions = self._turn(view)
             case s.VersionPublished() | s.WorkerIdle() if self._closed is None and view.crew:
                 decisions = self._begin(view)
-            case s.WorkerIdle(worker) if worker in view.crew and not self._growing.has(worker):
-                decisions = [self._grow(worker, view)]
+            case s.WorkerIdle(worker) if not self._growing.open[worker] and worker in view.crew:
+                decisions = [self._grow(worker, self._fair(view))]
         return decisions + self._go_on(view)
 
     # --- rounds -----------------------------------------------------------------------------------------------------------------------
@@ -136,8 +144,9 @@ class ABSSGD:
         """Round 0, and round 1 behind it."""
         self._closed = _Round()
         decisions: list[s.Decision] = []
+        fair = self._fair(view)
         for worker in view.crew:
-            decisions += [self._ask(s.Assign(worker, self.config.batch_size), self._closed), self._grow(worker, view)]
+            decisions += [self._ask(s.Assign(worker, self.config.batch_size), self._closed), self._grow(worker, fair)]
         return decisions
 
     def _go_on(self, view: s.View) -> list[s.Decision]:
@@ -161,7 +170,8 @@ class ABSSGD:
         self._closed, self._growing, self._stepping = closed, _Round(), False
         closed.cut = True
         cuts: list[s.Decision] = [s.CutOrder(work_id) for work_id in sorted(closed.orders)]
-        return cuts + [self._grow(worker, view, max(before.samples(worker), closed.samples(worker))) for worker in view.crew]
+        fair = self._fair(view)
+        return cuts + [self._grow(worker, fair, max(before.samples[worker], closed.samples[worker])) for worker in view.crew]
 
     def _step(self, updates: list[s.Update]) -> s.Apply:
         updates.sort(key=lambda update: (update.worker, update.work_id))
@@ -171,33 +181,32 @@ class ABSSGD:
 
     # --- orders -----------------------------------------------------------------------------------------------------------------------
 
-    def _grow(self, worker: int, view: s.View, last: int = 0) -> s.Assign:
+    def _fair(self, view: s.View) -> int:
+        """A worker's part of what is left of the epoch: nobody starves at its end."""
+        return max(view.free_samples // len(view.crew), self.config.least)
+
+    def _grow(self, worker: int, fair: int, last: int = 0) -> s.Assign:
         """An order of the growing round, with room for twice what the worker did in its `last` one."""
-        wanted = _HEADROOM * max(last, self._growing.samples(worker), self.config.batch_size)
-        fair = max(view.free_samples // len(view.crew), self.config.least)
+        wanted = _HEADROOM * max(last, self._growing.samples[worker], self.config.batch_size)
         samples = max(self.config.least, min(wanted, fair, self.config.most or wanted))
         return self._ask(s.Assign(worker, samples, least=self.config.least), self._growing)
 
     def _ask(self, decision: s.Assign, into: _Round) -> s.Assign:
-        into.asked[decision.worker] += 1
+        into.num_asked += 1
+        into.open[decision.worker] += 1
         self._asks[decision.worker].append(into)
         return decision
 
     def _answered(self, worker: int) -> _Round:
         """The round that the worker's oldest open assignment was for; it is no longer open."""
         into = self._asks[worker].popleft()
-        into.asked[worker] -= 1
+        into.num_asked -= 1
         return into
 
     def _issued(self, work_id: int, worker: int) -> list[s.Decision]:
         into = self._answered(worker)
-        into.orders[work_id] = worker
+        into.orders.add(work_id)
         return [s.CutOrder(work_id)] if into.cut else []
-
-    def _arrived(self, update: s.Update) -> None:
-        into = self._round_of(update.work_id)
-        del into.orders[update.work_id]
-        into.arrived.append(update)
 
     def _round_of(self, work_id: int) -> _Round:
         return self._closed if self._closed is not None and work_id in self._closed.orders else self._growing
@@ -213,5 +222,6 @@ class ABSSGD:
     def check(self) -> None:
         assert self._closed is not None or self._growing.empty, "a round grows with none before it"
         assert not self._stepping or (self._closed is not None and not self._closed.pending)
-        out = Counter(worker for each in (self._closed, self._growing) if each is not None for worker in each.orders.values())
-        assert max(out.values(), default=0) <= self.max_in_flight
+        for each in (self._closed, self._growing):
+            assert each is None or each.open.total() == each.num_asked + len(each.orders), "orders and workers do not add up"
+        assert max(self._growing.open.values(), default=0) <= 1, "a worker grows two batches at once"

@@ -19,6 +19,7 @@ least clock; an iteration counts as finished also when nothing came of it, or el
 Neutral references: plain SGD with one worker; synchronous SGD with slack 0 and buffering.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -60,6 +61,8 @@ class SSP:
         """Worker -> iterations finished, of those that take part."""
         self._away: dict[int, int] = {}
         """The clocks of those that take no part for now."""
+        self._at: Counter[int] = Counter()
+        """Clock -> how many take part with it."""
         self._least = 0
         """Least clock so far of those that take part; it never falls."""
         self._out: set[int] = set()
@@ -77,7 +80,7 @@ class SSP:
             case s.WorkerIdle(worker):
                 self._idle.add(worker)
                 if worker not in self._clocks:
-                    self._clocks[worker] = max(self._away.pop(worker, 0), self._least)
+                    self._set(worker, max(self._away.pop(worker, 0), self._least))
             case s.OrderIssued(_, worker, _):
                 self._out.add(worker)
             case s.UpdateArrived(update):
@@ -85,7 +88,9 @@ class SSP:
                 decisions = self._arrived(update, view)
             case s.OrderEnded(_, worker, _) if worker in self._out:
                 self._out.discard(worker)
-                self._clocks[worker] += 1
+                self._tick(worker)
+                if worker not in view.crew:
+                    self._leave(worker)  # overdue: nobody knows when it is back
             case s.VersionPublished(version):
                 self._published(version.number)
             case s.NoWork(worker):
@@ -101,7 +106,7 @@ class SSP:
         worker = update.worker
         if self.config.buffered:
             self._buffer.append((self._clocks[worker], update))
-            self._clocks[worker] += 1
+            self._tick(worker)
             return []
         self._unpublished[worker] = view.head.number + 1
         share = min(update.samples / self.config.batch_size, 1.0)
@@ -110,21 +115,34 @@ class SSP:
     def _published(self, number: int) -> None:
         for worker in [worker for worker, needed in self._unpublished.items() if needed <= number]:
             del self._unpublished[worker]
-            if worker in self._clocks:
-                self._clocks[worker] += 1
+            self._tick(worker)
 
     def _leave(self, worker: int) -> None:
         self._idle.discard(worker)
         if worker in self._clocks:
-            self._away[worker] = self._clocks.pop(worker)
+            self._away[worker] = self._clocks[worker]
+            self._set(worker, None)
+
+    def _tick(self, worker: int) -> None:
+        """It has finished an iteration."""
+        if worker in self._clocks:
+            self._set(worker, self._clocks[worker] + 1)
+
+    def _set(self, worker: int, clock: int | None) -> None:
+        """Move a clock, or take it out, and the least one after it."""
+        if worker in self._clocks:
+            self._at[self._clocks.pop(worker)] -= 1
+        if clock is not None:
+            self._clocks[worker] = clock
+            self._at[clock] += 1
+        while self._clocks and not self._at[self._least]:
+            del self._at[self._least]
+            self._least += 1
 
     # --- what follows -----------------------------------------------------------------------------------------------------------------
 
     def _go_on(self, view: s.View) -> list[s.Decision]:
         """Make the step that is complete, and let begin who may, ascending slot."""
-        for worker in set(self._clocks) - set(view.crew) - self._out - set(self._unpublished):
-            self._leave(worker)  # overdue: nobody knows when it is back
-        self._least = min(self._clocks.values(), default=self._least)
         if step := self._complete():
             return [s.Apply(mean_over_samples(step))]
         if self.config.buffered and view.head != view.version:
@@ -153,4 +171,5 @@ class SSP:
     def check(self) -> None:
         clocks = self._clocks.values()
         assert not clocks or max(clocks) - min(clocks) <= self.config.slack + 1, f"the clocks are too far apart: {self._clocks}"
+        assert not clocks or min(clocks) == self._least
         assert self._idle <= set(self._clocks)
