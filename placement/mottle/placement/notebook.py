@@ -110,7 +110,7 @@ def _table(rows: list[list[str]]) -> str:
         return "".join(f'<{tag} style="{style.format("right" if x else "left")}">{escape(cell)}</{tag}>' for x, cell in enumerate(cells))
 
     body = "".join(f"<tr>{line(row, 'td')}</tr>" for row in rows[1:])
-    return f'<table style="border-collapse:collapse;margin-top:8px"><tr>{line(rows[0], "th")}</tr>{body}</table>'
+    return f'<table style="font:inherit;border-collapse:collapse;margin-top:8px"><tr>{line(rows[0], "th")}</tr>{body}</table>'
 
 
 def _ms(plan: Plan, ticks: int) -> str:
