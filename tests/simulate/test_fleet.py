@@ -134,6 +134,14 @@ ONE = "workers:\n  - {sample_s: 0.01}\n"
             ["fleet.yaml:4: faults.0.factor: is needed for a fault of kind slow"],
         ),
         (ONE + "faults:\n  - {kind: crash, at_s: 1, worker: worker-0, factor: 2}\n", ["faults.0.factor: is not for a fault of kind crash"]),
+        (
+            "workers:\n  - {sample_s: 1, attack: sign_flop}\n",
+            ["fleet.yaml:2: workers.0.attack: unknown attack 'sign_flop'; did you mean 'sign_flip'"],
+        ),
+        (
+            "workers:\n  - {sample_s: 1, attack: {ipm: {epsilon: 0.5}}}\n",
+            ["fleet.yaml:2: workers.0.attack: ipm needs more than a worker's own"],
+        ),
         (ONE + "messages: {delay_s: [3, 1]}\n", ["fleet.yaml:3: messages.delay_s: wanted [least, most]"]),
         (ONE + "exchange: gossip\n", ["fleet.yaml:3: exchange: wanted servers or ring, got 'gossip'"]),
         (ONE + "workload: {batch_size: 0, model_bytes: 4}\n", ["fleet.yaml:3: workload.batch_size: wanted an integer at least 1"]),

@@ -135,3 +135,14 @@ def test_a_target_ends_the_run() -> None:
     assert run.finished is not None
     assert run.finished.reason == "target test_accuracy >= 0.6"
     assert max(point.metrics["test_accuracy"] for point in run.tally.points) >= 0.6
+
+
+def test_liars_of_a_fleet_are_found_out() -> None:
+    liar = Workers(name="liar", count=2, sample_s=0.001, attack={"sign_flip": {"scale": 10}})
+    honest = Workers(name="honest", count=3, sample_s=0.001)
+    run = train({"zeno++": {"refresh_every": 4}}, Fleet(workers=(honest, liar)))
+    verdicts = {judged.slot: judged.verdict for judged in run.tally.judged}
+    assert {verdicts[3], verdicts[4]} == {"rejected"}
+    assert run.tally.points[-1].metrics["test_loss"] < 0.9 * run.tally.points[0].metrics["test_loss"]
+    alone = train("async", Fleet(workers=(honest, liar)))
+    assert alone.tally.points[-1].metrics["test_loss"] > run.tally.points[-1].metrics["test_loss"]

@@ -75,7 +75,7 @@ def simulate(
             raise BadInputError("a target needs numbers that are learnt; give the job that learns them with --job")
         task, goal = timing_task(machines, seconds=seconds or DEFAULT_SECONDS), None
     else:
-        task, metrics, own, notes = _job_task(job)
+        task, metrics, own, notes = _job_task(job, machines)
         goal = None if target is None else _goal(target, metrics)
         task = limited(task, seconds=seconds, target=goal)
     specs, left_out = chosen(names, _options(settings or [], own), task)
@@ -104,7 +104,7 @@ def simulate(
 # --- what is trained ------------------------------------------------------------------------------------------------------------------
 
 
-def _job_task(file: Path) -> "tuple[Task, tuple[str, ...], dict[str, dict[str, Any]], list[str]]":
+def _job_task(file: Path, machines: "Fleet") -> "tuple[Task, tuple[str, ...], dict[str, dict[str, Any]], list[str]]":
     """The job as a task, the metrics that it measures, its own strategy's options, and what of it is not simulated."""
     import torch
 
@@ -135,15 +135,23 @@ def _job_task(file: Path) -> "tuple[Task, tuple[str, ...], dict[str, dict[str, A
     )
     task = Task(
         config=replace(job.brain, checkpoint_every=None),
-        numbers=lambda brain: Learning(problem, brain.shards.live, optimizer=job.optimizer, codec=job.codec, schedule=job.schedule),
+        numbers=lambda brain: Learning(
+            problem,
+            brain.shards.live,
+            optimizer=job.optimizer,
+            codec=job.codec,
+            schedule=job.schedule,
+            seed=job.seed,
+            num_workers=machines.num_workers,
+        ),
         micro_batch=job.micro_batch_size,
         defaults=job.strategy_defaults,
         untested=_untested(job),
     )
     metrics = tuple(f"test_{name}" for name in ("loss", *job.metrics)) if job.test is not None else ()
-    hostile = any(group.attack is not None for group in job.groups)
+    hostile = any(group.attack is not None for group in job.groups) and all(group.attack is None for group in machines.workers)
     name, options = parse(job.strategy, "strategy")
-    notes = ["the job's attacks are not simulated: the fleet file says who works"] if hostile else []
+    notes = ["the job's liars are not in this fleet: give a group of the fleet file their attack"] if hostile else []
     return task, metrics, {name: dict(options)}, notes
 
 

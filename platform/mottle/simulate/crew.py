@@ -206,7 +206,7 @@ class Crew:
     def _push(self, slot: int, worker: SimWorker, work_id: int, samples: int) -> None:
         assert worker.version is not None
         began_ns = self._clock.now_ns
-        shipment = self._numbers.update(slot, worker.base, worker.version, worker.done)
+        shipment = self._numbers.update(slot, worker.group, worker.base, worker.version, worker.done)
 
         def confirmed() -> None:
             self._tally.span(slot, "push", began_ns, self._clock.now_ns, work_id)

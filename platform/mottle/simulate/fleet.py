@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
+from mottle.core.naming import Spec
 from mottle.simulate.checked import check, number
 from mottle.simulate.faults import Fault
+from mottle.simulate.hostile import check_attack
 from mottle.simulate.speed import MOST_S, ComputeTime, check_compute_time
 
 MOST_WORKERS = 1_000_000
@@ -36,9 +38,13 @@ class Workers:
     """One way."""
     price_per_hour: float = number(default=0.0, least=0, most=1e6)
     """Of each worker, from joining to leaving."""
+    attack: Spec | None = None
+    """What these workers do to their updates, where something is learnt: `{sign_flip: {scale: 10}}`."""
 
     def __post_init__(self) -> None:
         wrong = [("sample_s", message)] if (message := check_compute_time(self.sample_s)) else []
+        if self.attack is not None and (message := check_attack(self.attack)):
+            wrong.append(("attack", message))
         if not isinstance(self.name, str) or not self.name:
             wrong.append(("name", f"wanted a text, got {self.name!r}"))
         check(self, wrong)

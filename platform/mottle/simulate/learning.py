@@ -15,6 +15,8 @@ from mottle.core import protocol as p
 from mottle.core.layout import Layout
 from mottle.core.shard import Ran, RangeStored, StoreRange
 from mottle.optim.schedule import Schedule
+from mottle.simulate.fleet import Workers
+from mottle.simulate.hostile import Liars
 from mottle.simulate.numbers import Done, Shipment
 from mottle.vectors import ShardMemory, ShardSpec
 
@@ -50,7 +52,8 @@ class Learning:
         replicas: of all shards.
         optimizer, codec, schedule: as a job names them.
         values: to begin with, at `version`; the problem's own start if left out.
-        corrupt: what hostile workers do.
+        corrupt: what workers do to their updates beside the attack of their group.
+        seed, num_workers: of the attacks' dice; of the fleet.
     Raises:
         ConfigError: an unknown optimizer or codec, or options that cannot be.
     """
@@ -66,6 +69,8 @@ class Learning:
         values: Tensor | None = None,
         version: int = 0,
         corrupt: Corrupt | None = None,
+        seed: int = 0,
+        num_workers: int = 1,
     ) -> None:
         self.problem = problem
         replicas = sorted(replicas)
@@ -73,6 +78,7 @@ class Learning:
         self._codec = compression.build(codec)
         self._plain = compression.build("identity")
         self._corrupt = corrupt
+        self._liars = Liars(seed, num_workers)
         self._error_memory: dict[tuple[int, int], Any] = {}
         """What a codec keeps back, by worker and shard."""
         start_D = problem.start if values is None else values
@@ -107,8 +113,11 @@ class Learning:
 
     # --- workers and validator --------------------------------------------------------------------------------------------------------
 
-    def update(self, slot: int, base: Sequence[Any], version: p.Version, done: Sequence[Done]) -> Shipment:
+    def update(self, slot: int, group: Workers, base: Sequence[Any], version: p.Version, done: Sequence[Done]) -> Shipment:
         vector_D, weight = self.problem.gradient(torch.cat(tuple(base)), done)
+        if group.attack is not None:
+            divisor = float(sum(piece.stop - piece.start for piece in done)) if weight is None else weight
+            vector_D = self._liars.corrupt(slot, group.attack, version.number, vector_D, divisor) if divisor else vector_D
         if self._corrupt is not None:
             vector_D = self._corrupt(slot, version, vector_D)
         payloads, sizes = [], []

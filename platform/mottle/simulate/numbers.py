@@ -13,6 +13,7 @@ from mottle.core import exactsum
 from mottle.core import protocol as p
 from mottle.core.layout import BLOCK, Range
 from mottle.core.shard import Ran, RangeStored, StoreRange
+from mottle.simulate.fleet import Workers
 
 
 class Done(NamedTuple):
@@ -52,8 +53,8 @@ class Numbers(Protocol):
 
     def free(self, replica: p.ReplicaId, numbers: tuple[int, ...]) -> None: ...
 
-    def update(self, slot: int, base: Sequence[Any], version: p.Version, done: Sequence[Done]) -> Shipment:
-        """The update of a worker that has computed these positions at `base`."""
+    def update(self, slot: int, group: Workers, base: Sequence[Any], version: p.Version, done: Sequence[Done]) -> Shipment:
+        """The update of a worker of that group that has computed these positions at `base`."""
 
     def reference(self, order: p.Refresh, base: Sequence[Any]) -> Shipment:
         """A reference gradient."""
@@ -111,7 +112,7 @@ class Synthetic:
     def free(self, replica: p.ReplicaId, numbers: tuple[int, ...]) -> None:
         pass
 
-    def update(self, slot: int, base: Sequence[Any], version: p.Version, done: Sequence[Done]) -> Shipment:
+    def update(self, slot: int, group: Workers, base: Sequence[Any], version: p.Version, done: Sequence[Done]) -> Shipment:
         return self._shipment
 
     def reference(self, order: p.Refresh, base: Sequence[Any]) -> Shipment:
