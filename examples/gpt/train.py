@@ -1,6 +1,6 @@
 """Train a small GPT on the Python standard library's own source text, then let it write some.
 
-    python examples/gpt/train.py [--strategy async] [--samples 20000] [--minutes 5] [--workers 2] [--out runs/gpt]
+    python examples/gpt/train.py [--strategy async] [--samples 16000] [--minutes 5] [--workers 2] [--out runs/gpt]
 
 Both strategies train the same model with AdamW, at rates of their own. `sync`: every step takes one batch, shared among the workers, and
 waits for all of them. `async`: every worker's batch is a step of its own, and nobody waits.
@@ -28,7 +28,7 @@ EVALUATIONS = 10
 
 # Two asynchronous workers step on gradients that are one step old. At the synchronous rate that alone, in plain PyTorch too, keeps the
 # model for a quarter of the run at what the frequencies of the bytes tell.
-LEARNING_RATE = {"sync": 3e-3, "async": 1e-3}
+LEARNING_RATE = {"sync": 3e-3, "async": 2e-3}
 ADAMW = {
     "betas": (0.9, 0.95),
     "weight_decay": 0.1,
@@ -44,7 +44,7 @@ def trainer(
     samples: int,
     minutes: float | None = None,
     workers: int = 2,
-    batch_size: int = 16,
+    batch_size: int = 8,
     model: Callable[[], nn.Module] = gpt.GPT,
 ) -> Trainer:
     """The job. Its samples are windows of text.
@@ -93,7 +93,7 @@ def write(parameters: dict[str, Tensor], num_bytes: int = SAMPLE_BYTES, model: C
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--strategy", choices=["sync", "async"], default="async")
-    parser.add_argument("--samples", type=int, default=20_000, help="windows of text to train on; the learning rate falls over them")
+    parser.add_argument("--samples", type=int, default=16_000, help="windows of text to train on; the learning rate falls over them")
     parser.add_argument("--minutes", type=float, help="end after that long, even if samples are left")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("runs/gpt"))
