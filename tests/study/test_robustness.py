@@ -2,11 +2,14 @@
 
 import csv
 import shlex
+import signal
+import subprocess
+import sys
 
 import pytest
 
 from mottle.core.errors import ConfigError
-from mottle.study.robustness import complete_rule, grid, run_cells, run_robustness, specs_from_text
+from mottle.study.robustness import _deaf_to_interrupts, complete_rule, grid, run_cells, run_robustness, specs_from_text
 from mottle.study.robustness_cell import Cell, run_cell
 from mottle.study.robustness_report import label, matrix_of, repeat_command
 
@@ -175,6 +178,14 @@ def test_the_matrix_is_the_mean_over_the_seeds(study):
 def test_processes_change_nothing(study):
     cells = [outcome.cell for outcome in study[0].outcomes]
     assert tuple(run_cells(cells, processes=1)) == study[0].outcomes
+
+
+def test_an_interrupt_is_the_parents_to_answer():
+    before = signal.getsignal(signal.SIGINT)
+    with _deaf_to_interrupts():
+        child = [sys.executable, "-c", "import signal; print(signal.getsignal(signal.SIGINT) == signal.SIG_IGN)"]
+        assert subprocess.run(child, capture_output=True, text=True, check=True).stdout == "True\n"
+    assert signal.getsignal(signal.SIGINT) == before
 
 
 def test_the_command_of_a_line_repeats_its_cell(study):

@@ -9,6 +9,7 @@ import json
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -188,14 +189,24 @@ def run_cells(
         return
     # Spawned, not forked: a forked child would inherit locks of torch's threads.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context, initializer=_begin_process) as pool:
-        yield from _counted(pool.map(run_cell, cells), len(cells), on_done)
+    with ProcessPoolExecutor(processes, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        with _deaf_to_interrupts():
+            outcomes = pool.map(run_cell, cells)
+        yield from _counted(outcomes, len(cells), on_done)
 
 
-def _begin_process() -> None:
-    """One torch thread; and Ctrl-C, which a terminal sends to every process, is the parent's to answer."""
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Processes that start in here ignore Ctrl-C for good, from before their first import: a terminal sends it to all of them, and it is
+    the parent's to answer. The parent hears again afterwards."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may change what a signal does, and only it is interrupted
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _counted(outcomes: Any, total: int, on_done: Callable[[int, int], None] | None) -> Iterator[Outcome]:
