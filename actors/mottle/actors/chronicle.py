@@ -116,6 +116,12 @@ class Chronicle:
         self._inbox.put((self._seq, now_ns, event, commands))
         self._seq += 1
 
+    def broke(self, text: str, now_ns: int) -> None:
+        """A bug of ours ends the run: whoever watches is told why."""
+        self.failure = text
+        self._notices.append(RunEvent(t_s=now_ns / 1e9, kind="warning", text=text))
+        self._num_notices += 1
+
     # --- storage ----------------------------------------------------------------------------------------------------------------------
 
     def _write(self) -> None:

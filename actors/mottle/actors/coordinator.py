@@ -168,7 +168,9 @@ class Coordinator:
                     batches += self._take(event)
                 except Exception as error:  # a bug of ours: the run ends and says so, for nobody waits for an answer to an event
                     traceback.print_exc()
-                    self._brain.finished = self._chronicle.failure = f"internal error at {event}: {type(error).__name__}: {error}"
+                    text = f"internal error at {event}: {type(error).__name__}: {error}"
+                    self._brain.finished = text
+                    self._chronicle.broke(text, self._now_ns())
             if batches and self._fleet is not None:
                 for replica in self._brain.shards.live:
                     self._fleet.ways[replica].tell("batches", batches)
