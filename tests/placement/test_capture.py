@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mottle.core.errors import ConfigError
 from mottle.placement import Device, Link, place, simulate
-from mottle.placement.tracing import DEVICE_CLASSES, Capture, DeviceClass, Times, Unit, capture, declare, parse_bytes, parse_shapes
+from mottle.placement.tracing import DEVICE_CLASSES, Capture, DeviceClass, Times, Unit, capture, declare, measure, parse_bytes, parse_shapes
 from mottle.placement.tracing.costs import Work
 
 TWO = (Device("g", "t4", 1 << 30), Device("c", "cpu-8", 1 << 30))
@@ -243,3 +243,28 @@ def test_shapes_and_devices_are_written_as_text() -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             declare(text)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_distinct_ops_are_measured_once_each_and_equal_ones_share_the_time(family: str) -> None:
+    build, example = FAMILIES[family]
+    captured = capture(build(), example())
+    readings = iter(range(0, 10**9, 700))
+    times = measure(captured, repeats=3, warm_up=1, clock_ns=lambda: next(readings))
+    writers = {unit.id for unit in captured.units if unit.kind.endswith("_") or "add_" in " ".join(unit.nodes)}
+    assert {unit.id for unit in captured.units} - times.keys() <= writers
+    for unit in captured.units:
+        if unit.id in times and unit.cost.forward.traffic:
+            assert times[unit.id].forward % 700 == 0 < times[unit.id].forward
+            assert (times[unit.id].backward > 0) == unit.cost.has_backward
+    assert next(readings) // 700 <= 2 * 2 * 4 * len(captured.units) + 1  # two readings a run, four runs a pass, two passes
+
+
+def test_measured_times_are_those_of_this_machine() -> None:
+    model = nn.Sequential(nn.Linear(512, 512), nn.Linear(512, 8))
+    times = measure(capture(model, torch.randn(256, 512)))
+    assert times["0/linear"].forward > times["1/linear_1"].forward > 0  # 64 times the work
+    by_fx = measure(capture(Residual(), torch.randn(2, 3, 8, 8), source="fx"), repeats=1)
+    assert by_fx["conv2/conv2"].backward > 0
+    with pytest.raises(ConfigError, match="leave its times to the roofline"):
+        measure(capture(Branching(), torch.randn(2, 4)))

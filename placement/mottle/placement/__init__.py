@@ -25,7 +25,7 @@ from mottle.placement.stages import Chain, Pipeline, Stage, chain_of, partition_
 if TYPE_CHECKING:
     from mottle.placement.execution import PlacedModule
     from mottle.placement.model_plan import plan
-    from mottle.placement.tracing import DEVICE_CLASSES, Capture, DeviceClass, capture, declare
+    from mottle.placement.tracing import DEVICE_CLASSES, Capture, DeviceClass, capture, declare, measure
 
 __all__ = [
     "COARSENINGS",
@@ -70,6 +70,7 @@ __all__ = [
     "layered_problem",
     "load_plan",
     "load_problem",
+    "measure",
     "partition_chain",
     "place",
     "place_file",
@@ -87,7 +88,7 @@ __all__ = [
 _WITH_TORCH = {
     "plan": "mottle.placement.model_plan",
     "PlacedModule": "mottle.placement.execution",
-    **dict.fromkeys(("DEVICE_CLASSES", "Capture", "DeviceClass", "capture", "declare"), "mottle.placement.tracing"),
+    **dict.fromkeys(("DEVICE_CLASSES", "Capture", "DeviceClass", "capture", "declare", "measure"), "mottle.placement.tracing"),
 }
 
 

@@ -2,6 +2,7 @@
 
 from mottle.placement.tracing.capture import PCIE, TICK_NS, Capture, capture
 from mottle.placement.tracing.example import Example, parse_shapes
+from mottle.placement.tracing.measure import measure
 from mottle.placement.tracing.problems import GRAPHS, SLOTS, GraphKind, Optimizer, Times, TimeTable
 from mottle.placement.tracing.rates import DEVICE_CLASSES, DeviceClass, declare, parse_bytes
 from mottle.placement.tracing.trace import Source
@@ -26,6 +27,7 @@ __all__ = [
     "Unit",
     "capture",
     "declare",
+    "measure",
     "parse_bytes",
     "parse_shapes",
 ]

@@ -67,20 +67,10 @@ class Costs:
         if node.op in ("placeholder", "get_attr", "output") or (self.values.is_view(node) and not written(self.values.traced, node)):
             return Cost()
         args, kwargs = self.values.load((node.args, node.kwargs))
-        key = self._key(node, (args, kwargs))
+        key = signature(node, (args, kwargs))
         if key not in self._known:
             self._known[key] = self._run(node, args, kwargs)
         return self._known[key]
-
-    def _key(self, node: fx.Node, arguments: Any) -> Any:
-        leaves, spec = pytree.tree_flatten(arguments)
-        shapes = tuple(
-            (leaf.shape, leaf.stride(), leaf.dtype, leaf.requires_grad, isinstance(leaf, nn.Parameter))
-            if isinstance(leaf, Tensor)
-            else repr(leaf)
-            for leaf in leaves
-        )
-        return (node.op, str(node.target), str(spec), shapes)
 
     def _run(self, node: fx.Node, args: Any, kwargs: Any) -> Cost:
         traced = self.values.traced
@@ -92,6 +82,18 @@ class Costs:
             mode=traced.mode,
             differentiable=traced.training and not written(traced, node),
         )
+
+
+def signature(node: fx.Node, arguments: Any) -> Any:
+    """What equal ops have in common: the function, and the arguments with shapes in place of tensors."""
+    leaves, spec = pytree.tree_flatten(arguments)
+    shapes = tuple(
+        (leaf.shape, leaf.stride(), leaf.dtype, leaf.requires_grad, isinstance(leaf, nn.Parameter))
+        if isinstance(leaf, Tensor)
+        else repr(leaf)
+        for leaf in leaves
+    )
+    return (node.op, str(node.target), str(spec), shapes)
 
 
 def cost_of(
