@@ -188,6 +188,14 @@ def test_abs_sgd_on_a_slow_network_keeps_everybody_busy() -> None:
     assert run.tally.workers[0].compute_ns > 0.97 * run.clock.now_ns  # but for what it is lent no more at the end
 
 
+@pytest.mark.parametrize(("bandwidth", "period_s"), [(FAST, 0.147935), (SLOW, 0.630650)])
+def test_lb_bsp_comes_to_the_best_split(bandwidth: float, period_s: float) -> None:
+    run = simulate("lb_bsp", cluster(bandwidth, exchange="ring"), batch=128, seconds=100 * period_s)
+    (before_s, _), (after_s, counts) = rounds_of(run, 60)[-2:]
+    assert counts == [47, 47, 23, 11]
+    assert after_s - before_s == pytest.approx(period_s, abs=1e-6)
+
+
 @pytest.mark.parametrize(("bandwidth", "updates_per_s"), [(FAST, 12.2095), (SLOW, 4.118474)])
 def test_ssp_runs_at_the_pace_of_the_slowest(bandwidth: float, updates_per_s: float) -> None:
     run = simulate({"ssp": {"slack": 3}}, cluster(bandwidth), seconds=600)
