@@ -45,6 +45,15 @@ def test_everything_that_a_process_prints_is_in_the_runs_folder(tmp_path: Path, 
     assert not (tmp_path / "elsewhere").exists()
 
 
+def test_a_full_disk_costs_lines_and_raises_out_of_no_print(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "w3.log").symlink_to("/dev/full")
+    program = PROGRAM.replace("os.abort()", "print('word ' * 100_000)\nopen(folder + '/reached', 'w').close()\nos._exit(3)")
+    done = subprocess.run([sys.executable, "-P", "-c", program, str(tmp_path), str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 3, done.stderr
+    assert (tmp_path / "reached").exists()
+
+
 def test_a_folder_of_an_earlier_run_on_this_host_is_not_taken_for_this_ones(tmp_path: Path) -> None:
     stale = tmp_path / "stale" / "logs"
     stale.mkdir(parents=True)

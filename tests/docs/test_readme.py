@@ -28,8 +28,9 @@ def test_the_tour_of_the_readme_runs(tmp_path: Path) -> None:
     (tmp_path / "tour.py").write_text("\n".join(blocks("README.md", "python")))
     done = run([sys.executable, "tour.py"], tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
-    accuracy = float(done.stdout.split()[0])
-    assert accuracy > 0.8  # guessing gives 0.5
+    accuracies = [float(line.split()[0]) for line in done.stdout.splitlines() if line.startswith("0.")]
+    assert len(accuracies) == 2, done.stdout
+    assert min(accuracies) > 0.8  # guessing gives 0.5
 
 
 @pytest.mark.ray

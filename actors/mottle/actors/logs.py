@@ -6,12 +6,16 @@ crash leaves its last words. How it knows: the coordinator leaves a mark there t
 its output and sends what is new to the coordinator once a second, so a kill there may cost the last second's lines.
 """
 
+import io
 import os
 import socket
+import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from typing import TextIO
 
 import ray
 
@@ -105,6 +109,30 @@ def _take_over(file: int) -> None:
     os.dup2(file, 1)
     os.dup2(file, 2)
     os.close(file)
+    if not isinstance(sys.stdout, _Forgiving):
+        sys.stdout, sys.stderr = _Forgiving(sys.stdout), _Forgiving(sys.stderr)
+
+
+class _Forgiving(io.TextIOBase):
+    """A stream whose failures stop nobody: storage that is full costs lines, where Python's own streams would raise out of every print."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+    def writable(self) -> bool:
+        return True
 
 
 def _mark_in(logs: Folder) -> str:
