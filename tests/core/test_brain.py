@@ -79,7 +79,7 @@ def test_from_joining_to_the_end_of_the_run() -> None:
     step = p.Step(V1, "update/1", 0.25, 0, 0, ((0, ("work/0",)),), ("update/1",))
     assert ear.hear(receipt(1, 1)) == [p.Batch(0, 0, (step,))]
     assert ear.hear(p.Stepped(R0, V1)) == [p.Verdict(1, 1, "accepted", "applied", 4, 0), p.Published(V1, 4)]
-    step = p.Step(V2, "update/0", 0.25, 4, 1, (), ("update/0",))
+    step = p.Step(V2, "update/0", 0.25, 4, 1, (), ("update/0",), ("work/0",))
     assert ear.hear(receipt(0, 0)) == [p.Batch(0, 1, (step,))]
     assert ear.hear(p.Stepped(R0, V2)) == [
         p.Verdict(0, 0, "accepted", "applied", 4, 1),

@@ -47,7 +47,7 @@ class Ear:
     def __init__(self, *, num_shards: int = 1, replicas: int = 0, max_grad_norm: float | None = None, rules: Book | None = None) -> None:
         self.shards = ShardMap(num_shards, replicas, epoch=3)
         self.held: tuple = ()
-        self.pipe = Pipeline(self.shards, V0, max_grad_norm=max_grad_norm, rules=rules, context=lambda: (60, self.held))
+        self.pipe = Pipeline(self.shards, V0, max_grad_norm=max_grad_norm, rules=rules, context=lambda: (60, self.held, ()))
 
     def told(self) -> tuple[ShardCommand, ...]:
         batch = self.shards.flush()

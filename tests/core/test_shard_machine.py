@@ -51,8 +51,8 @@ def batch(seq: int, *commands: p.ShardCommand, epoch: int = 0) -> sh.BatchArrive
     return sh.BatchArrived(p.Batch(epoch, seq, commands))
 
 
-def step(number: int, *, floor: int = 0, holds: tuple = (), drop: tuple[str, ...] = ()) -> p.Step:
-    return p.Step(p.Version(0, number), "update/1", 0.5, 10, floor, holds, drop)
+def step(number: int, *, floor: int = 0, holds: tuple = (), drop: tuple[str, ...] = (), released: tuple[str, ...] = ()) -> p.Step:
+    return p.Step(p.Version(0, number), "update/1", 0.5, 10, floor, holds, drop, released)
 
 
 def done(number: int) -> sh.SendUp:
@@ -273,9 +273,9 @@ def test_a_holder_that_read_before_the_step_holds_nothing_back(ear: Ear) -> None
     assert sh.FreeVersions((0,)) in ear.hear(batch(0, step(1, floor=1, holds=((0, ("work/5",)),))))
 
 
-def test_a_holder_that_is_no_longer_named_holds_nothing_back(ear: Ear) -> None:
+def test_a_holder_that_is_released_holds_nothing_back(ear: Ear) -> None:
     ear.hear(batch(0, step(1), step(2, floor=1, holds=((0, ("work/5",)),))))
-    assert sh.FreeVersions((0,)) in ear.hear(batch(1, step(3, floor=1)))
+    assert sh.FreeVersions((0,)) in ear.hear(batch(1, step(3, floor=1, released=("work/5",))))
 
 
 def test_reading_a_version_that_nobody_holds_does_not_free_one_above_the_floor(ear: Ear) -> None:

@@ -257,7 +257,7 @@ class Brain:
     def _on_remove_asked(self, event: p.RemoveAsked) -> None:
         member = self.members.present(event.worker)
         if member is not None:
-            member.state = "leaving"
+            self.members.mark(member, "leaving")
             self._leaving.add(event.worker)
 
     def _let_go(self) -> None:
@@ -300,19 +300,12 @@ class Brain:
         stale = {work_id: self.updates.staleness(work_id) for work_id, _ in decision.rows}
         self.pipeline.submit(Application(terms, rule=decision.rule, counts=counts, num_expected=decision.num_expected, staleness=stale))
 
-    def _step_context(self) -> tuple[int, tuple[tuple[int, tuple[str, ...]], ...]]:
-        """Samples so far, and who may still read which version older than the one about to be made."""
-        holders: dict[int, list[str]] = {}
-        for order in self.ledger.undecided:
-            if order.state == "issued":
-                holders.setdefault(order.compute.base.number, []).append(p.work_holder(order.compute.work_id))
-        for name, version in self._references.pending:
-            holders.setdefault(version.number, []).append(name)
-        for name, version in self._checkpoints.holds:
-            holders.setdefault(version.number, []).append(name)
+    def _step_context(self) -> tuple[int, tuple[tuple[int, tuple[str, ...]], ...], tuple[str, ...]]:
+        """Samples so far, and what has changed in who may still have to read which version."""
+        validator = {name: version.number for name, version in (*self._references.pending, *self._checkpoints.holds)}
         if self._evaluations.running is not None:
-            holders.setdefault(self._evaluations.running.number, []).append("evaluate")
-        return self.samples, tuple((number, tuple(sorted(names))) for number, names in sorted(holders.items()))
+            validator["evaluate"] = self._evaluations.running.number
+        return (self.samples, *self.ledger.holds.changes(validator))
 
     def _publish(self, application: Application) -> None:
         """A version exists: only now are its updates applied."""

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
 from mottle.core.errors import ProtocolError
+from mottle.core.holds import Holds
 from mottle.core.protocol import Compute, Receipt, ReplicaId
 
 VERDICTS = ("accepted", "unselected", "rejected", "discarded")
@@ -71,6 +72,7 @@ class Ledger:
     def __init__(self) -> None:
         self._acknowledged = 0
         self._verdicts = dict.fromkeys(VERDICTS, 0)
+        self.holds = Holds()
         self._orders: dict[int, Order] = {}
         self._ended: OrderedDict[int, Order] = OrderedDict()
 
@@ -78,6 +80,7 @@ class Ledger:
         if compute.work_id in self._orders:
             raise ProtocolError(f"order {compute.work_id} was issued before")
         self._orders[compute.work_id] = Order(compute, now_ns)
+        self.holds.order_issued(compute.work_id, compute.base)
 
     def add_receipt(self, work_id: int, receipt: Receipt) -> Order | None:
         """Note a receipt. The order it belongs to; None for an order never issued, decided already, or not this sender's."""
@@ -92,6 +95,8 @@ class Ledger:
         late = self._ended.pop(work_id, None)
         if late is not None:
             self._orders[work_id] = late
+        else:
+            self.holds.order_over(work_id)
         order = self._orders[work_id]
         if order.state == "stored":
             raise ProtocolError(f"update {work_id} was acknowledged twice")
@@ -114,6 +119,7 @@ class Ledger:
             raise ProtocolError(f"order {work_id} cannot end without an update: it is {'unknown' if order is None else order.state}")
         del self._orders[work_id]
         order.state = "ended"
+        self.holds.order_over(work_id)
         self._ended[work_id] = order
         while len(self._ended) > _REMEMBERED_ENDED:
             self._ended.popitem(last=False)

@@ -59,18 +59,26 @@ class Members:
 
     def __init__(self) -> None:
         self._all: dict[int, Member] = {}
+        self._crew: tuple[int, ...] | None = None
+        """What `crew` says, until somebody's state changes."""
 
     def join(self, slot: int, device: str, group: str, *, now_ns: int) -> Member:
         if slot in self._all:
             raise ValueError(f"slot {slot} joined before; a returning machine takes a new slot")
         self._all[slot] = Member(slot, device, group, now_ns)
+        self._crew = None
         return self._all[slot]
+
+    def mark(self, member: Member, state: str) -> None:
+        """Change a member's state."""
+        member.state, self._crew = state, None
 
     def leave(self, slot: int, reason: str, *, now_ns: int) -> Member | None:
         """The member that left, or None if it was not here."""
         member = self.present(slot)
         if member is not None:
-            member.state, member.left_ns, member.left_reason = "left", now_ns, reason
+            self.mark(member, "left")
+            member.left_ns, member.left_reason = now_ns, reason
         return member
 
     def present(self, slot: int) -> Member | None:
@@ -97,6 +105,7 @@ class Members:
     def restore(self, state: list[dict[str, Any]]) -> None:
         """Take up the books of a checkpoint: whoever was here then has left with the run that was."""
         self._all = {row["slot"]: Member(**{**row, "orders": []}) for row in state}
+        self._crew = None
         for member in self._all.values():
             if member.state != "left":
                 member.state, member.left_reason = "left", "the run was resumed"
@@ -109,7 +118,9 @@ class Members:
     @property
     def crew(self) -> tuple[int, ...]:
         """Slots that may get work, ascending."""
-        return tuple(sorted(slot for slot, member in self._all.items() if member.state == "active"))
+        if self._crew is None:
+            self._crew = tuple(sorted(slot for slot, member in self._all.items() if member.state == "active"))
+        return self._crew
 
     @property
     def all(self) -> tuple[Member, ...]:

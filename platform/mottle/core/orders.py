@@ -180,7 +180,8 @@ class Orders:
             # Told to push what it has, so that a worker that lives is heard of again; the update itself comes too late.
             self._effects.tell(p.Cut(worker, work_id))
             member = self._members.here(worker)
-            member.state = "overdue" if member.state == "active" else member.state
+            if member.state == "active":
+                self._members.mark(member, "overdue")
             self.end(order, drop=bool(order.receipts))
         if (next_ns := self._deadlines.next_ns) is not None:
             self._effects.tell(p.SetTimer(OVERDUE, next_ns))
@@ -189,5 +190,5 @@ class Orders:
         """The worker gave a sign of life."""
         member = self._members.present(worker)
         if member is not None and member.state == "overdue":
-            member.state = "active"
+            self._members.mark(member, "active")
             self._effects.tell(p.Notice("back", f"worker {worker} is back", worker))

@@ -100,7 +100,7 @@ class _Question:
     answers: dict[ReplicaId, tuple[int, ...]] = field(default_factory=dict)
 
 
-Context = Callable[[], tuple[int, tuple[tuple[int, tuple[str, ...]], ...]]]
+Context = Callable[[], tuple[int, tuple[tuple[int, tuple[str, ...]], ...], tuple[str, ...]]]
 
 
 class Pipeline:
@@ -111,7 +111,7 @@ class Pipeline:
         version: the version that the shards hold now.
         max_grad_norm: bound on the norm of the direction (over all shards), or None.
         rules: the decision side of the robust rules.
-        context: gives (samples applied so far, versions still held and by whom) when a step is told.
+        context: gives (samples applied so far, who has come to hold which version, who holds nothing any more) when a step is told.
         obtain: gets a rule's inputs from trusted data.
     """
 
@@ -287,9 +287,9 @@ class Pipeline:
     def _tell_step(self, application: Application, source: str, scale: float) -> None:
         self.head = self.head.next()
         application.version = self.head
-        samples, holds = self._context()
+        samples, holds, released = self._context()
         drop = application.names if source != DIRECTION else (*application.names, DIRECTION)
-        self._shards.tell(Step(self.head, source, scale, samples, self.published.number, holds, drop))
+        self._shards.tell(Step(self.head, source, scale, samples, self.published.number, holds, drop, released))
         self._told.append(application)
         self._stepped[self.head] = set()
         self._asking = None

@@ -161,7 +161,8 @@ class Step:
 
     `samples`: samples spent before this step, the argument of the learning-rate schedule.
     `floor`: the published version when this was told; orders given from now on name it or a newer one, so those are kept.
-    `holds`: versions that somebody may still have to read, with the holders (orders, the validator).
+    `holds`: holders (orders, the validator) that are new since the last step, by the version that they may still have to read.
+    `released`: holders told earlier that need nothing more.
     """
 
     version: Version
@@ -171,6 +172,7 @@ class Step:
     floor: int
     holds: tuple[tuple[int, tuple[str, ...]], ...] = ()
     drop: tuple[str, ...] = ()
+    released: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

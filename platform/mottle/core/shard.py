@@ -151,6 +151,8 @@ class Shard:
         self._vectors: dict[str, _Vector] = {}
         self._kept: set[int] = {version.number}
         self._holders: dict[int, set[str]] = {}
+        self._holding: dict[str, int] = {}
+        """The same by holder."""
         self._has_read: dict[int, set[str]] = {}
         self._floor = version.number
         self._waiting: list[ReadAsked] = []
@@ -269,12 +271,22 @@ class Shard:
         self.version = step.version
         self._floor = step.floor
         self._kept.add(step.version.number)
-        self._holders = {number: set(names) for number, names in step.holds}
+        self._note_holders(step)
         for name in step.drop:
             self._vectors.pop(name, None)
         waiting, self._waiting = self._waiting, []
         served = [order for read in waiting for order in self._on_read(read)]
         return [SendUp(p.Stepped(self.replica, step.version)), *served, *self._free()]
+
+    def _note_holders(self, step: p.Step) -> None:
+        for name in step.released:
+            number = self._holding.pop(name, None)
+            if number is not None:
+                self._holders[number].discard(name)
+        for number, names in step.holds:
+            if number in self._kept:
+                self._holders.setdefault(number, set()).update(names)
+                self._holding |= dict.fromkeys(names, number)
 
     # --- versions out -----------------------------------------------------------------------------------------------------------------
 
@@ -299,6 +311,8 @@ class Shard:
         for number in gone:
             self._kept.discard(number)
             self._has_read.pop(number, None)
+            for name in self._holders.pop(number, ()):
+                self._holding.pop(name, None)
         return [FreeVersions(gone)] if gone else []
 
     # --- invariants -------------------------------------------------------------------------------------------------------------------
