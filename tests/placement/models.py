@@ -33,7 +33,7 @@ class Tied(nn.Module):
         self.layer = nn.TransformerEncoderLayer(width, 4, 32, dropout=0.1, batch_first=True)
         self.project = nn.Linear(width, vocabulary, bias=False)
         self.project.weight = self.embed.weight
-        self.register_buffer("scale", torch.full((1,), 0.5))
+        self.register_buffer("scale", torch.full((1,), 0.5), persistent=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
         x = self.embed(tokens) * self.scale

@@ -210,3 +210,33 @@ def test_operands_between_leaf_modules_meet_where_the_first_one_is() -> None:
     assert {name for name, device in placed.device_of.items() if device == "b"} == {
         name for name, tensor in placed.state_dict().items() if tensor.is_meta
     }
+
+
+class Fan(nn.Module):
+    """One value with many readers, whose gradients have to be added in some order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.readers = nn.Linear(8, 8), nn.ModuleList(nn.Linear(8, 8) for _ in range(5))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        y = x
+        for reader in self.readers:
+            y = y + torch.tanh(reader(x))
+        return y
+
+
+def test_gradients_of_a_value_with_many_readers_differ_by_rounding_alone() -> None:
+    torch.manual_seed(0)
+    model, example = Fan(), torch.randn(6, 8)
+    alone = copy.deepcopy(model)
+    placed = PlacedModule(model, *planned(model, example), devices=HERE)
+    outputs = [net(example) for net in (alone, placed)]
+    assert torch.equal(*outputs)
+    for output in outputs:
+        output.square().sum().backward()
+    for one, other in zip(alone.parameters(), placed.parameters(), strict=True):
+        assert one.grad is not None
+        assert other.grad is not None
+        assert (one.grad - other.grad).norm() <= 1e-6 * one.grad.norm()

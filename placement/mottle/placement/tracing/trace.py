@@ -131,7 +131,8 @@ def _export(twin: nn.Module, call: Example, mode: FakeTensorMode, reasons: tuple
     with _hushed():
         program = torch.export.export(twin, call.args, call.kwargs, strict=False)
     graph, inputs = program.graph_module.graph, []
-    attributes: dict[str, Any] = dict(program.constants)
+    buffers = {name for name, _ in twin.named_buffers()}  # those that are not saved are among the program's constants, too
+    attributes: dict[str, Any] = {name: value for name, value in program.constants.items() if name not in buffers}
     leaves = iter(pytree.tree_leaves((call.args, call.kwargs)))
     for node, spec in zip(graph.find_nodes(op="placeholder"), program.graph_signature.input_specs, strict=True):
         if spec.kind is InputKind.USER_INPUT:
