@@ -25,8 +25,7 @@ class PlacedModule(nn.Module):
     optimizers see what they saw before. Calls take and give what the model takes and gives, with the shapes of the example. Results are
     on the device of the first tensor that is passed in, unless `output` says otherwise. Results have the same bits; gradients of a value
     that three or more ops read may be added in another order where those are on several devices. Evaluation mode runs a graph of its
-    own, with
-    the weights where they are and every other op beside what it reads.
+    own, with the weights where they are and every other op beside what it reads.
 
     Args:
         model: what was captured.
