@@ -15,6 +15,7 @@ from mottle.actors import lines
 from mottle.actors.exchange import Door, Exchange
 from mottle.actors.handshake import show_key
 from mottle.actors.lines import Line, LineLostError, Message
+from mottle.actors.link import Replica, ways_to
 from mottle.actors.way import PATIENCE_S, Way, connect
 
 HOST = "127.0.0.1"
@@ -266,6 +267,19 @@ def test_a_question_over_a_line_that_fails_is_asked_again_through_ray(monkeypatc
     assert way.ask("read", "me", 4)() == "from Ray"
     assert handle.calls == [("me", 3), ("me", 4)]
     assert PATIENCE_S > 16, "Ray needs 16 s to say that a host is gone"
+
+
+def test_every_replica_has_a_way_and_those_without_a_line_are_told_of(sides: Callable[[], Side], called: tuple[Side, Door]) -> None:
+    with socket.create_server((HOST, 0)) as free:
+        nobody = Door(HOST, free.getsockname()[1], KEY)
+    _, door = called
+    shards = {0: [Replica("a", door), Replica("b", nobody)], 1: [Replica("c", None)]}
+    ways, troubles = ways_to(shards, sides().exchange, "worker/0")
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("calling")]
+    assert {shard: [way.handle for way in each] for shard, each in ways.items()} == {0: ["a", "b"], 1: ["c"]}
+    assert ways[0][0].ask("read", 1)() == (("read", (1,)),) * 2
+    (trouble,) = troubles
+    assert f"no direct line to shard 0 at {HOST}:{nobody.port}" in trouble
 
 
 def test_where_no_connection_can_be_made_people_read_so(sides: Callable[[], Side]) -> None:

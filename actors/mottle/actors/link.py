@@ -1,6 +1,7 @@
 """A line to all shards: reading one version into an engine, pushing one vector in ranges."""
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import ray
@@ -12,6 +13,9 @@ from mottle.actors.way import Way, connect
 from mottle.core.errors import MottleError
 from mottle.core.layout import Range
 from mottle.engines import Engine
+
+CALLS = 16
+"""Shards called at the same time: behind a firewall each call takes its time to fail."""
 
 KEPT = 2
 """Versions that came along with the answers to pushes: the next order, and one already given, are based on no others."""
@@ -34,15 +38,13 @@ Shards = Mapping[int, list[Replica]]
 
 def ways_to(shards: Shards, exchange: Exchange | None, me: str) -> tuple[dict[int, list[Way]], list[str]]:
     """Lines to all replicas that can be had, and what people should know of the others."""
-    ways: dict[int, list[Way]] = {}
-    troubles = []
-    for shard, replicas in shards.items():
-        ways[shard] = []
-        for number, replica in enumerate(replicas):
-            line, trouble = connect(exchange, replica.door, me, f"replica {number} of shard {shard}")
-            ways[shard].append(Way(replica.handle, line))
-            troubles += [trouble] if trouble else []
-    return ways, troubles
+    wanted = [(shard, replica, f"shard {shard}") for shard, replicas in shards.items() for replica in replicas]
+    with ThreadPoolExecutor(CALLS, thread_name_prefix="calling") as pool:
+        found = list(pool.map(lambda each: connect(exchange, each[1].door, me, each[2]), wanted))
+    ways: dict[int, list[Way]] = {shard: [] for shard in shards}
+    for (shard, replica, _), (line, _) in zip(wanted, found, strict=True):
+        ways[shard].append(Way(replica.handle, line))
+    return ways, [trouble for _, trouble in found if trouble]
 
 
 class ShardLink:
