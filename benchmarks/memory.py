@@ -4,9 +4,10 @@
 
 Trains the perceptron of `step_time.py` with 2 workers, synchronously, and a second time with a ten-thousandth of its parameters; the
 difference is what the parameters cost, for everything else is alike. Private memory is `RssAnon` of each process, the largest value seen
-while sampling all the time. What lies in Ray's object store is nobody's private memory and is counted once, as the bytes in use that the
-store reports, the largest value seen: the updates that workers are pushing (at most 1 for each worker) and the versions that shards have
-published. The first steps are left out there: the vector that the run started from is in the store as well until every actor has it.
+while sampling all the time. What lies in Ray's object store is nobody's private memory and is counted once, as the bytes of live objects
+that the store reports, the largest value seen: the updates that workers are pushing (at most 1 for each worker) and the versions that
+shards have published. The first steps are left out there: the vector that the run started from is in the store as well until every actor
+has it. Ray deletes what nobody refers to any more once a second; what the store takes up with that is printed beside.
 `VmHWM`, printed for comparison, counts every shared page that a process has ever looked at as that process's own.
 """
 
@@ -47,8 +48,8 @@ class Peaks:
     private: dict[tuple[str, int], int] = field(default_factory=lambda: defaultdict(int))
     """By role and process."""
     high_water: dict[tuple[str, int], int] = field(default_factory=lambda: defaultdict(int))
+    live: int = 0
     store: int = 0
-    store_at_start: int = 0
 
     def of(self, role: str) -> list[int]:
         return sorted(value for (whose, _), value in self.private.items() if whose == role)
@@ -66,11 +67,10 @@ def watch(run: Run) -> Peaks:
             private, high_water = resident(pid)
             peaks.private[role, pid] = max(peaks.private[role, pid], private)
             peaks.high_water[role, pid] = max(peaks.high_water[role, pid], high_water)
-        used = get_memory_info_reply(state).store_stats.object_store_bytes_used
         if started:
-            peaks.store = max(peaks.store, used)
-        else:
-            peaks.store_at_start = max(peaks.store_at_start, used)
+            stats = get_memory_info_reply(state).store_stats
+            peaks.live = max(peaks.live, stats.object_store_bytes_primary_copy)
+            peaks.store = max(peaks.store, stats.object_store_bytes_used)
         time.sleep(SAMPLE_S)
     return peaks
 
@@ -138,7 +138,7 @@ def main() -> int:
     workers = [(more - less) / num_bytes for less, more in zip(small.of("TrainingWorker"), large.of("TrainingWorker"), strict=True)]
     shards = (sum(large.of("ParameterShard")) - sum(small.of("ParameterShard"))) / num_bytes
     store = (large.store - small.store) / num_bytes
-    start = (large.store_at_start - small.store_at_start) / num_bytes
+    live = (large.live - small.live) / num_bytes
     high = (max(large.high_water.values()) - max(small.high_water.values())) / num_bytes
     allowed = 2 + SLOTS[arguments.optimizer] + WORKERS
     print(
@@ -146,8 +146,8 @@ def main() -> int:
         f"{arguments.shards} shards; in multiples of the parameters:\n"
         f"  each worker, private: {', '.join(f'{each:.2f}' for each in workers)}; with its update in the object store "
         f"{max(workers) + 1:.2f} (allowed 3)\n"
-        f"  object store: {store:.2f} ({start:.2f} at the start), of which {WORKERS} may be updates being pushed\n"
-        f"  all shards, private: {shards:.2f}; with the rest of the object store {shards + max(0.0, store - WORKERS):.2f} "
+        f"  object store: {live:.2f}, of which {WORKERS} may be updates being pushed ({store:.2f} with what Ray has yet to delete)\n"
+        f"  all shards, private: {shards:.2f}; with the rest of the object store {shards + max(0.0, live - WORKERS):.2f} "
         f"(allowed {allowed}, and 1 for each held version)\n"
         f"  largest VmHWM of one process, shared pages and all: {high:.2f}",
         flush=True,
