@@ -74,9 +74,9 @@ def test_a_robust_rule_survives_the_liar_where_the_mean_of_the_same_round_would_
     job = contested(tmp_path, "sync", crew, rule={"trimmed_mean": {"trim": 1}}, batch_size=40, shards=2)
     with live.started(job) as run:
         live.wait_for(run, lambda now: now.version >= 10, "its tenth version")
-        run.set(rule="median", lr=0.05)  # another rule that stands a liar; the replay below has to follow
+        run.set(rule="median", lr=0.2)  # another rule that stands a liar; the replay below has to follow
         shown = live.wait_for(run, lambda now: any(each.kind == "configured" for each in now.events), "the new rule")
-        assert "lr = 0.05" in next(each.text for each in shown.events if each.kind == "configured")
+        assert "lr = 0.2" in next(each.text for each in shown.events if each.kind == "configured")
         result = run.result()
     assert result.metrics is not None
     assert result.metrics["test_accuracy"] > 0.9
