@@ -8,6 +8,7 @@ Knows no worker's state, no update and no clock.
 """
 
 import heapq
+from bisect import bisect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -212,16 +213,8 @@ class LeaseBook:
     def _cover(self, epoch: _Epoch, start: int, stop: int, how: str) -> None:
         epoch.spent[how] += stop - start
         self.spent += stop - start
-        ranges = sorted([*epoch.covered, (start, stop)])
-        merged = [ranges[0]]
-        for low, high in ranges[1:]:
-            if low < merged[-1][1]:
-                raise ProtocolError(f"positions [{low}, {high}) of epoch {epoch.index} were spent twice")
-            if low == merged[-1][1]:
-                merged[-1] = (merged[-1][0], high)
-            else:
-                merged.append((low, high))
-        epoch.covered = merged
+        if not _insert(epoch.covered, start, stop):
+            raise ProtocolError(f"positions [{start}, {stop}) of epoch {epoch.index} were spent twice")
 
     def _close_if_done(self, epoch: _Epoch) -> None:
         if epoch.covered == [(0, self._size)] and epoch.index in self._open:
@@ -292,7 +285,7 @@ class LeaseBook:
                     "spent": dict(epoch.spent),
                     "returned": sorted([*epoch.returned, *out.get(epoch.index, [])]),
                     "barred": sorted([start, *rest] for start, rest in {**epoch.barred, **barred.get(epoch.index, {})}.items()),
-                    "covered": epoch.covered,
+                    "covered": list(epoch.covered),
                 }
                 for epoch in self._open.values()
             ],
@@ -323,3 +316,15 @@ class LeaseBook:
             assert all(a[1] <= b[0] for a, b in pairwise(ranges)), f"overlap in epoch {epoch.index}: {ranges}"
             assert sum(stop - start for start, stop in ranges) == epoch.cursor, f"hole in epoch {epoch.index}: {ranges}"
             assert sum(epoch.spent.values()) == sum(stop - start for start, stop in epoch.covered)
+
+
+def _insert(ranges: list[tuple[int, int]], start: int, stop: int) -> bool:
+    """Put a range among sorted, disjoint ones, joined with those that it touches. False, and nothing done, if it overlaps one."""
+    at = bisect(ranges, (start, stop))
+    left = ranges[at - 1] if at else (start - 1, start - 1)
+    right = ranges[at] if at < len(ranges) else (stop + 1, stop + 1)
+    if left[1] > start or right[0] < stop:
+        return False
+    joined = (left[0] if left[1] == start else start, right[1] if right[0] == stop else stop)
+    ranges[at - (left[1] == start) : at + (right[0] == stop)] = [joined]
+    return True

@@ -183,7 +183,7 @@ class ABSSGD:
 
     def _fair(self, view: s.View) -> int:
         """A worker's part of what is left of the epoch: nobody starves at its end."""
-        return max(view.free_samples // len(view.crew), self.config.least)
+        return max(view.free_samples // max(1, len(view.crew)), self.config.least)  # the last of the crew may just have gone
 
     def _grow(self, worker: int, fair: int, last: int = 0) -> s.Assign:
         """An order of the growing round, with room for twice what the worker did in its `last` one."""
