@@ -19,8 +19,12 @@ DOCUMENT = HERE.parent / "docs" / "benchmarks.md"
 BENCHMARKS = {
     "updates": "Updates a second with a tiny model",
     "step_time": "A synchronous step against DistributedDataParallel",
+    "memory": "Peak memory of workers and shards",
     "aggregation": "Robust rules against the mean",
+    "correctness": "Rounds that break robust rules",
+    "simulator": "Events a second of the simulator",
     "placement": "Placing operator graphs",
+    "placement_models": "Predicted steps of well-known models under every placer",
 }
 
 
