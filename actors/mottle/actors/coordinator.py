@@ -87,11 +87,10 @@ class Coordinator:
         if self._resumption is not None:
             version, slots = p.Version(*self._resumption.version), self._resumption.slots
             self._fleet.next_slot = self._brain.members.next_slot
-        self._fleet.make_shards(sorted(self._brain.shards.live), transport.receive(values), version, slots)
-        first_slot = self._fleet.next_slot
-        for group in self._job.groups:
+        for group in self._job.groups:  # first, for their processes take the longest to start
             self._fleet.add_workers(group.count, group.name)
-        self._wait_for_crew(sum(group.count for group in self._job.groups), first_slot)
+        self._fleet.make_shards(sorted(self._brain.shards.live), transport.receive(values), version, slots)
+        self._wait_for_crew(sum(group.count for group in self._job.groups))
         self._began_ns = time.monotonic_ns()
         self.events([p.Started(version)])
         threading.Thread(target=self._show_gauges, name="gauges", daemon=True).start()
@@ -106,12 +105,10 @@ class Coordinator:
             self._chronicle.note(trouble)
         return door
 
-    def _wait_for_crew(self, wanted: int, first_slot: int) -> None:
-        """Of workers before `first_slot` the books of an earlier life tell; they have left with it and failed nobody."""
-
+    def _wait_for_crew(self, wanted: int) -> None:
         def failed() -> list[str]:
-            mine = [each for each in self._brain.members.all if each.slot >= first_slot]
-            return [f"worker {each.slot} {each.left_reason}" for each in mine if each.left_reason]
+            assert self._fleet is not None
+            return [f"worker {slot} died: {reason}" for slot, reason in sorted(self._fleet.lost_workers.items())]
 
         with self._changed:
             self._changed.wait_for(lambda: len(self._brain.crew) >= wanted or failed(), START_TIMEOUT_S)

@@ -65,8 +65,11 @@ class Fleet:
         self._doors: dict[p.ReplicaId, Door | None] = {}
         self.ways: dict[p.ReplicaId | int, Way] = {}
         """To replicas, and to workers by slot."""
+        self._shards_stand = threading.Event()
         self._lost: set[p.ReplicaId] = set()
         self.workers: dict[int, Any] = {}
+        self.lost_workers: dict[int, str] = {}
+        """Why a worker died, by slot; also of those that never joined."""
         self._validator: Any = None
         self.peak_bytes: dict[str, list[int]] = defaultdict(list)
 
@@ -106,6 +109,7 @@ class Fleet:
         for replica, shard in self.shards.items():
             self.ways[replica] = Way(shard, self._exchange.line(shard_line(replica)))
             self._thread(self._watch_shard, replica, shard)
+        self._shards_stand.set()
 
     @property
     def validator(self) -> Any:
@@ -142,7 +146,7 @@ class Fleet:
     # --- workers ----------------------------------------------------------------------------------------------------------------------
 
     def add_workers(self, count: int, group: str) -> list[int]:
-        """Start workers of a declared group; each joins when its process stands. Returns their slots.
+        """Start workers of a declared group; each joins when its process and the shards stand. Returns their slots.
 
         Raises:
             CrewError: no such group, or more than it may have.
@@ -168,25 +172,31 @@ class Fleet:
         actor = self.workers[slot]
         try:
             where = ray.get(actor.where.remote())
+            self._shards_stand.wait()
             for trouble in ray.get(actor.connect.remote(self._door, self.by_shard(), self._coordinator)):
                 self._note(trouble)
             self.ways[slot] = Way(actor, self._exchange.line(worker_line(slot)))
-            ended = actor.run.remote(self._job, group)
+            ray.get(actor.prepare.remote(self._job, group))
+            ended = actor.run.remote()
             if self._job.collusion:
                 self._job.channel.join.remote(slot, group.attack is not None)
             self._tell(p.Joined(slot, where["device"], group.name))
             self.peak_bytes["worker"].append(ray.get(ended))
             self._tell(p.Left(slot, "dismissed"))
-        except ray.exceptions.RayActorError as error:
-            self._tell(p.Left(slot, f"died: {reason_of(error)}", died=True))
+        except ray.exceptions.RayError as error:
+            self._lost_worker(slot, reason_of(error))
         except Exception as error:
-            self._tell(p.Left(slot, f"died: {reason_of(error)}", died=True))
+            self._lost_worker(slot, reason_of(error))
             traceback.print_exc()
         finally:
             self._num_in_group[group.name] -= 1
             if self._job.collusion:
                 self._job.channel.leave.remote(slot)
             ray.kill(actor)  # its resources are free for whoever comes next
+
+    def _lost_worker(self, slot: int, reason: str) -> None:
+        self.lost_workers[slot] = reason
+        self._tell(p.Left(slot, f"died: {reason}", died=True))
 
     @staticmethod
     def _thread(target: Callable[..., None], *arguments: Any) -> None:

@@ -34,7 +34,7 @@ from mottle.engines import TorchEngine
 
 
 class TrainingWorker:
-    """One worker of the crew. The process outlives a run: `serve` takes up another job.
+    """One worker of the crew.
 
     Args:
         slot: its number in the crew.
@@ -77,12 +77,21 @@ class TrainingWorker:
         self._mailbox.put(event)
 
     @transport.call(group="run")
-    def run(self, job: Job, group: WorkerGroup) -> int:
-        """Work until dismissed, once connected. Returns the peak resident memory in bytes."""
+    def prepare(self, job: Job, group: WorkerGroup) -> None:
+        """Make the model and open the data, once connected: whoever fails at that never joins."""
         torch.set_num_threads(job.threads_per_worker)
         self._output.keep(job.run_dir, f"w{self._slot}", self._coordinator.handle.log.remote)
         try:
-            Session(self._slot, job, group, self._shards, self._coordinator, self._mailbox).run()
+            self._session = Session(self._slot, job, group, self._shards, self._coordinator, self._mailbox)
+        except Exception:
+            traceback.print_exc()
+            raise
+
+    @transport.call(group="run")
+    def run(self) -> int:
+        """Work until dismissed, once prepared. Returns the peak resident memory in bytes."""
+        try:
+            self._session.run()
         except Exception:
             traceback.print_exc()  # the coordinator gets the error, this worker's log the whole story
             raise

@@ -246,6 +246,8 @@ class Brain:
     def _on_left(self, event: p.Left) -> None:
         member = self.members.leave(event.worker, event.reason, now_ns=self._effects.now_ns)
         if member is None:
+            if self.members.known(event.worker) is None:
+                self._tell(p.Notice("warning", f"worker {event.worker} never joined: {event.reason}", event.worker))
             return
         kind = "killed" if event.died else "left"
         self._tell(p.Notice(kind, f"worker {event.worker} {kind}: {event.reason}", event.worker))
