@@ -42,6 +42,7 @@ def test_these_are_the_commands() -> None:
         "workers list",
         "workers add",
         "workers remove",
+        "simulate",
         "study robustness",
         "clusters check",
         "clusters join",
