@@ -17,7 +17,7 @@ from mottle.cli.main import app
 from mottle.core.errors import ConfigError, MottleError
 from mottle.placement import InfeasibleError, ProblemError
 
-GROUPS = ("workers", "study", "testbed", "clusters")
+GROUPS = ("workers", "study", "testbed", "clusters", "fleet")
 COMMANDS = {
     (*path, name): each
     for path, group in ([(), get_command(app)], *([(name,), get_command(app).commands[name]] for name in GROUPS))  # type: ignore[attr-defined]
@@ -43,6 +43,7 @@ def test_these_are_the_commands() -> None:
         "workers add",
         "workers remove",
         "simulate",
+        "fleet record",
         "study robustness",
         "clusters check",
         "clusters join",
