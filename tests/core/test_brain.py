@@ -587,6 +587,18 @@ def test_a_rule_that_ranks_by_losses_has_the_validator_score_the_updates() -> No
     assert verdicts(ear.hear(p.Stepped(R0, V1))) == [(1, "accepted", "applied"), (0, "unselected", "left out of the average")]
 
 
+def test_a_reference_that_fails_stops_no_rule_that_needs_none() -> None:
+    """FLTrust's next reference is on its way when the user takes Zeno, which waits for scores alone."""
+    ear = Ear({"sync": {"rule": {"fltrust": {}}}})
+    ear.start()
+    ear.hear(receipt(0, 0, 2), receipt(1, 1, 2), reference("reference/rule/1"))
+    ear.hear(p.Measured(R0, 1, (0, 0, *(exact_sum([4.0]),) * 5)), p.Stepped(R0, V1))
+    ear.hear(p.Configured({"rule": {"zeno": {"trim": 1, "rho": 0.01}}}))
+    (asked,) = only(ear.hear(receipt(2, 0, 2), receipt(3, 1, 2)), p.Score)
+    assert verdicts(ear.hear(p.RefreshFailed("reference/rule/2", "out of memory"))) == []
+    assert [type(each) for each in shard_commands(ear.hear(p.Scored(asked.request, (0.5, 0.25))))] == [p.RuleStatistics]
+
+
 def test_updates_that_cannot_be_scored_make_no_step() -> None:
     ear = Ear({"sync": {"rule": {"zeno": {"trim": 1, "rho": 0.01}}}})
     ear.start()

@@ -97,7 +97,7 @@ class RuleInputs:
         """There will be no such reference. Whether it was to be one of a rule."""
         if name == self._reference:
             self._reference = None
-            if self._request is not None:
+            if self._request is not None and "reference" in self._request.kinds:
                 self._give(Trusted(failure=f"no reference gradient: {reason}"))
         return name.startswith(OWN)
 
