@@ -7,14 +7,12 @@ keep the statistics of the version.
 
 import math
 
-import numpy as np
-
 from mottle.actors.held_out import read_rows
 from mottle.actors.job import Job
 from mottle.actors.link import ShardLink
 from mottle.core import protocol as p
 from mottle.core.errors import MottleError
-from mottle.data import derive_seed
+from mottle.data import draw_rows
 from mottle.engines import TorchEngine
 
 
@@ -32,8 +30,7 @@ def descents(order: p.Score, job: Job, engine: TorchEngine, shards: ShardLink) -
         raise ScoreError("the rule compares losses on trusted data, and the job has no validation_data")
     lr = order.lr if order.lr is not None else float(job.strategy_defaults["lr"])
     lr *= 1.0 if job.schedule is None else job.schedule(order.samples)
-    generator = np.random.default_rng(derive_seed(order.seed, "validation/score", order.request))
-    rows = generator.choice(job.validation.num_rows, size=min(order.num_samples, job.validation.num_rows), replace=False)
+    rows = draw_rows(job.validation.num_rows, order.num_samples, order.seed, "validation/score", order.request)
     batch = read_rows(job, job.validation, rows, "score/sample", order.request)
 
     def loss() -> float:

@@ -19,7 +19,7 @@ from mottle.checkpoint import folder_of, write_model
 from mottle.core import protocol as p
 from mottle.core.brain import VALIDATOR
 from mottle.core.layout import Range
-from mottle.data import derive_seed
+from mottle.data import derive_seed, draw_rows
 from mottle.data.source import Source
 from mottle.engines import TorchEngine
 from mottle.storage import Folder
@@ -110,8 +110,7 @@ class Validator:
         if source is None:
             raise ValueError("the strategy wants a reference gradient, and the job has no validation data")
         number = int(order.name.rpartition("/")[2])
-        generator = np.random.default_rng(derive_seed(order.seed, "validation", number))
-        rows = generator.choice(source.num_rows, size=min(order.num_samples, source.num_rows), replace=False)
+        rows = draw_rows(source.num_rows, order.num_samples, order.seed, "validation", number)
         self._engine.zero()
         done = self._engine.accumulate(
             lambda start, stop: read_rows(self._job, source, rows[start:stop], "validation/sample", number),

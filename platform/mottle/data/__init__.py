@@ -10,7 +10,7 @@ from mottle.data.order import Order, synthetic_blocks
 from mottle.data.prefetch import Prefetcher
 from mottle.data.randomness import GLOBAL_RANDOMNESS, seeded_globals
 from mottle.data.ray_blocks import RaySource
-from mottle.data.seeds import derive_seed
+from mottle.data.seeds import derive_seed, draw_rows
 from mottle.data.source import Batch, CollateFn, Source
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "assert_disjoint",
     "build",
     "derive_seed",
+    "draw_rows",
     "seeded_globals",
     "synthetic_blocks",
 ]

@@ -42,3 +42,12 @@ def permutation(size: int, run_seed: int, purpose: str, *place: int) -> npt.NDAr
     """
     generator = np.random.Philox(key=derive_seed(run_seed, purpose, *place, bits=128))
     return np.argsort(generator.random_raw(size), kind="stable").astype(np.int64, copy=False)
+
+
+def draw_rows(num_rows: int, num_samples: int, seed: int, purpose: str, number: int) -> npt.NDArray[np.int64]:
+    """Up to `num_samples` of the rows [0, num_rows) without replacement; the same draw by the same seed, purpose and number.
+
+    Not the same with every version of numpy, unlike what is above: a draw serves one step and is no part of the data order.
+    """
+    generator = np.random.default_rng(derive_seed(seed, purpose, number))
+    return generator.choice(num_rows, size=min(num_samples, num_rows), replace=False)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mottle.core import protocol as p
 from mottle.core.errors import ConfigError
 from mottle.core.layout import Layout
-from mottle.data import Loader, Positions, derive_seed
+from mottle.data import Loader, Positions, derive_seed, draw_rows
 from mottle.data.source import Source
 from mottle.engines import Loss, Metric, TorchEngine
 from mottle.simulate.numbers import Done
@@ -81,8 +81,7 @@ class TorchProblem:
         if trusted is None:
             raise ConfigError("the strategy wants a reference gradient, and the job has no validation data")
         number = int(order.name.rpartition("/")[2])
-        generator = np.random.default_rng(derive_seed(order.seed, "validation", number))
-        rows = generator.choice(trusted.num_rows, size=min(order.num_samples, trusted.num_rows), replace=False)
+        rows = draw_rows(trusted.num_rows, order.num_samples, order.seed, "validation", number)
         self._engine.load(values_D, 0)
         self._engine.zero()
         done = self._engine.accumulate(
