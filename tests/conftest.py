@@ -20,13 +20,27 @@ os.environ.setdefault("RAY_worker_niceness", "0")  # Ray starts workers at 15: o
 
 @pytest.fixture(scope="session")
 def local_ray() -> Iterator[None]:
-    """One Ray for all tests that need one: starting it takes longer than most of them."""
+    """One Ray for all tests that need one, on which runs take up each other's processes: starting either takes longer than most tests."""
     import ray
 
+    from mottle.sdk import kept_processes
     from mottle.sdk.local import start_local
 
     if ray.is_initialized():
         ray.shutdown()
     start_local(16)
-    yield
+    with kept_processes():
+        yield
     ray.shutdown()
+
+
+@pytest.fixture
+def cold_ray(local_ray: None) -> Iterator[None]:
+    """The same Ray, but every run starts its own processes and ends them, as where nobody asks for anything else."""
+    from mottle.actors.reserve import RESERVE
+
+    RESERVE.clear()
+    RESERVE.keeping = False
+    yield
+    RESERVE.clear()
+    RESERVE.keeping = True

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
 from mottle import strategies
+from mottle.actors.reserve import RESERVE
 from mottle.aggregation.decisions.rulebook import Rules
 from mottle.core import protocol as p
 from mottle.core import wire
@@ -182,7 +183,7 @@ def shell_processes(kind: str | None = None) -> list[psutil.Process]:
 
 @contextmanager
 def started(job: Trainer, begin: Callable[[], Run] | None = None) -> Iterator[Run]:
-    """A run that is let go of whatever happens to the test; afterwards no actor of it and no thread of the driver is left.
+    """A run that is let go of whatever happens to the test; afterwards no thread of the driver is left, and no actor where none is kept.
 
     Args:
         begin: what starts it, `job.start` by default.
@@ -197,9 +198,16 @@ def started(job: Trainer, begin: Callable[[], Run] | None = None) -> Iterator[Ru
     finally:
         if run._result is None:
             ray.kill(run._coordinator)
-    assert_released(actors)
+    if not RESERVE.keeping:
+        assert_released(actors)
     left = {thread for thread in set(threading.enumerate()) - threads if thread.is_alive()}
     assert not left, f"threads left in the driver: {left}"
+
+
+def process_of(job: Trainer, log: str) -> psutil.Process:
+    """The process of a running job whose log has that name: `shard0`, `shard0-replica1`, `validator`, `w3`."""
+    (line,) = [line for line in (Path(job.job.run_dir) / "logs" / f"{log}.log").read_text().splitlines() if f"{log} is process" in line]
+    return psutil.Process(int(line.split()[3]))
 
 
 def assert_released(actors: Sequence[psutil.Process] = ()) -> None:

@@ -83,9 +83,7 @@ def test_with_a_replica_of_each_shard_a_killed_shard_stops_nobody(tmp_path: Path
     job = live.trainer(tmp_path, live.perceptron, replicas=1, shards=2, batch_size=10, scaling_config=group, test_data=test)
     with live.started(job) as run:
         live.wait_for(run, lambda now: now.version >= 3, "its third version")
-        replicas = live.shell_processes("ParameterShard")
-        assert len(replicas) == 4
-        replicas[0].kill()
+        live.process_of(job, "shard0").kill()
         live.wait_for(run, lambda now: any("replica of shard" in event.text for event in now.events), "the loss of a replica")
         run.pause()
         (joined,) = run.add_workers(1)
@@ -106,8 +104,7 @@ def test_a_lost_shard_without_replica_ends_the_run_with_its_name(tmp_path: Path)
     job = live.trainer(tmp_path, scaling_config=WorkerGroup(count=2, num_cpus=0.5, delay_s=SLOW_S), until=ENDLESS)
     with live.started(job) as run:
         live.wait_for(run, lambda now: now.version >= 2, "its second version")
-        (shard,) = live.shell_processes("ParameterShard")
-        shard.kill()
+        live.process_of(job, "shard0").kill()
         result = run.result()
     assert isinstance(result.error, RunFailedError)
     assert "shard 0 is lost" in str(result.error)
@@ -125,8 +122,7 @@ def test_a_dead_validator_is_made_again_and_the_run_ends_with_its_metrics(tmp_pa
     )
     with live.started(job) as run:
         live.wait_for(run, lambda now: now.version >= 2, "its second version")
-        (validator,) = live.shell_processes("Validator")
-        validator.kill()
+        live.process_of(job, "validator").kill()
         result = run.result()
     assert result.error is None
     assert result.metrics is not None

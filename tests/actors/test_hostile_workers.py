@@ -126,10 +126,11 @@ def test_a_crew_that_cannot_start_says_why_and_leaves_nothing_behind(tmp_path: P
 
 
 def test_missing_resources_are_named_with_what_the_cluster_has(tmp_path: Path) -> None:
+    before = live.shell_processes()
     job = live.trainer(tmp_path, scaling_config=WorkerGroup(count=3, num_cpus=8, resources={"fpga": 1}))
     with pytest.raises(ConfigError, match=r"needs 24 CPU \(the cluster has 16\), 3 fpga \(the cluster has 0\)"):
         job.start()
-    live.assert_released()
+    assert live.shell_processes() == before
 
 
 def test_colluders_need_a_channel_that_only_the_job_can_open(tmp_path: Path) -> None:

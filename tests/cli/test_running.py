@@ -159,6 +159,15 @@ def test_a_model_that_cannot_be_written_loses_no_result(tmp_path: Path, capsys: 
     assert "the model could not be written" in capsys.readouterr().err
 
 
+@pytest.fixture
+def foreground() -> Iterator[None]:
+    """Interrupts as a command in the foreground has them: a shell's background jobs ignore them."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("foreground")
 def test_interrupts_count_only_inside() -> None:
     with Interrupts() as interrupts:
         assert not interrupts.asked

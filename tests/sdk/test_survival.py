@@ -62,8 +62,18 @@ def test_the_warning_reaches_those_who_watch_the_run(tmp_path: Path, monkeypatch
     class StoppedError(Exception):
         pass
 
-    def make_coordinator(actor: Any, job: Any, notes: list[str], resumption: Any, **options: Any) -> Any:
-        raise StoppedError(*notes)
+    class Coordinator:
+        """Takes the place of the actor's handle."""
+
+        @property
+        def start(self) -> "Coordinator":
+            return self
+
+        def options(self, **options: Any) -> "Coordinator":
+            return self
+
+        def remote(self, me: Any, job: Any, notes: list[str], *rest: Any) -> Any:
+            raise StoppedError(*notes)
 
     module = nn.Linear(2, 2)
     trainer = Trainer(
@@ -80,7 +90,8 @@ def test_the_warning_reaches_those_who_watch_the_run(tmp_path: Path, monkeypatch
     )
     monkeypatch.setattr("mottle.sdk.trainer.ensure_ray", lambda groups, address: "a local Ray")
     monkeypatch.setattr("mottle.sdk.trainer.missing_resources", lambda groups: "")
-    monkeypatch.setattr("mottle.sdk.trainer.placing.make_coordinator", make_coordinator)
+    monkeypatch.setattr("mottle.sdk.trainer.placing.make_coordinator", lambda actor, name: Coordinator())
+    monkeypatch.setattr("mottle.sdk.trainer.ray.kill", lambda actor: None)
     with pytest.raises(StoppedError) as stopped:
         trainer.start()
     assert stopped.value.args[0] == "a local Ray"

@@ -1,9 +1,12 @@
 """The coordinator: `mottle.core.brain.Brain` decides, this carries its orders out.
 
+Its process serves one run after another; what belongs to one of them is its `Session`.
+
 Everything that happens is an event given to the brain under one lock; what comes back is obeyed in order. Calls to other actors are sent
 and never waited for, so no slow actor holds up the others.
 """
 
+import gc
 import os
 import secrets
 import sys
@@ -24,7 +27,9 @@ from mottle.actors.gauges import Gauges
 from mottle.actors.job import Job, Resumption
 from mottle.actors.lines import Line, Message
 from mottle.actors.logs import LogFiles, Output
-from mottle.actors.shard import peak_rss_bytes
+from mottle.actors.memory import forget_peak, peak_rss_bytes
+from mottle.actors.reports import RunHandle
+from mottle.actors.reserve import RESERVE
 from mottle.actors.timers import Timers
 from mottle.actors.way import open_door
 from mottle.aggregation.decisions.rulebook import Rules
@@ -43,21 +48,69 @@ SWITCH_S = 0.001
 
 
 class Coordinator:
-    """Runs one job on Ray.
+    """A coordinator's process: `start` gives it a run, `rest` ends that. People's questions go through `ask`."""
+
+    def __init__(self) -> None:
+        torch.set_num_threads(1)
+        sys.setswitchinterval(SWITCH_S)
+        self._output = Output()
+        self._run = ""
+        self._session: Session | None = None
+
+    def start(self, me: Any, job: Job, notes: list[str], resumption: Resumption | None, values: Any, keeping: bool) -> None:
+        """See `Session.start`.
+
+        Args:
+            me: this actor's own handle, for the others to send events to.
+            job, notes, resumption: see `Session`.
+            keeping: whether processes whose run is over wait for another.
+        """
+        forget_peak()
+        RESERVE.keeping = keeping
+        self._run = secrets.token_hex(8)
+        run = RunHandle(me, self._run)
+        self._session = Session(job, notes, resumption, run)
+        self._output.keep(job.run_dir, "coordinator", self._session.log)
+        self._session.start(values)
+
+    def ask(self, method: str, *arguments: Any) -> Any:
+        """Call a method of the run's session."""
+        assert self._session is not None, "this process coordinates no run at present"
+        return getattr(self._session, method)(*arguments)
+
+    @transport.call(answered=False)
+    def events(self, events: list[p.Event], run: str) -> None:
+        """Facts from shards, workers and the validator of a run; those of an earlier one come too late."""
+        if self._session is not None and run == self._run:
+            self._session.events(events)
+
+    @transport.call(group="control", answered=False)
+    def log(self, run: str, name: str, data: bytes) -> None:
+        """Output of a process that does not see the run's folder."""
+        if self._session is not None and run == self._run:
+            self._session.log(name, data)
+
+    def rest(self) -> None:
+        """Forget the run."""
+        self._session = None
+        self._output.close()
+        gc.collect()
+
+
+class Session:
+    """One run.
 
     Args:
         job: what to do.
         notes: sentences that whoever watches the run should see.
         resumption: for a run that goes on from a checkpoint.
+        run: handle for the other actors.
     """
 
-    def __init__(self, job: Job, notes: list[str], resumption: Resumption | None = None) -> None:
-        torch.set_num_threads(1)
-        sys.setswitchinterval(SWITCH_S)
+    def __init__(self, job: Job, notes: list[str], resumption: Resumption | None, run: RunHandle) -> None:
         self._logs = LogFiles(job.run_dir)
-        self._output = Output()
-        self._output.keep(job.run_dir, "coordinator", self.log)
         self._job = job
+        self._handle = run
         self._brain = Brain(job.brain, strategies.build(job.strategy, job.strategy_defaults), rules=Rules())
         self._resumption = resumption
         if resumption is not None:
@@ -73,16 +126,23 @@ class Coordinator:
 
     # --- life -------------------------------------------------------------------------------------------------------------------------
 
-    def start(self, me: Any, values: Any) -> None:
+    def start(self, values: Any) -> None:
         """Create shards, validator and workers; begin when the crew that the job starts with is there.
 
         Args:
-            me: this actor's own handle, for the others to send events to.
             values: the flat vector to begin with, as `transport.publish` made it.
         Raises:
             CrewError: the workers did not come in time, or one of them could not start.
         """
-        self._fleet = Fleet(self._job, me, self._exchange, self._open(), lambda event: self.events([event]), self._chronicle.note)
+        self._fleet = Fleet(
+            self._job,
+            self._handle,
+            self._exchange,
+            self._open(),
+            tell=lambda event: self.events([event]),
+            note=self._chronicle.note,
+            over=lambda: self._brain.finished is not None,
+        )
         version, slots = p.Version(0, 0), None
         if self._resumption is not None:
             version, slots = p.Version(*self._resumption.version), self._resumption.slots
@@ -142,7 +202,6 @@ class Coordinator:
             self._fleet.close()
             peaks |= self._fleet.peak_bytes
         result = self._chronicle.finish(now_ns, peaks)
-        self._output.close()
         self._logs.close()
         return result
 
@@ -155,7 +214,6 @@ class Coordinator:
         if self._fleet is not None:
             self._fleet.lose_line(line)
 
-    @transport.call(answered=False)
     def events(self, events: list[p.Event]) -> None:
         """Facts from shards, workers, validator and timers."""
         with self._changed:
@@ -197,13 +255,13 @@ class Coordinator:
             case p.Dismiss(slot):
                 self._post(slot, w.DismissAsked())
             case p.Refresh():
-                self._fleet.validator.refresh.remote(command)
+                self._fleet.ask_validator("refresh", command)
             case p.Score():
-                self._fleet.validator.score.remote(command)
+                self._fleet.ask_validator("score", command)
             case p.Evaluate():
-                self._fleet.validator.evaluate.remote(command)
+                self._fleet.ask_validator("evaluate", command)
             case p.SaveModel():
-                self._fleet.validator.save_model.remote(command)
+                self._fleet.ask_validator("save_model", command)
             case p.SaveCheckpoint():
                 threading.Thread(target=self._write_manifest, args=(command,), name="manifest", daemon=True).start()
             case p.ForgetCheckpoint(number):
@@ -249,7 +307,6 @@ class Coordinator:
         except OSError as trouble:
             print(f"what there is of checkpoint {number} could not be deleted: {trouble}", flush=True)
 
-    @transport.call(group="control", answered=False)
     def log(self, name: str, data: bytes) -> None:
         """Output of a process that does not see the run's folder."""
         self._logs.add(name, data)

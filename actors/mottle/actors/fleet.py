@@ -1,6 +1,7 @@
-"""The actors of a run: shards, validator and workers; made, accompanied to their end, and let go."""
+"""The actors of a run: shards, validator and workers; taken up, accompanied to their end, and let go."""
 
 import threading
+import time
 import traceback
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,8 @@ from mottle.actors.exchange import Door, Exchange
 from mottle.actors.job import Job, WorkerGroup
 from mottle.actors.lines import Line
 from mottle.actors.link import Replica, Shards
+from mottle.actors.reports import RunHandle
+from mottle.actors.reserve import RESERVE
 from mottle.actors.shard import line_name as shard_line
 from mottle.actors.way import Way
 from mottle.actors.worker import line_name as worker_line
@@ -25,6 +28,8 @@ from mottle.core.errors import MottleError
 from mottle.vectors import ShardSpec
 
 START_TIMEOUT_S = 120.0
+LEAVING_S = 2.0
+RESTING_S = 5.0
 
 
 class CrewError(MottleError):
@@ -36,28 +41,31 @@ class Fleet:
 
     Args:
         job: the run.
-        coordinator: the handle that the others send events to.
+        run: that they tell.
         exchange: where they call.
         door: of that exchange; None for a run without lines.
         tell: gives an event to the brain.
         note: has people read a sentence.
+        over: whether the run has finished, so that its workers may wait for another one.
     """
 
     def __init__(
         self,
         job: Job,
-        coordinator: Any,
+        run: RunHandle,
         exchange: Exchange,
         door: Door | None,
         tell: Callable[[p.Event], None],
         note: Callable[[str], None],
+        over: Callable[[], bool],
     ) -> None:
         self._job = replace(job, channel=open_channel(rounds=barriered(job))) if job.collusion else job
-        self._coordinator = coordinator
+        self._run = run
         self._exchange = exchange
         self._door = door
         self._tell = tell
         self._note = note
+        self._over = over
         self._groups = {group.name: group for group in job.groups}
         self._num_in_group: dict[str, int] = defaultdict(int)
         self.next_slot = 0
@@ -70,6 +78,7 @@ class Fleet:
         self.workers: dict[int, Any] = {}
         self.lost_workers: dict[int, str] = {}
         """Why a worker died, by slot; also of those that never joined."""
+        self._accompanying: list[threading.Thread] = []
         self._validator: Any = None
         self.peak_bytes: dict[str, list[int]] = defaultdict(list)
 
@@ -87,21 +96,20 @@ class Fleet:
         """
         job = self._job
         ranges = job.layout.cut(job.brain.num_shards)
-        places = hosts.spread(replicas, hosts.living())
+        places, serving = hosts.spread(replicas, hosts.living()), []
         for replica in replicas:
             owned = ranges[replica.shard]
             spec = ShardSpec(layout=job.layout, owned=owned, optimizer=job.optimizer, codec=job.codec, schedule=job.schedule)
             values = transport.publish(vector[owned.start : owned.stop])
             state = slots[replica.shard] if slots else None
-            self.shards[replica] = placing.make_shard(
-                places[replica], replica, spec, values, version, self._coordinator, self._door, job.run_dir, state
-            )
+            shard = self.shards[replica] = placing.make_shard(places[replica])
+            serving.append(shard.serve.remote(job.run_dir, replica, self._run, self._door, spec, values, version, state))
         try:
-            ready = ray.get([shard.ready.remote() for shard in self.shards.values()])
+            ready = ray.get(serving)
             self._doors = {replica: door for replica, (door, _) in zip(self.shards, ready, strict=True)}
             troubles = [trouble for _, each in ready for trouble in each]
             if job.test is not None or job.validation is not None:
-                troubles += ray.get(self.validator.ready.remote())
+                troubles += ray.get(self.ask_validator("ready"))
         except ray.exceptions.RayActorError as error:
             raise CrewError(f"shards and validator could not start: {reason_of(error)}") from error
         for trouble in troubles:
@@ -111,12 +119,15 @@ class Fleet:
             self._thread(self._watch_shard, replica, shard)
         self._shards_stand.set()
 
-    @property
-    def validator(self) -> Any:
-        """The validator's handle; made when it is first needed, for a run without data of its own has it write checkpoints at most."""
+    def ask_validator(self, method: str, *arguments: Any) -> Any:
+        """Call a method of the validator; a reference to its answer.
+
+        It is made when it is first needed, for a run without data of its own has it write checkpoints at most.
+        """
         if self._validator is None:
-            self._validator = placing.make_validator(self._job, self.by_shard(), self._coordinator)
-        return self._validator
+            self._validator = placing.make_validator()
+            self._about = [ray.put((self._job, self.by_shard(), self._run))]
+        return getattr(self._validator, method).remote(self._about, *arguments)
 
     def by_shard(self) -> Shards:
         """The live replicas of each shard, primary first."""
@@ -162,18 +173,18 @@ class Fleet:
         for _ in range(count):
             slot, self.next_slot = self.next_slot, self.next_slot + 1
             self._num_in_group[group] += 1
-            self.workers[slot] = placing.make_worker(slot, wanted)
-            self._thread(self._accompany, slot, wanted)
+            self.workers[slot] = placing.make_worker(wanted)
+            self._accompanying.append(self._thread(self._accompany, slot, wanted))
             slots.append(slot)
         return slots
 
     def _accompany(self, slot: int, group: WorkerGroup) -> None:
         """Bring a worker into the crew and stay with it to its end."""
-        actor = self.workers[slot]
+        actor, rested = self.workers[slot], False
         try:
             where = ray.get(actor.where.remote())
             self._shards_stand.wait()
-            for trouble in ray.get(actor.connect.remote(self._door, self.by_shard(), self._coordinator)):
+            for trouble in ray.get(actor.connect.remote(slot, self._door, self.by_shard(), self._run)):
                 self._note(trouble)
             self.ways[slot] = Way(actor, self._exchange.line(worker_line(slot)))
             ray.get(actor.prepare.remote(self._job, group))
@@ -182,6 +193,8 @@ class Fleet:
                 self._job.channel.join.remote(slot, group.attack is not None)
             self._tell(p.Joined(slot, where["device"], group.name))
             self.peak_bytes["worker"].append(ray.get(ended))
+            ray.get(actor.rest.remote())
+            rested = True
             self._tell(p.Left(slot, "dismissed"))
         except ray.exceptions.RayError as error:
             self._lost_worker(slot, reason_of(error))
@@ -192,28 +205,54 @@ class Fleet:
             self._num_in_group[group.name] -= 1
             if self._job.collusion:
                 self._job.channel.leave.remote(slot)
-            ray.kill(actor)  # its resources are free for whoever comes next
+            if rested and self._over():
+                RESERVE.put(actor)
+            else:
+                ray.kill(actor)  # its resources are free for whoever comes next
 
     def _lost_worker(self, slot: int, reason: str) -> None:
         self.lost_workers[slot] = reason
         self._tell(p.Left(slot, f"died: {reason}", died=True))
 
     @staticmethod
-    def _thread(target: Callable[..., None], *arguments: Any) -> None:
-        threading.Thread(target=target, args=arguments, name=target.__name__, daemon=True).start()
+    def _thread(target: Callable[..., None], *arguments: Any) -> threading.Thread:
+        thread = threading.Thread(target=target, args=arguments, name=target.__name__, daemon=True)
+        thread.start()
+        return thread
 
     # --- the end ----------------------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Note the peak memory of the shards, then let every actor go."""
-        for shard in self.shards.values():
-            try:
-                self.peak_bytes["shard"].append(ray.get(shard.peak_rss_bytes.remote(), timeout=5.0))
-            except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
-                continue  # a shard that is gone has no memory to speak of
-        for actor in (*self.shards.values(), *self.workers.values(), self._validator):
-            if actor is not None:
-                ray.kill(actor)
+        for replica, shard in self.shards.items():
+            if (peak := _rest(shard)) is not None and replica not in self._lost:
+                self.peak_bytes["shard"].append(peak)
+        if RESERVE.keeping:
+            self._wait_for_leaving()
+        if self._validator is not None:
+            _rest(self._validator)
+        for slot, thread in zip(self.workers, self._accompanying, strict=True):
+            if thread.is_alive():
+                ray.kill(self.workers[slot])
+        if self._job.collusion:
+            ray.kill(self._job.channel)
+
+    def _wait_for_leaving(self) -> None:
+        """Workers that are told to go do so at the next micro-batch; who takes longer does not wait for another run."""
+        until_s = time.monotonic() + LEAVING_S
+        for thread in self._accompanying:
+            thread.join(max(0.0, until_s - time.monotonic()))
+
+
+def _rest(actor: Any) -> Any:
+    """Have an actor forget the run and let it go. Returns what it answered, None of one that is gone or too slow."""
+    try:
+        answer = ray.get(actor.rest.remote(), timeout=RESTING_S)
+    except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
+        ray.kill(actor)
+        return None
+    RESERVE.put(actor)
+    return answer
 
 
 def barriered(job: Job) -> bool:

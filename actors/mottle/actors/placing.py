@@ -1,4 +1,4 @@
-"""Where actors go: Ray options of coordinator, shards, validator and workers."""
+"""Where actors go: Ray options of coordinator, shards, validator and workers. Idle ones made alike are taken up before new ones start."""
 
 import os
 import sys
@@ -8,6 +8,7 @@ import ray
 
 from mottle.actors import hosts
 from mottle.actors.job import WorkerGroup
+from mottle.actors.reserve import RESERVE
 from mottle.actors.shard import ParameterShard
 from mottle.actors.validator import Validator
 from mottle.actors.worker import TrainingWorker
@@ -42,10 +43,10 @@ _remote: Any = ray.remote  # its annotations leave out concurrency_groups
 # Methods of one concurrency group share its threads; a group of one thread keeps the order of its callers' messages.
 _WORKER = _remote(concurrency_groups={"mail": 1, "run": 1})(TrainingWorker)
 _SHARD = _remote(num_cpus=0, concurrency_groups={"watch": 1})(ParameterShard)
-_VALIDATOR = _remote(num_cpus=0)(Validator)
+_VALIDATOR = _remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Validator)
 
 
-def make_worker(slot: int, group: WorkerGroup) -> Any:
+def make_worker(group: WorkerGroup) -> Any:
     """A worker's actor, with the resources that its group declares."""
     resources = dict(group.resources)
     options: dict[str, Any] = {
@@ -59,21 +60,23 @@ def make_worker(slot: int, group: WorkerGroup) -> Any:
         options["accelerator_type"] = group.accelerator_type
     if group.label_selector:
         options["label_selector"] = dict(group.label_selector)
-    return _WORKER.options(**options).remote(slot)
+    return RESERVE.get("worker", _WORKER, options)
 
 
-def make_shard(host: str, *arguments: Any) -> Any:
+def make_shard(host: str) -> Any:
     """A shard's actor on a host: no CPU of Ray's count, one thread, and one that only waits."""
-    return _SHARD.options(runtime_env=environment(), **hosts.near(host)).remote(*arguments)
+    return RESERVE.get("shard", _SHARD, {"runtime_env": environment(), **hosts.near(host)})
 
 
-def make_validator(*arguments: Any) -> Any:
+def make_validator() -> Any:
     """A validator's actor: no CPU of Ray's count. It keeps nothing, so one that dies is made again and its calls are repeated."""
-    return _VALIDATOR.options(runtime_env=environment(), max_restarts=-1, max_task_retries=-1, **hosts.here()).remote(*arguments)
+    return RESERVE.get("validator", _VALIDATOR, {"runtime_env": environment(), **hosts.here()})
 
 
-def make_coordinator(cls: type, *arguments: Any, name: str | None = None) -> Any:
+def make_coordinator(cls: type, name: str | None = None) -> Any:
     """The coordinator's actor: events in order on one thread, people's questions on others. With a name it outlives its maker."""
     remote = _remote(num_cpus=0, concurrency_groups={"events": 1, "control": 8})(cls)
-    lasting = {} if name is None else {"name": name, "namespace": NAMESPACE, "lifetime": "detached"}
-    return remote.options(runtime_env=environment(), **hosts.here(), **lasting).remote(*arguments)
+    options = {"runtime_env": environment(), **hosts.here()}
+    if name is None:
+        return RESERVE.get("coordinator", remote, options)
+    return remote.options(name=name, namespace=NAMESPACE, lifetime="detached", **options).remote()

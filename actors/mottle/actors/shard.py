@@ -1,5 +1,6 @@
 """A parameter shard: `mottle.core.shard.Shard` decides, `mottle.vectors.ShardMemory` computes, this carries messages.
 
+Its process serves one run after another; what belongs to one of them is its `Session`.
 What each caller sends is taken in its order, one message at a time: small ones by the thread that reads the lines, large ones by Ray's.
 """
 
@@ -11,14 +12,15 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
-import psutil
 import torch
 
 from mottle.actors import transport
 from mottle.actors.exchange import Door, Exchange
 from mottle.actors.lines import Message
 from mottle.actors.logs import Output
-from mottle.actors.way import Way, connect, open_door
+from mottle.actors.memory import forget_peak, peak_rss_bytes
+from mottle.actors.reports import Reports, RunHandle
+from mottle.actors.way import connect, open_door
 from mottle.checkpoint import folder_of, write_optimizer
 from mottle.core import protocol as p
 from mottle.core import shard as sh
@@ -27,35 +29,88 @@ from mottle.vectors import ShardMemory, ShardSpec
 
 
 class ParameterShard:
-    """One replica of one shard.
+    """A shard's process: `serve` makes it a replica of a run's shard, `rest` ends that."""
+
+    def __init__(self) -> None:
+        torch.set_num_threads(1)
+        self._output = Output()
+        self._session: Session | None = None
+
+    def serve(self, run_dir: str, replica: p.ReplicaId, run: RunHandle, door: Door | None, *part: Any) -> tuple[Door | None, list[str]]:
+        """Hold a range, as `Session` has it. Returns where the replica is called, and what people should know of its lines.
+
+        Args:
+            run_dir: where checkpoints and logs go.
+        """
+        forget_peak()
+        name = f"shard{replica.shard}" + (f"-replica{replica.replica}" if replica.replica else "")
+        self._output.keep(run_dir, name, run.log)
+        self._session = Session(run_dir, replica, run, door, *part)
+        return self._session.ready
+
+    @property
+    def _serving(self) -> "Session":
+        assert self._session is not None, "this process serves no run at present"
+        return self._session
+
+    @transport.call()
+    def push(self, *push: Any) -> tuple[int, Any] | None:
+        """See `Session.push`."""
+        return self._serving.push(*push)
+
+    @transport.call(answered=False)
+    def batches(self, batches: list[p.Batch]) -> None:
+        """Commands of the coordinator."""
+        self._serving.batches(batches)
+
+    @transport.call()
+    def read(self, reader: str, number: int) -> Any:
+        """See `Session.read`."""
+        return self._serving.read(reader, number)
+
+    def mean(self, name: str) -> Any:
+        """See `Session.mean`."""
+        return self._serving.mean(name)
+
+    @transport.call(group="watch")
+    def until_closed(self) -> None:
+        """Answers when the run is over; that the call breaks is how the coordinator learns of this process's death."""
+        self._serving.closed.wait()
+
+    def rest(self) -> int:
+        """Forget the run. Returns the peak resident memory in bytes."""
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+            self._output.close()
+        return peak_rss_bytes()
+
+
+class Session:
+    """One replica of one shard of one run.
 
     Args:
+        run_dir: where checkpoints go.
         replica: which one.
+        run: that is told.
+        door: of the coordinator's exchange; None for a run without lines.
         spec: the job's part.
         values: the range at `version`, as `transport.publish` made it.
         version: the version that it holds at the start.
-        coordinator: handle that takes `events`.
-        door: of the coordinator's exchange; None for a run without lines.
-        run_dir: where checkpoints go.
         slots: the optimizer's state to go on from, cut to the range.
     """
 
     def __init__(
         self,
+        run_dir: str,
         replica: p.ReplicaId,
+        run: RunHandle,
+        door: Door | None,
         spec: ShardSpec,
         values: Any,
         version: p.Version,
-        coordinator: Any,
-        door: Door | None,
-        run_dir: str,
         slots: Mapping[str, torch.Tensor] | None,
     ) -> None:
-        torch.set_num_threads(1)
-        self._output = Output()
-        self._output.keep(
-            run_dir, f"shard{replica.shard}" + (f"-replica{replica.replica}" if replica.replica else ""), coordinator.log.remote
-        )
         self._machine = sh.Shard(replica, spec.owned, version=version)
         self._memory = ShardMemory(spec, transport.receive(values).clone(), version.number, transport.publish)
         if slots:
@@ -67,19 +122,25 @@ class ParameterShard:
         self._up: list[p.Event] = []
         self._lock = threading.RLock()
         self._depth = 0
-        self._coordinator = Way(coordinator)
-        self._ready: tuple[Door | None, list[str]] = (None, []) if door is None else self._open_lines(door)
+        self._exchange: Exchange | None = None
+        self._reports = Reports(run)
+        self.closed = threading.Event()
+        self.ready: tuple[Door | None, list[str]] = (None, []) if door is None else self._open_lines(door, run)
+        """Where it is called, and what people should know of its lines."""
 
-    def _open_lines(self, door: Door) -> tuple[Door | None, list[str]]:
-        me, exchange = line_name(self._machine.replica), Exchange(self._hear)
-        line, no_line = connect(exchange, door, me, "the coordinator")
-        self._coordinator = Way(self._coordinator.handle, line)
-        own, no_door = open_door(exchange, door.key, me)
+    def _open_lines(self, door: Door, run: RunHandle) -> tuple[Door | None, list[str]]:
+        me, self._exchange = line_name(self._machine.replica), Exchange(self._hear)
+        line, no_line = connect(self._exchange, door, me, "the coordinator")
+        self._reports = Reports(run, line)
+        own, no_door = open_door(self._exchange, door.key, me)
         return own, [trouble for trouble in (no_line, no_door) if trouble]
 
-    def ready(self) -> tuple[Door | None, list[str]]:
-        """Answered once the shard stands: where it is called, and what people should know of its lines."""
-        return self._ready
+    def close(self) -> None:
+        """Hear and write nothing more."""
+        self.closed.set()
+        if self._exchange is not None:
+            self._exchange.close()
+        self._writer.shutdown()
 
     def _hear(self, messages: list[Message]) -> None:
         with self._turn():
@@ -92,7 +153,6 @@ class ParameterShard:
                     case ("read", arguments):
                         message.answer(self.read(*arguments))
 
-    @transport.call()
     def push(
         self,
         name: str,
@@ -116,13 +176,11 @@ class ParameterShard:
             number = self._machine.version.number
             return (number, self._memory.read(number)) if newest is not None and newest < number and self._news_fit else None
 
-    @transport.call(answered=False)
     def batches(self, batches: list[p.Batch]) -> None:
         """Commands of the coordinator."""
         with self._turn():
             self._handle(map(sh.BatchArrived, batches))
 
-    @transport.call()
     def read(self, reader: str, number: int) -> Any:
         """A version as `transport.publish` made it, or the sentence that says why it is not to be had."""
         with self._turn():
@@ -133,14 +191,6 @@ class ParameterShard:
         """A held vector divided by its weight, as `transport.publish` made it."""
         with self._turn():
             return self._memory.mean(name)
-
-    def peak_rss_bytes(self) -> int:
-        return peak_rss_bytes()
-
-    @transport.call(group="watch")
-    def until_closed(self) -> None:
-        """Never answers: that the call breaks is how the coordinator learns of this process's death."""
-        threading.Event().wait()
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
@@ -153,7 +203,7 @@ class ParameterShard:
                 self._depth -= 1
                 if self._up and not self._depth:
                     up, self._up = self._up, []
-                    self._coordinator.tell("events", up)
+                    self._reports.tell(up)
 
     def _handle(self, events: Iterable[sh.ShardEvent]) -> None:
         try:
@@ -193,18 +243,9 @@ class ParameterShard:
             done = p.SnapshotDone(replica, checkpoint, saved)
         except OSError as error:
             done = p.SnapshotDone(replica, checkpoint, error=f"{error}")
-        self._coordinator.tell("events", [done])
+        self._reports.tell([done])
 
 
 def line_name(replica: p.ReplicaId) -> str:
     """Under which a replica calls the coordinator."""
     return f"shard/{replica.shard}/{replica.replica}"
-
-
-def peak_rss_bytes() -> int:
-    """Largest resident memory that this process ever had."""
-    with open("/proc/self/status") as status:
-        for line in status:
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    return int(psutil.Process().memory_info().rss)

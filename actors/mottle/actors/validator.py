@@ -1,11 +1,13 @@
 """The validator: reference gradients on trusted data, and the metrics of published versions, off the critical path."""
 
+import gc
 import traceback
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+import ray
 import torch
 
 from mottle import compression
@@ -14,6 +16,7 @@ from mottle.actors.held_out import read_rows
 from mottle.actors.job import Job
 from mottle.actors.link import ShardLink, Shards, ways_to
 from mottle.actors.logs import Output
+from mottle.actors.reports import Reports, RunHandle
 from mottle.actors.scoring import descents
 from mottle.checkpoint import folder_of, write_model
 from mottle.core import protocol as p
@@ -28,31 +31,84 @@ EVALUATION_BATCH = 256
 
 
 class Validator:
-    """Holds a model of its own; one call at a time.
+    """A validator's process. It keeps nothing that it could not get again: every order brings a reference to what it is about.
+
+    So one that dies is made anew by Ray, and its calls are repeated.
+    """
+
+    def __init__(self) -> None:
+        self._about: ray.ObjectRef[Any] | None = None
+        self._session: Session | None = None
+        self._output = Output()
+
+    def ready(self, about: list[Any]) -> list[str]:
+        """Answered once the validator stands: what people should know of its lines.
+
+        Args:
+            about: a one-element list with a reference to what `Session` takes.
+        """
+        return self._of(about).troubles
+
+    def refresh(self, about: list[Any], order: p.Refresh) -> None:
+        """See `Session.refresh`."""
+        self._of(about).refresh(order)
+
+    def score(self, about: list[Any], order: p.Score) -> None:
+        """See `Session.score`."""
+        self._of(about).score(order)
+
+    def evaluate(self, about: list[Any], order: p.Evaluate) -> None:
+        """See `Session.evaluate`."""
+        self._of(about).evaluate(order)
+
+    def save_model(self, about: list[Any], order: p.SaveModel) -> None:
+        """See `Session.save_model`."""
+        self._of(about).save_model(order)
+
+    def rest(self) -> None:
+        """Forget the run."""
+        if self._session is not None:
+            self._session.close()
+            self._output.close()
+        self._session = self._about = None
+        gc.collect()
+
+    def _of(self, about: list[Any]) -> "Session":
+        (reference,) = about
+        if self._session is None or self._about != reference:
+            self.rest()
+            job, shards, run = ray.get(reference)
+            self._output.keep(job.run_dir, "validator", run.log)
+            self._session, self._about = Session(job, shards, run), reference
+        return self._session
+
+
+class Session:
+    """A validator's part in one run, with a model of its own; one call at a time.
 
     Args:
         job: the run.
         shards: replicas of each shard, primary first.
-        coordinator: handle that takes `events`.
+        run: that is told.
     """
 
-    def __init__(self, job: Job, shards: Shards, coordinator: Any) -> None:
+    def __init__(self, job: Job, shards: Shards, run: RunHandle) -> None:
         torch.set_num_threads(job.threads_per_worker)
-        self._output = Output()
-        self._output.keep(job.run_dir, "validator", coordinator.log.remote)
         self._job = job
-        self._coordinator = coordinator
+        self._reports = Reports(run)
         with_lines = any(replica.door for replicas in shards.values() for replica in replicas)
-        exchange = Exchange(hear=lambda messages: None) if with_lines else None
-        ways, self._troubles = ways_to(shards, exchange, "validator")
+        self._exchange = Exchange(hear=lambda messages: None) if with_lines else None
+        ways, self.troubles = ways_to(shards, self._exchange, "validator")
+        """What people should know of its lines."""
         self._shards = ShardLink(ways, job.layout.cut(len(shards)), np.dtype(job.layout.dtype).itemsize, VALIDATOR)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self._engine = TorchEngine(job.model(), job.loss, job.layout, device, job.micro_batch_size)
         self._codec = compression.build("identity")
 
-    def ready(self) -> list[str]:
-        """Answered once the validator stands: what people should know of its lines."""
-        return self._troubles
+    def close(self) -> None:
+        """Let the lines go."""
+        if self._exchange is not None:
+            self._exchange.close()
 
     def refresh(self, order: p.Refresh) -> None:
         """Gradient of the mean loss over trusted samples at a version, pushed to the shards under the order's name."""
@@ -127,4 +183,4 @@ class Validator:
         self._shards.push(name, encode, samples=1)
 
     def _tell(self, event: p.Event) -> None:
-        self._coordinator.events.remote([event])
+        self._reports.tell([event])

@@ -1,8 +1,10 @@
 """A worker: `mottle.core.worker.Worker` decides, an engine computes, this carries messages.
 
-`run` is the compute thread; `post` only puts messages into the mailbox, which the compute thread looks into at every micro-batch boundary.
+Its process serves one run after another; what belongs to one of them is its `Session`. `run` is the compute thread; `post` only puts
+messages into the mailbox, which the compute thread looks into at every micro-batch boundary.
 """
 
+import gc
 import os
 import queue
 import time
@@ -24,7 +26,8 @@ from mottle.actors.job import Job, WorkerGroup
 from mottle.actors.lines import Message
 from mottle.actors.link import ShardLink, Shards, ways_to
 from mottle.actors.logs import Output
-from mottle.actors.shard import peak_rss_bytes
+from mottle.actors.memory import forget_peak, peak_rss_bytes
+from mottle.actors.reports import Reports, RunHandle
 from mottle.actors.way import Way, connect
 from mottle.core import protocol as p
 from mottle.core import worker as w
@@ -34,16 +37,12 @@ from mottle.engines import TorchEngine
 
 
 class TrainingWorker:
-    """One worker of the crew.
+    """A worker's process: `connect`, `prepare` and `run` make it a worker of a run's crew, `rest` ends that."""
 
-    Args:
-        slot: its number in the crew.
-    """
-
-    def __init__(self, slot: int) -> None:
-        self._slot = slot
-        self._mailbox: queue.SimpleQueue[w.WorkerEvent] = queue.SimpleQueue()
+    def __init__(self) -> None:
         self._output = Output()
+        self._exchange: Exchange | None = None
+        self._session: Session | None = None
 
     def where(self) -> dict[str, Any]:
         """Process id, node and device, for the crew's books."""
@@ -51,17 +50,20 @@ class TrainingWorker:
         device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu"
         return {"pid": os.getpid(), "node": context.get_node_id(), "device": device}
 
-    def connect(self, door: Door | None, shards: Shards, coordinator: Any) -> list[str]:
+    def connect(self, slot: int, door: Door | None, shards: Shards, run: RunHandle) -> list[str]:
         """Call the coordinator and the shards. Returns what people should know where one cannot be called.
 
         Args:
+            slot: the worker's number in the crew.
             door: of the coordinator's exchange; None for a run without lines.
-            coordinator: handle that takes `events`.
         """
+        forget_peak()
+        self._slot = slot
+        self._mailbox: queue.SimpleQueue[w.WorkerEvent] = queue.SimpleQueue()
         self._exchange = None if door is None else Exchange(self._hear)
-        me = line_name(self._slot)
+        me = line_name(slot)
         line, trouble = connect(self._exchange, door, me, "the coordinator")
-        self._coordinator = Way(coordinator, line)
+        self._log, self._reports = run.log, Reports(run, line)
         self._shards, troubles = ways_to(shards, self._exchange, me)
         return [trouble, *troubles] if trouble else troubles
 
@@ -80,9 +82,9 @@ class TrainingWorker:
     def prepare(self, job: Job, group: WorkerGroup) -> None:
         """Make the model and open the data, once connected: whoever fails at that never joins."""
         torch.set_num_threads(job.threads_per_worker)
-        self._output.keep(job.run_dir, f"w{self._slot}", self._coordinator.handle.log.remote)
+        self._output.keep(job.run_dir, f"w{self._slot}", self._log)
         try:
-            self._session = Session(self._slot, job, group, self._shards, self._coordinator, self._mailbox)
+            self._session = Session(self._slot, job, group, self._shards, self._reports, self._mailbox)
         except Exception:
             traceback.print_exc()
             raise
@@ -90,6 +92,7 @@ class TrainingWorker:
     @transport.call(group="run")
     def run(self) -> int:
         """Work until dismissed, once prepared. Returns the peak resident memory in bytes."""
+        assert self._session is not None
         try:
             self._session.run()
         except Exception:
@@ -101,8 +104,13 @@ class TrainingWorker:
             self._output.close()
         return peak_rss_bytes()
 
-    def peak_rss_bytes(self) -> int:
-        return peak_rss_bytes()
+    @transport.call(group="mail")
+    def rest(self) -> None:
+        """Forget the run; what was still under way to the mailbox has come when this is answered."""
+        self._session = self._exchange = None
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 def line_name(slot: int) -> str:
@@ -119,13 +127,13 @@ class Session:
         job: Job,
         group: WorkerGroup,
         shards: Mapping[int, list[Way]],
-        coordinator: Way,
+        reports: Reports,
         mailbox: "queue.SimpleQueue[w.WorkerEvent]",
     ) -> None:
         self._slot = slot
         self._job = job
         self._delay_s = group.delay_s
-        self._coordinator = coordinator
+        self._reports = reports
         self._mailbox = mailbox
         self._machine = w.Worker(slot)
         ranges = job.layout.cut(len(shards))
@@ -173,7 +181,7 @@ class Session:
             case w.Unfetch(epoch, start, stop):
                 self._unfetch(epoch, start, stop)
             case w.Answer(event):
-                self._coordinator.tell("events", [event])
+                self._reports.tell([event])
             case w.LoadBase(work_id) | w.ClearAccumulator(work_id) | w.RunPart(work_id) | w.Push(work_id):
                 return self._attempt(work_id, lambda: self._work(order))
         return None

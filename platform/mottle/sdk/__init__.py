@@ -3,6 +3,7 @@
 from mottle.actors.job import WorkerGroup as WorkerGroup
 from mottle.sdk.attaching import attach as attach
 from mottle.sdk.result import Result as Result
+from mottle.sdk.reuse import kept_processes as kept_processes
 from mottle.sdk.run import Run as Run
 from mottle.sdk.trainer import Trainer as Trainer
 from mottle.sdk.until import Until as Until

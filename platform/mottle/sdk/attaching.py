@@ -38,7 +38,7 @@ def attach(name: str, *, address: str | None = None) -> Run:
             ) from error
     try:
         coordinator: Any = ray.get_actor(coordinator_name(name), namespace=NAMESPACE)
-        job: Job = ray.get(coordinator.job.options(concurrency_group="control").remote())
+        job: Job = ray.get(coordinator.ask.options(concurrency_group="control").remote("job"))
     except (ValueError, ray.exceptions.RayActorError) as error:
         known = sorted(
             each["name"].removeprefix("mottle/")

@@ -10,6 +10,7 @@ from torch import Tensor
 from mottle.actors import transport
 from mottle.actors.fleet import reason_of
 from mottle.actors.job import Job
+from mottle.actors.reserve import RESERVE
 from mottle.core.errors import MottleError
 from mottle.engines.flat import unflatten
 from mottle.observe import Snapshot, snapshot_html
@@ -148,14 +149,14 @@ class Run:
             self._reporter.finish()
         self._last = self._ask("snapshot")
         summary: RunResult = self._ask("close")
-        ray.kill(self._coordinator)
+        RESERVE.put(self._coordinator)
         self._result = Result.of(summary, self.job.run_dir, self.job.keep)
 
     def _ask(self, method: str, *arguments: Any) -> Any:
         if self._result is not None:
             raise MottleError("the run is over: what it left behind is in result() and in its folder")
         try:
-            return ray.get(getattr(self._coordinator, method).options(concurrency_group="control").remote(*arguments))
+            return ray.get(self._coordinator.ask.options(concurrency_group="control").remote(method, *arguments))
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, MottleError):  # what was asked cannot be: the sentence is enough
                 raise type(error.cause)(str(error.cause)) from None

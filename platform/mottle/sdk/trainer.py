@@ -12,6 +12,7 @@ from mottle.actors import placing, transport
 from mottle.actors.coordinator import Coordinator
 from mottle.actors.fleet import CrewError, reason_of
 from mottle.actors.job import Job, Resumption
+from mottle.actors.reserve import RESERVE
 from mottle.core.config import BrainConfig
 from mottle.core.errors import ConfigError
 from mottle.core.naming import Spec
@@ -189,12 +190,11 @@ class Trainer:
         if lacking := missing_resources(self.job.groups):
             raise ConfigError(f"the crew needs {lacking}; ask for fewer workers or resources, or add machines")
         notes = [each for each in (note, survival_warning(self.job.strategy_defaults.get("rule"), self.job.groups)) if each]
-        coordinator = placing.make_coordinator(
-            Coordinator, self.job, notes, resumption, name=coordinator_name(self.job.name) if detached else None
-        )
+        coordinator = placing.make_coordinator(Coordinator, name=coordinator_name(self.job.name) if detached else None)
+        RESERVE.clear()  # what waits yet and was not taken up may hold what this run needs
         start = coordinator.start.options(concurrency_group="control")
         try:
-            ray.get(start.remote(coordinator, transport.publish(values)))
+            ray.get(start.remote(coordinator, self.job, notes, resumption, transport.publish(values), RESERVE.keeping and not detached))
         except BaseException as error:
             ray.kill(coordinator)  # the others go with it
             if isinstance(error, ray.exceptions.RayTaskError) and isinstance(error.cause, CrewError):
