@@ -135,6 +135,8 @@ evaluate_every: 16
 max_grad_norm: 1.5
 max_grad_norm_per_worker: 2.5
 retry_rejected: false
+rule_samples: 64
+lease_floor_s: 2.5
 max_failures: 3
 replicas: 1
 loggers: [{{"{MODULE}:Logger": {{where: here}}}}]
@@ -180,6 +182,7 @@ def test_every_key_reaches_the_run(folder: Path) -> None:
     assert (brain.num_positions, brain.max_samples, brain.max_ns, brain.target) == (40, 70, 60 * 10**9, ("test_mse", 0.5))
     assert (brain.evaluate_every, brain.checkpoint_every, brain.num_shards, brain.replicas) == (16, 20, 3, 1)
     assert (brain.max_grad_norm, brain.retry_rejected, brain.seed) == (1.5, False, 7)
+    assert (brain.rule_samples, brain.lease_floor_ns) == (64, 2_500_000_000)
 
 
 def test_the_full_file_leaves_no_key_out() -> None:
@@ -208,7 +211,17 @@ def test_every_limit_can_be_said_in_a_file() -> None:
 def test_what_is_left_out_has_the_trainers_own_default(folder: Path) -> None:
     spec = job(folder).spec
     defaults = {name: each.default for name, each in inspect.signature(Trainer.__init__).parameters.items()}
-    for name in ("micro_batch_size", "seed", "seed_samples", "shards", "evaluate_every", "retry_rejected", "max_grad_norm"):
+    for name in (
+        "micro_batch_size",
+        "seed",
+        "seed_samples",
+        "shards",
+        "evaluate_every",
+        "retry_rejected",
+        "max_grad_norm",
+        "rule_samples",
+        "lease_floor_s",
+    ):
         assert getattr(spec, name) == defaults[name], name
     (group,) = job(folder).trainer().job.groups
     assert group == WorkerGroup(name="workers", count=2)

@@ -111,6 +111,8 @@ class JobFile:
                 max_grad_norm=spec.max_grad_norm,
                 max_grad_norm_per_worker=spec.max_grad_norm_per_worker,
                 retry_rejected=spec.retry_rejected,
+                rule_samples=spec.rule_samples,
+                lease_floor_s=spec.lease_floor_s,
             )
         except ConfigError as error:
             raise JobFileError([Fault(self._document.name, "", str(error))]) from error

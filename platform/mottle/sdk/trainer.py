@@ -66,6 +66,9 @@ class Trainer:
         max_grad_norm: clip the aggregate to this global norm.
         max_grad_norm_per_worker: clip each worker's mean gradient.
         retry_rejected: try a rejected update's samples once more, on another worker.
+        rule_samples: trusted samples of each reference or score that a robust rule needs.
+        lease_floor_s: least time that a worker is given for an order before others get its samples; above it, its own usual times decide.
+            None waits for ever: for runs that must be bit-identical on machines that may stall.
     Raises:
         ConfigError: anything that cannot work, all found before a process starts.
     """
@@ -102,6 +105,8 @@ class Trainer:
         max_grad_norm: float | None = None,
         max_grad_norm_per_worker: float | None = None,
         retry_rejected: bool = True,
+        rule_samples: int = 128,
+        lease_floor_s: float | None = 10.0,
         seed_samples: bool = True,
     ) -> None:
         check_counts(1, batch_size=batch_size, micro_batch_size=micro_batch_size, evaluate_every=evaluate_every, shards=shards)
@@ -133,6 +138,8 @@ class Trainer:
             weighted_loss=weighs_itself(beginning.module, loss, loader, min(micro_batch_size, sources.train.num_rows)),
             max_grad_norm=max_grad_norm,
             retry_rejected=retry_rejected,
+            rule_samples=rule_samples,
+            lease_floor_ns=None if lease_floor_s is None else round(lease_floor_s * 1e9),
             seed=seed,
         )
         self.job = Job(
