@@ -50,8 +50,7 @@ class Ear:
         self.pipe = Pipeline(self.shards, V0, max_grad_norm=max_grad_norm, rules=rules, context=lambda: (60, self.held, ()))
 
     def told(self) -> tuple[ShardCommand, ...]:
-        batch = self.shards.flush()
-        return () if batch is None else batch.commands
+        return tuple(command for batch in self.shards.flush() for command in batch.commands)
 
     def submit(self, *work_ids: int, weight: float = 0.5) -> None:
         self.pipe.submit(Application(tuple((work_id, weight) for work_id in work_ids)))
@@ -288,10 +287,10 @@ def test_dropping_nothing_says_nothing() -> None:
 
 def test_batches_are_numbered_under_the_epoch_and_readers_ask_the_first_live_replica() -> None:
     shards = ShardMap(2, 1, epoch=3)
-    assert shards.flush() is None
+    assert shards.flush() == []
     for number in range(2):
         shards.tell(Drop((str(number),)))
-        batch = shards.flush()
+        (batch,) = shards.flush()
         assert (batch.epoch, batch.seq, batch.commands) == (3, number, (Drop((str(number),)),))
     assert shards.primary(1) == B
     assert shards.lose(B)

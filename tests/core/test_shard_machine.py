@@ -287,3 +287,60 @@ def test_the_newest_version_is_never_freed(ear: Ear) -> None:
     orders = ear.hear(*(batch(number - 1, step(number, floor=number - 1)) for number in range(1, 6)))
     assert [order.numbers for order in orders if isinstance(order, sh.FreeVersions)] == [(0,), (1,), (2,), (3,)]
     assert ear.hear(sh.ReadAsked("evaluate", 5)) == [sh.Serve("evaluate", 5)]
+
+
+# --- newcomers --------------------------------------------------------------------------------------------------------------------------
+
+DONOR, NEWCOMER = REPLICA, p.ReplicaId(1, 2)
+
+
+def test_a_donor_hands_over_what_it_has_at_that_place_and_passes_on_what_follows(ear: Ear) -> None:
+    ear.store("update/1")
+    half = pushed("update/2", A, B)
+    ear.hear(half, sh.RangeStored("update/2", A, B, True, 4))
+    following = batch(1, p.Drop(("update/1",)))
+    ear.hear(following)  # early: it is run after the hand-over, and passed on
+    orders = ear.hear(batch(0, p.Configure({"lr": 0.5}), p.Adopt(DONOR, NEWCOMER)))
+    (hand_over,) = [order for order in orders if isinstance(order, sh.HandOver)]
+    assert (hand_over.newcomer, hand_over.holding.next_seq) == (NEWCOMER, 1)
+    assert [(known.name, len(known.parts), known.receipt is not None) for known in hand_over.holding.vectors] == [
+        ("update/1", 1, True),
+        ("update/2", 1, False),
+    ]
+    passed = sh.PassOn(NEWCOMER, following)
+    assert orders.index(hand_over) < orders.index(passed) < orders.index(sh.Run(following.batch.commands[0]))
+
+    rest = pushed("update/2", B, D)
+    assert ear.hear(rest)[0] == sh.PassOn(NEWCOMER, rest)
+    assert ear.hear(rest) == [], "said twice"
+    ear.hear(batch(2, p.Wean(NEWCOMER)))
+    assert not any(isinstance(order, sh.PassOn) for order in ear.hear(pushed("update/3"), batch(3, p.Drop(("update/2",)))))
+
+
+def test_others_hand_over_nothing(ear: Ear) -> None:
+    orders = ear.hear(batch(0, p.Adopt(p.ReplicaId(0, 0), p.ReplicaId(0, 2))), pushed("update/1"))
+    assert not any(isinstance(order, sh.HandOver | sh.PassOn) for order in orders)
+
+
+def test_a_newcomer_says_what_it_holds_and_goes_on_where_its_donor_was(ear: Ear) -> None:
+    ear.store("update/1")
+    ear.hear(pushed("update/2", A, B), sh.RangeStored("update/2", A, B, True, 4))
+    ear.hear(batch(0, step(1, drop=("update/9",)), p.Adopt(DONOR, NEWCOMER)))
+    holding = ear.machine._holding_for(NEWCOMER)
+
+    newcomer = sh.Shard(NEWCOMER, OWNED, version=p.Version(0, 0))
+    receipt = p.Receipt(NEWCOMER, "update/1", 4, 8, True, 9, compute_ns=70)
+    assert newcomer.handle(sh.TakenOver(holding)) == [sh.SendUp(receipt), sh.SendUp(p.ReplicaReady(NEWCOMER))]
+    newcomer.check()
+    assert newcomer.handle(pushed("update/1")) == [], "it has that one"
+    assert isinstance(newcomer.handle(pushed("update/2", B, D))[0], sh.StoreRange)
+    (told,) = newcomer.handle(sh.RangeStored("update/2", B, D, True, 5))
+    assert isinstance(told, sh.SendUp)
+    assert (told.event.replica, told.event.norm2) == (NEWCOMER, 9)  # type: ignore[union-attr]
+
+    assert newcomer.handle(sh.ReadAsked("work/5", 0)) == [sh.Refuse("work/5", 0, "version 0 is gone, the newest is 1")]
+    assert newcomer.handle(sh.ReadAsked("work/6", 1)) == [sh.Serve("work/6", 1)]
+    assert newcomer.handle(batch(0, p.Drop(("update/1",)))) == [], "its donor has run that one"
+    assert newcomer.handle(batch(1, p.Sync(NEWCOMER))) == [sh.Run(p.Sync(NEWCOMER))]
+    assert newcomer.handle(sh.Ran(p.Sync(NEWCOMER))) == [sh.SendUp(p.ReplicaSynced(NEWCOMER))]
+    assert ear.hear(batch(1, p.Sync(NEWCOMER)))[-1] == sh.Run(p.Sync(NEWCOMER)), "the others say nothing"

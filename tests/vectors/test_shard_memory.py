@@ -344,3 +344,23 @@ def test_optimizer_state_is_taken_up_by_another_shard_that_goes_on_alike() -> No
         memory.store("update/1", 0, PLAIN.size, 1.0, encoded(vector(2, PLAIN)), ())
         memory.run(step(2, "update/1", 1.0))
     assert torch.equal(first.values, second.values)
+
+
+# --- newcomers --------------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_newcomer_goes_on_bit_for_bit_and_shares_no_memory() -> None:
+    spec = ShardSpec(layout=PLAIN, owned=Range(0, PLAIN.size), optimizer={"adamw": {"lr": 0.01}})
+    donor = ShardMemory(spec, vector(0, PLAIN), 0, copied)
+    donor.store("update/0", 0, PLAIN.size, 2.0, encoded(vector(1, PLAIN)), ())
+    donor.run(step(1, "update/0", 0.5, drop=("update/0",)))
+    donor.run(p.Configure({"lr": 0.02}))
+    donor.store("update/1", 0, PLAIN.size, 4.0, encoded(vector(2, PLAIN)), ())
+    newcomer = ShardMemory.of(spec, donor.holding(), copied)
+    assert newcomer.held == ("update/1",)
+    for memory in (donor, newcomer):  # one after the other: what they shared would be changed twice
+        memory.run(p.Measure(1, (("update/1", "update/1"),)))
+        memory.run(step(2, "update/1", 0.25))
+    assert torch.equal(newcomer.values, donor.values)
+    assert newcomer.version == donor.version == 2
+    assert torch.equal(newcomer.mean("update/1"), donor.mean("update/1"))

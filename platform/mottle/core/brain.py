@@ -21,6 +21,7 @@ from mottle.core.evaluations import Evaluations
 from mottle.core.leases import LeaseBook
 from mottle.core.ledger import Ledger
 from mottle.core.members import Members
+from mottle.core.newcomers import Newcomers
 from mottle.core.orders import OVERDUE, Orders
 from mottle.core.pipeline import Application, Pipeline, RuleBook, Trusted
 from mottle.core.references import References
@@ -77,6 +78,7 @@ class Brain:
         self.updates = Updates(
             self.book, self.ledger, self.members, self.shards, self.pipeline, self.orders, self._effects, weighted_loss=config.weighted_loss
         )
+        self._newcomers = Newcomers(self.shards, self.pipeline, self._effects, first=config.replicas + 1)
         self._leaving: set[int] = set()
         """Workers that go as soon as they have nothing in hand."""
         self._references = References(self.shards)
@@ -106,6 +108,10 @@ class Brain:
             p.TimerFired: self._on_timer,
             p.Configured: self._on_configured,
             p.ReplicaLost: self._on_replica_lost,
+            p.ReplicaCame: self._newcomers.came,
+            p.ReplicaReady: self._newcomers.ready,
+            p.ReplicaSynced: self._newcomers.synced,
+            p.ReplicaKnown: self._newcomers.known,
             p.StopAsked: self._on_stop_asked,
         }
         self._decisions: dict[type, Callable[[Any], None]] = {
@@ -179,14 +185,13 @@ class Brain:
                 elif not self._rule_inputs.ready(reference.name):
                     self._hear(reference)
             self._let_go()
-            if self._checkpoint():
+            if self._checkpoint() or (self._checkpoints.idle and self._newcomers.adopt()):
                 continue  # before the strategy hears of new versions: a barriered one has nothing out then
             if self._effects.heard:
                 self._decide(self._effects.heard.popleft())
             elif not (self.orders.offer_again() or self._wind_down()):
                 break
-        batch = self.shards.flush()
-        if batch is not None:
+        for batch in self.shards.flush():
             self._tell(batch)
 
     def _decide(self, event: s.StrategyEvent) -> None:
@@ -400,12 +405,20 @@ class Brain:
             self.shards.tell(p.Configure(told))
 
     def _on_replica_lost(self, event: p.ReplicaLost) -> None:
+        if self._newcomers.lose(event):
+            self._fewer_replicas()
+            return
         if not self.shards.lose(event.replica):
             return
         if not self.shards.complete:
             self._fail(f"shard {event.replica.shard} is lost: {event.reason}")
             return
         self._tell(p.Notice("warning", f"a replica of shard {event.replica.shard} is lost ({event.reason}); the other one goes on"))
+        self._newcomers.call(event.replica.shard)
+        self._fewer_replicas()
+
+    def _fewer_replicas(self) -> None:
+        """Some answers may be complete now."""
         self.pipeline.replica_lost()
         self.updates.replica_lost()
 

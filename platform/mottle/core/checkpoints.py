@@ -52,6 +52,11 @@ class Checkpoints:
         return self._pending is None and (self._asked or periodic)
 
     @property
+    def idle(self) -> bool:
+        """No snapshot is being taken: the replicas that are to answer may change."""
+        return self._pending is None
+
+    @property
     def busy(self) -> bool:
         """One is wanted or being written."""
         return self._asked or self._pending is not None

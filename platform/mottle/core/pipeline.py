@@ -140,11 +140,13 @@ class Pipeline:
         self._questions: dict[int, _Question] = {}
         self._next_request = 0
         self._held = False
+        self._deferred: list[tuple[tuple[tuple[str, str], ...], Callable[[tuple[int, ...]], None]]] = []
+        """Questions that came while steps are held."""
 
     @property
     def idle(self) -> bool:
         """No step is under way and no question to the shards is open."""
-        return not (self._waiting or self._asking or self._told or self._questions)
+        return not (self._waiting or self._asking or self._told or self._questions or self._deferred)
 
     @property
     def depth(self) -> int:
@@ -159,6 +161,12 @@ class Pipeline:
 
     def ask(self, pairs: tuple[tuple[str, str], ...], then: Callable[[tuple[int, ...]], None]) -> None:
         """Have the shards measure inner products; `then` gets the exact sums."""
+        if self._held:
+            self._deferred.append((pairs, then))
+        else:
+            self._ask(pairs, then)
+
+    def _ask(self, pairs: tuple[tuple[str, str], ...], then: Callable[[tuple[int, ...]], None]) -> None:
         self._shards.tell(Measure(self._question(then), pairs))
 
     def answered(self, replica: ReplicaId, request: int, values: tuple[int, ...]) -> None:
@@ -175,12 +183,19 @@ class Pipeline:
         self._settle_questions()
 
     def hold(self) -> bool:
-        """Tell no further step until `go_on`. Whether every step told so far is published, so that a snapshot may be taken."""
+        """Tell the shards no further step and no question until `go_on`.
+
+        Returns:
+            Whether every step told so far is published and every question answered: a place for a snapshot or a newcomer.
+        """
         self._held = True
-        return self._asking is None and not self._told
+        return self._asking is None and not self._told and not self._questions
 
     def go_on(self) -> None:
         self._held = False
+        deferred, self._deferred = self._deferred, []
+        for pairs, then in deferred:
+            self._ask(pairs, then)
         self._advance()
 
     # --- out --------------------------------------------------------------------------------------------------------------------------
@@ -282,7 +297,7 @@ class Pipeline:
             norm = abs(scale) * exactsum.to_float(sums[0]) ** 0.5
             self._tell_step(application, source, scale * min(1.0, limit / (norm + 1e-6)))  # torch's clip_grad_norm_ adds 1e-6 as well
 
-        self.ask(((source, source),), bounded)
+        self._ask(((source, source),), bounded)
 
     def _tell_step(self, application: Application, source: str, scale: float) -> None:
         self.head = self.head.next()

@@ -196,7 +196,29 @@ class Snapshot:
     checkpoint: int
 
 
-ShardCommand = Combine | ApplyRule | Measure | RuleStatistics | Step | Drop | Configure | Snapshot
+@dataclass(frozen=True, slots=True)
+class Adopt:
+    """The donor hands all it holds at this place to a newcomer, and passes on what it takes from here on. Last in its batch."""
+
+    donor: ReplicaId
+    newcomer: ReplicaId
+
+
+@dataclass(frozen=True, slots=True)
+class Sync:
+    """A newcomer that comes to this place has all that its donor had here, and says so."""
+
+    newcomer: ReplicaId
+
+
+@dataclass(frozen=True, slots=True)
+class Wean:
+    """Everybody knows the newcomer: nothing has to be passed on to it any more."""
+
+    newcomer: ReplicaId
+
+
+ShardCommand = Combine | ApplyRule | Measure | RuleStatistics | Step | Drop | Configure | Snapshot | Adopt | Sync | Wean
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,6 +333,20 @@ class ForgetCheckpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class MakeReplica:
+    """Make a process for a newcomer, known to the replicas of its shard; answer `ReplicaCame`, or `ReplicaLost` where none is to be had."""
+
+    replica: ReplicaId
+
+
+@dataclass(frozen=True, slots=True)
+class Introduce:
+    """The replica is as good as any other: batches go to it, and workers and the validator get to know it. Answer `ReplicaKnown`."""
+
+    replica: ReplicaId
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """The run has nothing left to do, or cannot go on."""
 
@@ -334,6 +370,8 @@ Command = (
     | Published
     | SaveCheckpoint
     | ForgetCheckpoint
+    | MakeReplica
+    | Introduce
     | Finished
 )
 
@@ -489,6 +527,34 @@ class ReplicaLost:
 
 
 @dataclass(frozen=True, slots=True)
+class ReplicaCame:
+    """The process of a newcomer stands, empty."""
+
+    replica: ReplicaId
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaReady:
+    """A newcomer has taken up what its donor handed over; receipts for all of that were sent before."""
+
+    replica: ReplicaId
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaSynced:
+    """A newcomer has come to the place that it was told of."""
+
+    replica: ReplicaId
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaKnown:
+    """Every sender sends to the newcomer by itself."""
+
+    replica: ReplicaId
+
+
+@dataclass(frozen=True, slots=True)
 class StopAsked:
     """Lend nothing more and end with what is out; `checkpoint`: save when all of that is applied."""
 
@@ -515,6 +581,10 @@ Event = (
     | TimerFired
     | Configured
     | ReplicaLost
+    | ReplicaCame
+    | ReplicaReady
+    | ReplicaSynced
+    | ReplicaKnown
     | StopAsked
 )
 

@@ -8,7 +8,7 @@ Knows no worker's state, no lease and no strategy.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mottle.core import protocol as p
@@ -65,7 +65,14 @@ class ReadAsked:
     number: int
 
 
-ShardEvent = Pushed | RangeStored | BatchArrived | Ran | ReadAsked
+@dataclass(frozen=True, slots=True)
+class TakenOver:
+    """A newcomer has been handed what its donor held; what was passed on since comes after this, in the donor's order."""
+
+    holding: "Holding"
+
+
+ShardEvent = Pushed | RangeStored | BatchArrived | Ran | ReadAsked | TakenOver
 
 # --- orders to the driver ---------------------------------------------------------------------------------------------------------------
 
@@ -112,10 +119,26 @@ class FreeVersions:
 class SendUp:
     """Tell the coordinator."""
 
-    event: p.Receipt | p.Measured | p.Stepped
+    event: p.Receipt | p.Measured | p.Stepped | p.ReplicaReady | p.ReplicaSynced
 
 
-ShardOrder = StoreRange | Run | Serve | Refuse | FreeVersions | SendUp
+@dataclass(frozen=True, slots=True)
+class HandOver:
+    """Give a newcomer a copy of the newest version, the optimizer's slots, every vector held, and `holding`; it answers `TakenOver`."""
+
+    newcomer: p.ReplicaId
+    holding: "Holding"
+
+
+@dataclass(frozen=True, slots=True)
+class PassOn:
+    """Give a newcomer this fact, after all that it was given before."""
+
+    newcomer: p.ReplicaId
+    event: Pushed | BatchArrived
+
+
+ShardOrder = StoreRange | Run | Serve | Refuse | FreeVersions | SendUp | HandOver | PassOn
 
 
 @dataclass(slots=True)
@@ -128,6 +151,31 @@ class _Vector:
     weight: float | None
     ranges: dict[tuple[int, int], RangeStored | None] = field(default_factory=dict)
     receipt: p.Receipt | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KnownVector:
+    """A vector as `Holding` has it."""
+
+    name: str
+    sender: int
+    samples: int
+    compute_ns: int
+    weight: float | None
+    parts: tuple[RangeStored, ...]
+    receipt: p.Receipt | None
+    """Once all of its ranges are stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """What a replica knows at a place of the command order, for another one to go on from."""
+
+    version: p.Version
+    epoch: int
+    next_seq: int
+    floor: int
+    vectors: tuple[KnownVector, ...]
 
 
 class Shard:
@@ -156,12 +204,15 @@ class Shard:
         self._has_read: dict[int, set[str]] = {}
         self._floor = version.number
         self._waiting: list[ReadAsked] = []
+        self._newcomers: dict[p.ReplicaId, int] = {}
+        """Who is given everything that comes in, and the first batch that is passed on."""
         self._handlers: dict[type, Callable[[Any], list[ShardOrder]]] = {
             Pushed: self._on_pushed,
             RangeStored: self._on_range_stored,
             BatchArrived: self._on_batch,
             Ran: self._on_ran,
             ReadAsked: self._on_read,
+            TakenOver: self._on_taken_over,
         }
 
     def handle(self, event: ShardEvent) -> list[ShardOrder]:
@@ -185,7 +236,8 @@ class Shard:
         vector.ranges[event.start, event.stop] = None
         references = () if event.name.startswith(p.REFERENCE) else self.references
         weight = float(event.samples) if event.weight is None else event.weight
-        return [StoreRange(event.name, event.start, event.stop, weight, event.payload, references)]
+        order = StoreRange(event.name, event.start, event.stop, weight, event.payload, references)
+        return [*self._pass_on(event), order]
 
     def _misfit(self, event: Pushed, vector: _Vector) -> str:
         owned = self.owned
@@ -252,9 +304,17 @@ class Shard:
         self._early[batch.seq] = batch
         orders: list[ShardOrder] = []
         while self._next_seq in self._early:
-            orders += [Run(command) for command in self._early.pop(self._next_seq).commands]
+            following = self._early.pop(self._next_seq)
             self._next_seq += 1
+            orders += self._pass_on(BatchArrived(following))
+            for command in following.commands:
+                orders.append(Run(command))
+                if isinstance(command, p.Adopt) and command.donor == self.replica:
+                    self._newcomers[command.newcomer] = self._next_seq
         return orders
+
+    def _pass_on(self, event: Pushed | BatchArrived) -> list[ShardOrder]:
+        return [PassOn(newcomer, event) for newcomer in self._newcomers]
 
     def _on_ran(self, event: Ran) -> list[ShardOrder]:
         match event.command:
@@ -265,7 +325,31 @@ class Shard:
                     self._vectors.pop(name, None)
             case p.Measure(request) | p.RuleStatistics(request):
                 return [SendUp(p.Measured(self.replica, request, event.values))]
+            case p.Adopt(donor, newcomer) if donor == self.replica:
+                return [HandOver(newcomer, self._holding_for(newcomer))]
+            case p.Sync(newcomer) if newcomer == self.replica:
+                return [SendUp(p.ReplicaSynced(newcomer))]
+            case p.Wean(newcomer):
+                self._newcomers.pop(newcomer, None)
         return []
+
+    # --- newcomers --------------------------------------------------------------------------------------------------------------------
+
+    def _holding_for(self, newcomer: p.ReplicaId) -> Holding:
+        return Holding(self.version, self._epoch, self._newcomers[newcomer], self._floor, tuple(map(_known, self._vectors.items())))
+
+    def _on_taken_over(self, event: TakenOver) -> list[ShardOrder]:
+        holding = event.holding
+        self.version, self._floor, self._kept = holding.version, holding.floor, {holding.version.number}
+        self._epoch, self._next_seq = holding.epoch, holding.next_seq
+        for known in holding.vectors:
+            vector = self._vectors[known.name] = _Vector(known.sender, known.samples, known.compute_ns, known.weight)
+            vector.ranges = {(part.start, part.stop): part for part in known.parts}
+            vector.receipt = None if known.receipt is None else replace(known.receipt, replica=self.replica)
+        receipts = [vector.receipt for vector in self._vectors.values() if vector.receipt is not None]
+        return [*map(SendUp, receipts), SendUp(p.ReplicaReady(self.replica))]
+
+    # --- steps ------------------------------------------------------------------------------------------------------------------------
 
     def _stepped(self, step: p.Step) -> list[ShardOrder]:
         self.version = step.version
@@ -322,3 +406,11 @@ class Shard:
         assert self.version.number in self._kept
         assert all(number >= self._floor or self._holders.get(number) for number in self._kept), f"useless versions {self._kept}"
         assert all(seq > self._next_seq for seq in self._early)
+
+
+def _known(item: tuple[str, _Vector]) -> KnownVector:
+    """A driver stores a range in the turn in which it came, so none is half-way."""
+    name, vector = item
+    parts = tuple(part for part in vector.ranges.values() if part is not None)
+    assert len(parts) == len(vector.ranges), f"a range of {name} is being stored"
+    return KnownVector(name, vector.sender, vector.samples, vector.compute_ns, vector.weight, parts, vector.receipt)

@@ -1,7 +1,7 @@
 """The brain's picture of the shards: which replicas live, what they were told, what they have answered.
 
 Every replica runs every batch in order, so a backup is a second primary: losing one needs no recovery of state, only a smaller set to wait
-for. Knows no worker and no strategy.
+for. A newcomer is waited for before it counts as a replica that the shard can go on with. Knows no worker and no strategy.
 """
 
 from mottle.core.errors import ProtocolError
@@ -25,6 +25,11 @@ class ShardMap:
         self._epoch = epoch
         self._seq = 0
         self._pending: list[ShardCommand] = []
+        self._sealed: list[Batch] = []
+        self._awaited: set[ReplicaId] = set()
+        """Newcomers whose answers are waited for, but which may not hold everything yet."""
+        self._first_seq: dict[ReplicaId, int] = {}
+        """Number of the first batch that goes to a newcomer by itself: those before come from its donor."""
 
     @property
     def live(self) -> frozenset[ReplicaId]:
@@ -44,22 +49,43 @@ class ShardMap:
 
     def lose(self, replica: ReplicaId) -> bool:
         """Whether the replica was live until now."""
-        known = replica in self._live
+        known = replica in self._live or replica in self._awaited
         self._live.discard(replica)
+        self._awaited.discard(replica)
         return known
 
+    def wait_for(self, newcomer: ReplicaId) -> None:
+        """From here on nothing is covered without it, and what follows this batch goes to it by itself."""
+        self._awaited.add(newcomer)
+        self.seal()
+        self._first_seq[newcomer] = self._seq
+
+    def admit(self, newcomer: ReplicaId) -> None:
+        """It holds all that the others hold."""
+        self._awaited.discard(newcomer)
+        self._live.add(newcomer)
+
     def covered_by(self, answers: set[ReplicaId]) -> bool:
-        """Whether these answers come from every live replica, and so from every shard."""
-        return self.complete and self._live <= answers
+        """Whether these answers come from every replica that is waited for, and so from every shard."""
+        return self.complete and self._live <= answers and self._awaited <= answers
 
     def tell(self, command: ShardCommand) -> None:
         """Add to the batch that `flush` sends."""
         self._pending.append(command)
 
-    def flush(self) -> Batch | None:
-        if not self._pending:
-            return None
-        batch = Batch(self._epoch, self._seq, tuple(self._pending))
-        self._seq += 1
-        self._pending = []
-        return batch
+    def seal(self) -> None:
+        """What is told from here on goes into another batch."""
+        if self._pending:
+            self._sealed.append(Batch(self._epoch, self._seq, tuple(self._pending)))
+            self._seq += 1
+            self._pending = []
+
+    def recipients(self, batch: Batch) -> list[ReplicaId]:
+        """To whom a batch goes, ascending."""
+        return sorted(each for each in self._live | self._awaited if self._first_seq.get(each, 0) <= batch.seq)
+
+    def flush(self) -> list[Batch]:
+        """The batches since the last call."""
+        self.seal()
+        batches, self._sealed = self._sealed, []
+        return batches

@@ -20,6 +20,7 @@ EventKind = Literal[
     "back",
     "quarantined",
     "checkpoint",
+    "replica",
     "configured",
     "warning",
     "finished",

@@ -22,6 +22,7 @@ _EVENT_LOOK = {
     "back": ("+", "bright_blue"),
     "quarantined": ("⊘", "bold yellow"),
     "checkpoint": ("✓", "cyan"),
+    "replica": ("+", "cyan"),
     "configured": ("~", "cyan"),
     "warning": ("!", "bold yellow"),
     "finished": ("■", "bold"),

@@ -40,8 +40,8 @@ class Fault:
     factor: float | None = number(default=None, above=0, most=1e6, optional=True)
     """By which a sample takes longer."""
     shard: int | None = number(default=None, least=0, most=10**6, whole=True, optional=True)
-    replica: int | None = number(default=None, least=0, most=1, whole=True, optional=True)
-    """0, the primary, if left out."""
+    replica: int | None = number(default=None, least=0, most=10**6, whole=True, optional=True)
+    """0, the primary, if left out; 1 is its backup, those that take the place of lost ones are 2, 3, ..."""
 
     def __post_init__(self) -> None:
         check(self, self._wrong())

@@ -60,6 +60,8 @@ class Servers:
     """From the order to step until the new version is there."""
     save_s: float = number(default=0.0, least=0, most=1e6)
     """To write a part of a checkpoint; training goes on meanwhile."""
+    start_s: float = number(default=0.0, least=0, most=1e6)
+    """Until the process stands that takes the place of a lost replica."""
     price_per_hour: float = number(default=0.0, least=0, most=1e6)
     """Of each."""
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from mottle.core import protocol as p
 from mottle.core import shard as sh
-from mottle.simulate.clock import NOBODY, PULL_DONE, PUSH_ARRIVES, Action, Clock
+from mottle.simulate.clock import MESSAGE, NOBODY, PULL_DONE, PUSH_ARRIVES, Action, Clock
 from mottle.simulate.fleet import Servers
 from mottle.simulate.network import Alive, Link, Post, arrival_ns, ns
 from mottle.simulate.numbers import Numbers, Shipment
@@ -24,6 +24,10 @@ class Host:
     up: Link
     down: Link
     alive: bool = True
+    known: bool = True
+    """To those who push."""
+    given_ns: int = 0
+    """When what its donor has sent it so far is there: that comes in order."""
 
 
 @dataclass(slots=True)
@@ -46,6 +50,14 @@ class _Call:
             self.failed()
         elif not self.missing:
             self.then(tuple(self.answers[each] for each in sorted(self.answers)))
+
+
+@dataclass(slots=True)
+class _Introduction:
+    """Pushes that began before everybody knew a newcomer; `then`, when the last of them is through."""
+
+    open: list[_Call]
+    then: Action
 
 
 @dataclass(slots=True)
@@ -90,20 +102,40 @@ class Hosts:
         self._save_ns = ns(servers.save_s)
         self._checks = checks
         self._calls: list[_Call] = []
+        self._introductions: list[_Introduction] = []
         self._num_open = 32  # calls that were open at the last sweep
         self._readers: dict[tuple[p.ReplicaId, str, int], Callable[[Any, bool], None]] = {}
         self.num_facts = 0
-        bandwidth = servers.bandwidth_bytes_per_s
-        self.all = {
-            replica: Host(sh.Shard(replica, numbers.ranges[replica.shard], version=version), Link(bandwidth), Link(bandwidth))
-            for replica in sorted(replicas)
-        }
+        self._bandwidth = servers.bandwidth_bytes_per_s
+        self._version = version
+        self.all: dict[p.ReplicaId, Host] = {}
+        for replica in sorted(replicas):
+            self.add(replica, known=True)
 
     # --- what the coordinator does ----------------------------------------------------------------------------------------------------
 
-    def batch(self, batch: p.Batch) -> None:
-        for replica in self.all:
+    def batch(self, batch: p.Batch, replicas: Iterable[p.ReplicaId]) -> None:
+        for replica in replicas:
             self._post.message(partial(self._handle, replica, sh.BatchArrived(batch)))
+
+    def add(self, replica: p.ReplicaId, *, known: bool) -> None:
+        """A process for a replica; a newcomer's is not `known` before it is introduced."""
+        machine = sh.Shard(replica, self._numbers.ranges[replica.shard], version=self._version)
+        self.all[replica] = Host(machine, Link(self._bandwidth), Link(self._bandwidth), known=known)
+
+    def introduce(self, replica: p.ReplicaId, then: Action) -> None:
+        """From here on everybody pushes to it as well; `then`, when no push that left it out is under way."""
+        self.all[replica].known = True
+        pushes = [call for call in self._calls if call.failed is None]
+        self._introductions.append(_Introduction(pushes, then))
+        self._look_at_introductions()
+
+    def _look_at_introductions(self) -> None:
+        for introduction in list(self._introductions):
+            introduction.open = [call for call in introduction.open if call.missing]
+            if not introduction.open:
+                self._introductions.remove(introduction)
+                introduction.then()
 
     def lose(self, replica: p.ReplicaId) -> None:
         """The process is gone; nobody knows yet."""
@@ -114,6 +146,7 @@ class Hosts:
         self._calls = [call for call in self._calls if call.missing]
         for call in list(self._calls):
             call.answered(replica, None, well=False)
+        self._look_at_introductions()
 
     # --- what workers and the validator do --------------------------------------------------------------------------------------------
 
@@ -138,7 +171,7 @@ class Hosts:
 
     def push(self, name: str, side: Side, samples: int, compute_ns: int, shipment: Shipment, then: Action) -> None:
         """Send a vector to every living replica; `then` when each has it or is known to be dead, said back to a sender that lives."""
-        targets = [replica for replica, host in self.all.items() if host.alive]
+        targets = [replica for replica, host in self.all.items() if host.alive and host.known]
         call = self._remember(_Call(set(targets), {}, lambda _: self._post.message(then, side.alive), None))
         for replica in targets:
             host = self.all[replica]
@@ -153,6 +186,8 @@ class Hosts:
         payload = shipment.payloads[replica.shard]
         self._handle(replica, sh.Pushed(name, sender, owned.start, owned.stop, samples, compute_ns, payload, shipment.weight))
         call.answered(replica, None)
+        if self._introductions:
+            self._look_at_introductions()
 
     def _remember(self, call: _Call) -> _Call:
         """Calls that are done are forgotten in bulk, once they are most of the list."""
@@ -190,6 +225,18 @@ class Hosts:
                 self._readers.pop((replica, reader, number), _nobody)(None, False)
             case sh.FreeVersions(numbers):
                 self._numbers.free(replica, numbers)
+            case sh.HandOver(newcomer, holding):
+                self._numbers.hand_over(replica, newcomer)
+                self._give(newcomer, sh.TakenOver(holding), self._numbers.version_bytes(newcomer.shard))
+            case sh.PassOn(newcomer, event):
+                self._give(newcomer, event, 0)
+
+    def _give(self, newcomer: p.ReplicaId, event: sh.ShardEvent, num_bytes: int) -> None:
+        """Over the donor's own connection to it, where nothing is overtaken."""
+        host = self.all[newcomer]
+        took_ns = 0 if self._bandwidth is None else ns(num_bytes / self._bandwidth)
+        host.given_ns = max(self._clock.now_ns, host.given_ns) + took_ns
+        self._clock.at(host.given_ns, MESSAGE, NOBODY, partial(self._handle, newcomer, event))
 
     def _say(self, event: p.Event, host: Host, delay_ns: int) -> None:
         tell = partial(self._tell, event)

@@ -111,6 +111,10 @@ class Learning:
     def free(self, replica: p.ReplicaId, numbers: tuple[int, ...]) -> None:
         self.memories[replica].free(numbers)
 
+    def hand_over(self, donor: p.ReplicaId, newcomer: p.ReplicaId) -> None:
+        given = self.memories[donor]
+        self.memories[newcomer] = ShardMemory.of(given.spec, given.holding(), _copy)
+
     # --- workers and validator --------------------------------------------------------------------------------------------------------
 
     def update(self, slot: int, group: Workers, base: Sequence[Any], version: p.Version, done: Sequence[Done]) -> Shipment:

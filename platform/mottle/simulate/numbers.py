@@ -53,6 +53,9 @@ class Numbers(Protocol):
 
     def free(self, replica: p.ReplicaId, numbers: tuple[int, ...]) -> None: ...
 
+    def hand_over(self, donor: p.ReplicaId, newcomer: p.ReplicaId) -> None:
+        """A newcomer begins with what its donor holds now."""
+
     def update(self, slot: int, group: Workers, base: Sequence[Any], version: p.Version, done: Sequence[Done]) -> Shipment:
         """The update of a worker of that group that has computed these positions at `base`."""
 
@@ -111,6 +114,10 @@ class Synthetic:
 
     def free(self, replica: p.ReplicaId, numbers: tuple[int, ...]) -> None:
         pass
+
+    def hand_over(self, donor: p.ReplicaId, newcomer: p.ReplicaId) -> None:
+        if donor in self.applied:
+            self.applied[newcomer] = list(self.applied[donor])
 
     def update(self, slot: int, group: Workers, base: Sequence[Any], version: p.Version, done: Sequence[Done]) -> Shipment:
         return self._shipment

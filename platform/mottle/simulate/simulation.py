@@ -164,7 +164,11 @@ class Simulation:
             case p.Dismiss(slot):
                 self.crew.send(slot, w.DismissAsked())
             case p.Batch():
-                self.hosts.batch(command)
+                self.hosts.batch(command, self.brain.shards.recipients(command))
+            case p.MakeReplica(replica):
+                self._later(ns(self.fleet.servers.start_s), partial(self._made, replica))
+            case p.Introduce(replica):
+                self.hosts.introduce(replica, partial(self._post.message, partial(self.tell, p.ReplicaKnown(replica))))
             case p.Refresh():
                 self._refresh(command)
             case p.Evaluate():
@@ -175,6 +179,8 @@ class Simulation:
                 self.clock.at(max(at_ns, self.clock.now_ns), TIMER, NOBODY, partial(self.tell, p.TimerFired(name)))
             case p.SaveCheckpoint(checkpoint):
                 self._later(ns(self.fleet.servers.save_s), partial(self.tell, p.CheckpointWritten(checkpoint)))
+            case p.ForgetCheckpoint():
+                pass  # nothing was written
             case p.Finished():
                 self.finished = command
             case p.Verdict() | p.Published() | p.Notice():
@@ -186,6 +192,12 @@ class Simulation:
         """Of every shard that has a living replica, the one that readers ask."""
         live = self.brain.shards.live
         return tuple(min(replica for replica in live if replica.shard == shard) for shard in sorted({each.shard for each in live}))
+
+    def _made(self, replica: p.ReplicaId) -> None:
+        """The process for a newcomer stands."""
+        if replica not in self.hosts.all:  # messages may come twice
+            self.hosts.add(replica, known=False)
+        self.tell(p.ReplicaCame(replica))
 
     def _step_ns(self) -> int:
         """From an order to step until the version is there."""
@@ -253,7 +265,6 @@ class Simulation:
 
     def lose_replica(self, replica: p.ReplicaId) -> None:
         """A shard's process dies; the brain hears of it `detect_s` later."""
-
         self.hosts.lose(replica)
         self.clock.at(self.clock.now_ns + ns(self.fleet.detect_s), MESSAGE, NOBODY, partial(self.found_lost, replica))
 
@@ -280,7 +291,9 @@ class Simulation:
             case "checkpoint":
                 self.tell(p.CheckpointAsked())
             case "lose_replica":
-                self.lose_replica(p.ReplicaId(fault.shard or 0, fault.replica or 0))
+                replica = p.ReplicaId(fault.shard or 0, fault.replica or 0)
+                if replica in self.hosts.all and self.hosts.all[replica].alive:
+                    self.lose_replica(replica)
             case _ if slot == NOBODY or not self.crew.all[slot].alive:
                 return  # a worker that has not joined yet, or is gone already
             case "crash":

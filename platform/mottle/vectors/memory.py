@@ -46,6 +46,18 @@ class ShardSpec:
     """Factor on the learning rate as a function of samples spent."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Holding:
+    """All numbers of a shard at one place of the command order: views of its own memory, to be copied before it goes on."""
+
+    version: int
+    values: Tensor
+    slots: Mapping[str, Tensor]
+    vectors: Mapping[str, tuple[Tensor, float]]
+    """With what each sum is divided by to give a mean."""
+    settings: Mapping[str, Any]
+
+
 @dataclass(slots=True)
 class _Held:
     values: Tensor
@@ -242,6 +254,23 @@ class ShardMemory:
     def free(self, numbers: tuple[int, ...]) -> None:
         for number in numbers:
             self._published.pop(number, None)
+
+    # --- newcomers --------------------------------------------------------------------------------------------------------------------
+
+    def holding(self) -> Holding:
+        """What a newcomer goes on from."""
+        vectors = {name: (held.values, held.weight) for name, held in self._vectors.items()}
+        slots = self._optimizer.state()
+        return Holding(version=self.version, values=self.values, slots=slots, vectors=vectors, settings=dict(self._settings))
+
+    @classmethod
+    def of(cls, spec: ShardSpec, holding: Holding, publish: Publisher) -> "ShardMemory":
+        """A newcomer's memory: copies of what it was handed."""
+        memory = cls(spec, holding.values.clone(), holding.version, publish)
+        memory.restore_optimizer(holding.slots)
+        memory._settings.update(holding.settings)
+        memory._vectors |= {name: _Held(values.clone(), weight) for name, (values, weight) in holding.vectors.items()}
+        return memory
 
     # --- checkpoints ------------------------------------------------------------------------------------------------------------------
 

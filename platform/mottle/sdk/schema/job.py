@@ -191,7 +191,7 @@ class Job(Section):
     rule_samples: int = Field(default=128, ge=1)
     """Trusted samples of each reference or score that a robust rule needs."""
     lease_floor_s: float | None = Field(default=10.0, gt=0)
-    """Least time that a worker is given for an order before others get its samples; above it, its own usual times decide. null: for ever."""
+    """Least time that a worker is given for an order before others get its samples; above it, its usual times decide. null: for ever."""
     loggers: list[Reference] = Field(default_factory=list)
     """Classes or functions that make a logger: `{"mottle.observe:TensorBoardLogger": {directory: runs/tb}}`."""
     max_failures: int = Field(default=0, ge=-1)

@@ -1,0 +1,92 @@
+"""Replicas on their way to take the place of lost ones.
+
+A newcomer gets a process (`MakeReplica`, `ReplicaCame`), at a quiet place of the command order all that its donor holds (`Adopt`,
+`ReplicaReady`), and from then on what the donor takes, passed on in order. Once it is ready its receipts are waited for; once it has come
+to a later place (`Sync`, `ReplicaSynced`) it has everything that was acknowledged without it as well, and is as good as any other: what
+follows that place comes to it from the coordinator itself, for the donor may die with what it has not passed on. The newcomer is
+then introduced to those who push and read, and when all of them know it the donor passes nothing on any more (`ReplicaKnown`, `Wean`).
+Training goes on all the while. Knows no process, worker or strategy.
+"""
+
+from collections import defaultdict
+
+from mottle.core import protocol as p
+from mottle.core.effects import Effects
+from mottle.core.pipeline import Pipeline
+from mottle.core.shards import ShardMap
+
+ATTEMPTS = 3
+"""Newcomers in a row that may fail before a shard goes on with one replica."""
+
+
+class Newcomers:
+    """What becomes of them, until they are live."""
+
+    def __init__(self, shards: ShardMap, pipeline: Pipeline, effects: Effects, *, first: int) -> None:
+        """
+        Args:
+            first: number of a shard's first newcomer, above those that it began with.
+        """
+        self._shards = shards
+        self._pipeline = pipeline
+        self._effects = effects
+        self._next: dict[int, int] = defaultdict(lambda: first)
+        self._failed: dict[int, int] = defaultdict(int)
+        self._phases: dict[p.ReplicaId, str] = {}
+        """`called`, `waiting` for a quiet place, `adopted` or `awaited`, in the order in which they were called."""
+
+    def call(self, shard: int) -> None:
+        """Have one made for a shard that has lost a replica."""
+        newcomer = p.ReplicaId(shard, self._next[shard])
+        self._next[shard] += 1
+        self._phases[newcomer] = "called"
+        self._effects.tell(p.MakeReplica(newcomer))
+
+    def came(self, event: p.ReplicaCame) -> None:
+        if self._phases.get(event.replica) == "called":
+            self._phases[event.replica] = "waiting"
+
+    def adopt(self) -> bool:
+        """Have a donor hand over to a newcomer that waits, if this place is quiet. Whether one did."""
+        newcomer = next((each for each, phase in self._phases.items() if phase == "waiting"), None)
+        if newcomer is None or not self._pipeline.hold():
+            return False
+        self._phases[newcomer] = "adopted"
+        self._shards.tell(p.Adopt(self._shards.primary(newcomer.shard), newcomer))
+        self._shards.seal()
+        self._pipeline.go_on()
+        return True
+
+    def ready(self, event: p.ReplicaReady) -> None:
+        if self._phases.get(event.replica) == "adopted":
+            self._phases[event.replica] = "awaited"
+            self._shards.tell(p.Sync(event.replica))
+            self._shards.wait_for(event.replica)
+
+    def synced(self, event: p.ReplicaSynced) -> None:
+        if self._phases.pop(event.replica, None) is None:
+            return
+        self._failed.pop(event.replica.shard, None)
+        self._shards.admit(event.replica)
+        self._effects.tell(p.Notice("replica", f"shard {event.replica.shard} has a new replica"))
+        self._effects.tell(p.Introduce(event.replica))
+
+    def known(self, event: p.ReplicaKnown) -> None:
+        self._shards.tell(p.Wean(event.replica))
+
+    def lose(self, event: p.ReplicaLost) -> bool:
+        """Whether it was one of these; another is called then, a few times."""
+        newcomer = event.replica
+        phase = self._phases.pop(newcomer, None)
+        if phase is None:
+            return False
+        self._shards.lose(newcomer)
+        if phase == "waiting":
+            self._pipeline.go_on()  # it may have been held for this one
+        self._failed[newcomer.shard] += 1
+        more = self._failed[newcomer.shard] < ATTEMPTS
+        following = "another is made" if more else "the shard goes on with one replica"
+        self._effects.tell(p.Notice("warning", f"a new replica of shard {newcomer.shard} is lost ({event.reason}); {following}"))
+        if more:
+            self.call(newcomer.shard)
+        return True
