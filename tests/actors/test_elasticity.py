@@ -10,6 +10,7 @@ import torch
 from tests.actors import live
 
 from mottle.actors.fleet import CrewError
+from mottle.observe.snapshot import Snapshot
 from mottle.sdk import Result, Run, WorkerGroup
 from mottle.sdk.result import RunFailedError
 
@@ -76,16 +77,26 @@ def test_a_group_has_no_more_workers_than_it_declares_and_unknown_groups_are_nam
         run.stop()
 
 
-def test_with_a_replica_of_each_shard_a_killed_shard_stops_nobody(tmp_path: Path) -> None:
-    """Both replicas hold the same bits, so the model of the run is that of one that lost nothing."""
+def replaced(snapshot: Snapshot, times: int) -> bool:
+    """Whether so many newcomers have taken the place of lost replicas."""
+    return sum(event.kind == "replica" for event in snapshot.events) >= times
+
+
+def test_with_a_replica_of_each_shard_killed_shards_stop_nobody_and_are_replaced(tmp_path: Path) -> None:
+    """All replicas hold the same bits, so the model is that of a run that lost nothing, though none is left of those it began with."""
     group = WorkerGroup(count=2, max_count=3, num_cpus=0.5, delay_s=0.03)
     test = live.blobs(50, seed=1)
-    job = live.trainer(tmp_path, live.perceptron, replicas=1, shards=2, batch_size=10, scaling_config=group, test_data=test)
+    job = live.trainer(
+        tmp_path, live.perceptron, replicas=1, shards=2, batch_size=10, scaling_config=group, test_data=test, until={"epochs": 12}
+    )
     with live.started(job) as run:
         live.wait_for(run, lambda now: now.version >= 3, "its third version")
         live.process_of(job, "shard0").kill()
-        live.wait_for(run, lambda now: any("replica of shard" in event.text for event in now.events), "the loss of a replica")
+        live.wait_for(run, lambda now: replaced(now, 1), "the first newcomer")
         run.pause()
+        live.wait_for(run, lambda now: not live.computing(now), "quiet: a push that only the next one has would be lost with it")
+        live.process_of(job, "shard0-replica1").kill()
+        live.wait_for(run, lambda now: replaced(now, 2), "the second newcomer")
         (joined,) = run.add_workers(1)
         live.wait_for(run, lambda now: any(row.id == joined for row in now.workers), f"the arrival of {joined}")
         run.resume()
@@ -94,9 +105,9 @@ def test_with_a_replica_of_each_shard_a_killed_shard_stops_nobody(tmp_path: Path
         result = run.result()
     assert result.error is None
     assert result.summary is not None
-    assert result.summary.versions == 20
+    assert result.summary.versions == 120
     assert {worker.id: worker.accepted > 0 for worker in result.summary.workers}[joined]
-    theirs = live.reference(job, live.perceptron, lambda model: torch.optim.SGD(model.parameters(), lr=0.1), batch_size=10)
+    theirs = live.reference(job, live.perceptron, lambda model: torch.optim.SGD(model.parameters(), lr=0.1), batch_size=10, epochs=12)
     torch.testing.assert_close(ours, theirs.parameters(), rtol=1e-4, atol=1e-6)
 
 

@@ -775,3 +775,31 @@ def test_the_state_is_plain_json_and_restores_to_itself() -> None:
     again = Ear(ZENO, num_positions=20, max_samples=50, restore=state)
     again.brain.pipeline.published = p.Version(*state["version"])
     assert through_json(again.brain.state()) == state
+
+
+# --- newcomers --------------------------------------------------------------------------------------------------------------------------
+
+
+def test_what_a_dead_donor_alone_has_taken_goes_to_another_worker_at_once() -> None:
+    """Its worker did not know the newcomer yet, and the donor may not have passed it on."""
+    newcomer = p.ReplicaId(0, 2)
+    ear = Ear(replicas=1)
+    ear.start()
+    ear.hear(p.ReplicaLost(BACKUP, "gone"), p.ReplicaCame(newcomer), p.ReplicaReady(newcomer), p.ReplicaSynced(newcomer))
+    ear.hear(receipt(0, 0))
+    said = ear.hear(p.ReplicaLost(R0, "gone too"))
+    assert only(said, p.Abandon) == [p.Abandon(0, 0)]
+    (again,) = only(said, p.Compute)
+    assert again.parts[0].lease.start == 0
+    assert p.MakeReplica(p.ReplicaId(0, 3)) in said
+
+
+def test_what_was_pushed_to_a_newcomer_as_well_is_waited_for() -> None:
+    newcomer = p.ReplicaId(0, 2)
+    ear = Ear(replicas=1)
+    ear.start()
+    ear.hear(p.ReplicaLost(BACKUP, "gone"), p.ReplicaCame(newcomer), p.ReplicaReady(newcomer), p.ReplicaSynced(newcomer))
+    ear.hear(p.ReplicaKnown(newcomer), receipt(0, 0))
+    assert only(ear.hear(p.ReplicaLost(R0, "gone too")), p.Abandon) == []
+    said = ear.hear(receipt(0, 0, replica=newcomer))
+    assert [type(command) for command in shard_commands(said)] == [p.Step]

@@ -130,6 +130,16 @@ def test_the_cut_of_the_model_changes_no_bit() -> None:
     assert torch.equal(end(train("async")), end(train("async", num_shards=3)))
 
 
+def test_replicas_that_die_and_are_replaced_change_no_bit() -> None:
+    """One after the other, until none is left of those that held the model at the start."""
+    crew = (Workers(name="fast", count=2, sample_s=0.001),)
+    losses = tuple(Fault(kind="lose_replica", shard=0, replica=each, at_samples=60 * (each + 1)) for each in range(4))
+    calm, stormy = (train("sync", Fleet(workers=crew, faults=faults), replicas=1) for faults in ((), losses))
+    assert stormy.fired == list(losses)
+    assert sorted(replica.replica for replica in stormy.brain.shards.live) == [4, 5]
+    assert torch.equal(end(calm), end(stormy))
+
+
 def test_a_target_ends_the_run() -> None:
     run = train("async", target=("test_accuracy", 0.6), max_samples=100 * NUM_SAMPLES)
     assert run.finished is not None

@@ -227,8 +227,8 @@ class Session:
                     self._brain.finished = text
                     self._chronicle.broke(text, self._now_ns())
             if batches and self._fleet is not None:
-                for replica in self._brain.shards.live:
-                    self._fleet.ways[replica].tell("batches", batches)
+                for replica in self._brain.shards.recipients(batches[-1]):
+                    self._fleet.ways[replica].tell("batches", [each for each in batches if replica in self._brain.shards.recipients(each)])
             self._changed.notify_all()
 
     def _take(self, event: p.Event) -> list[p.Batch]:
@@ -266,6 +266,10 @@ class Session:
                 threading.Thread(target=self._write_manifest, args=(command,), name="manifest", daemon=True).start()
             case p.ForgetCheckpoint(number):
                 threading.Thread(target=self._forget_checkpoint, args=(number,), name="forget", daemon=True).start()
+            case p.MakeReplica(replica):
+                self._fleet.make_replica(replica)
+            case p.Introduce(replica):
+                self._fleet.introduce(replica)
             case p.SetTimer(name, at_ns):
                 self._timers.set(name, max(0, at_ns - self._now_ns()))
 

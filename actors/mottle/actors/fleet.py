@@ -20,6 +20,7 @@ from mottle.actors.lines import Line
 from mottle.actors.link import Replica, Shards
 from mottle.actors.reports import RunHandle
 from mottle.actors.reserve import RESERVE
+from mottle.actors.shard import Start
 from mottle.actors.shard import line_name as shard_line
 from mottle.actors.way import Way
 from mottle.actors.worker import line_name as worker_line
@@ -75,6 +76,10 @@ class Fleet:
         """To replicas, and to workers by slot."""
         self._shards_stand = threading.Event()
         self._lost: set[p.ReplicaId] = set()
+        self._strangers: set[p.ReplicaId] = set()
+        """Newcomers that nobody reads from or pushes to yet."""
+        self._meeting = threading.Lock()
+        self._places: dict[p.ReplicaId, str] = {}
         self.workers: dict[int, Any] = {}
         self.lost_workers: dict[int, str] = {}
         """Why a worker died, by slot; also of those that never joined."""
@@ -96,14 +101,13 @@ class Fleet:
         """
         job = self._job
         ranges = job.layout.cut(job.brain.num_shards)
-        places, serving = hosts.spread(replicas, hosts.living()), []
+        self._places, serving = hosts.spread(replicas, hosts.living()), []
         for replica in replicas:
             owned = ranges[replica.shard]
-            spec = ShardSpec(layout=job.layout, owned=owned, optimizer=job.optimizer, codec=job.codec, schedule=job.schedule)
             values = transport.publish(vector[owned.start : owned.stop])
             state = slots[replica.shard] if slots else None
-            shard = self.shards[replica] = placing.make_shard(places[replica])
-            serving.append(shard.serve.remote(job.run_dir, replica, self._run, self._door, spec, values, version, state))
+            shard = self.shards[replica] = placing.make_shard(self._places[replica])
+            serving.append(self._serve(shard, replica, Start(values, version, state)))
         try:
             ready = ray.get(serving)
             self._doors = {replica: door for replica, (door, _) in zip(self.shards, ready, strict=True)}
@@ -114,10 +118,20 @@ class Fleet:
             raise CrewError(f"shards and validator could not start: {reason_of(error)}") from error
         for trouble in troubles:
             self._note(trouble)
-        for replica, shard in self.shards.items():
-            self.ways[replica] = Way(shard, self._exchange.line(shard_line(replica)))
-            self._thread(self._watch_shard, replica, shard)
+        for replica in self.shards:
+            self._attend(replica)
         self._shards_stand.set()
+
+    def _serve(self, shard: Any, replica: p.ReplicaId, start: Start | None) -> Any:
+        job, owned = self._job, self._job.layout.cut(self._job.brain.num_shards)[replica.shard]
+        spec = ShardSpec(layout=job.layout, owned=owned, optimizer=job.optimizer, codec=job.codec, schedule=job.schedule)
+        return shard.serve.remote(job.run_dir, replica, self._run, self._door, spec, start)
+
+    def _attend(self, replica: p.ReplicaId) -> None:
+        """Talk to a replica that stands, and be told of its end."""
+        shard = self.shards[replica]
+        self.ways[replica] = Way(shard, self._exchange.line(shard_line(replica)))
+        self._thread(self._watch_shard, replica, shard)
 
     def ask_validator(self, method: str, *arguments: Any) -> Any:
         """Call a method of the validator; a reference to its answer.
@@ -126,13 +140,17 @@ class Fleet:
         """
         if self._validator is None:
             self._validator = placing.make_validator()
-            self._about = [ray.put((self._job, self.by_shard(), self._run))]
+            self._brief_validator()
         return getattr(self._validator, method).remote(self._about, *arguments)
+
+    def _brief_validator(self) -> None:
+        """What its next calls are about."""
+        self._about = [ray.put((self._job, self.by_shard(), self._run))]
 
     def by_shard(self) -> Shards:
         """The live replicas of each shard, primary first."""
         replicas: dict[int, list[Replica]] = defaultdict(list)
-        for replica in sorted(self.shards.keys() - self._lost):
+        for replica in sorted(self.shards.keys() - self._lost - self._strangers):
             replicas[replica.shard].append(Replica(self.shards[replica], self._doors[replica]))
         return dict(replicas)
 
@@ -145,14 +163,60 @@ class Fleet:
     def lose(self, replica: p.ReplicaId) -> None:
         """A replica no longer holds what the others hold, or is gone: nobody may read from it any more."""
         self._lost.add(replica)
-        ray.kill(self.shards[replica])
+        if replica in self.shards:
+            ray.kill(self.shards[replica])
+
+    # --- newcomers --------------------------------------------------------------------------------------------------------------------
+
+    def make_replica(self, replica: p.ReplicaId) -> None:
+        """Start a process for a newcomer, empty, and let the others of its shard know it; nobody waits for that."""
+        self._thread(self._make_replica, replica)
+
+    def _make_replica(self, replica: p.ReplicaId) -> None:
+        others = [each for each in self.shards if each.shard == replica.shard and each not in self._lost]
+        try:
+            self._places[replica] = hosts.apart({self._places[each] for each in others}, hosts.living())
+            shard = placing.make_shard(self._places[replica])
+            door, troubles = ray.get(self._serve(shard, replica, None))
+            for trouble in troubles:
+                self._note(trouble)
+            self._strangers.add(replica)
+            self.shards[replica], self._doors[replica] = shard, door
+            self._attend(replica)
+            ray.get([self.shards[each].meet.remote(replica, shard) for each in others])
+        except ray.exceptions.RayError as error:
+            self._tell(p.ReplicaLost(replica, reason_of(error)))
+        else:
+            self._tell(p.ReplicaCame(replica))
+
+    def introduce(self, replica: p.ReplicaId) -> None:
+        """Let workers and the validator know a newcomer that holds what the others hold; nobody waits for that."""
+        self._thread(self._introduce, replica)
+
+    def _introduce(self, replica: p.ReplicaId) -> None:
+        with self._meeting:  # who connects from here on is given it anyway
+            self._strangers.discard(replica)
+            workers = [self.workers[slot] for slot in self.ways if isinstance(slot, int)]
+            if self._validator is not None:
+                self._brief_validator()
+        newcomer = Replica(self.shards[replica], self._doors[replica])
+        told = [worker.meet.remote(replica.shard, newcomer) for worker in workers]
+        if self._validator is not None:
+            told.append(self.ask_validator("ready"))
+        for answer in told:
+            try:
+                ray.get(answer)
+            except ray.exceptions.RayError:
+                continue  # whoever has died pushes nothing any more
+        self._tell(p.ReplicaKnown(replica))
 
     def lose_line(self, line: Line) -> None:
         """A process that is not heard any more is as good as dead, and is made so: Ray then tells of its end as of any other."""
         print(f"the line to {line.name} broke: {line.broken}", flush=True)
         actors = {shard_line(replica): shard for replica, shard in self.shards.items()}
         actors |= {worker_line(slot): worker for slot, worker in self.workers.items()}
-        ray.kill(actors[line.name])
+        if line.name in actors:
+            ray.kill(actors[line.name])
 
     # --- workers ----------------------------------------------------------------------------------------------------------------------
 
@@ -184,7 +248,10 @@ class Fleet:
         try:
             where = ray.get(actor.where.remote())
             self._shards_stand.wait()
-            for trouble in ray.get(actor.connect.remote(slot, self._door, self.by_shard(), self._run)):
+            with self._meeting:
+                connected = actor.connect.remote(slot, self._door, self.by_shard(), self._run)
+                self.ways[slot] = Way(actor)
+            for trouble in ray.get(connected):
                 self._note(trouble)
             self.ways[slot] = Way(actor, self._exchange.line(worker_line(slot)))
             ray.get(actor.prepare.remote(self._job, group))

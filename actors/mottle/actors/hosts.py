@@ -4,7 +4,7 @@ Coordinator and validator go to the host of whoever started the run; primaries s
 never lies on its primary's host where there is another. All of it is a wish: an actor whose host is gone goes elsewhere.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +48,15 @@ def spread(replicas: Sequence[ReplicaId], hosts: Sequence[Host]) -> dict[Replica
         rest = [host for host in (ranked if len(ranked) > 1 else ranked + others) if host != primary] or [primary]
         places[replica] = primary if replica.replica == 0 else rest[replica.shard % len(rest)]
     return places
+
+
+def apart(taken: Collection[str], hosts: Sequence[Host]) -> str:
+    """The host of a newcomer: not where another replica of its shard lies if there is another, best one that is meant to stay.
+
+    Args:
+        hosts: in order of preference, at least one.
+    """
+    return min(hosts, key=lambda host: (host.id in taken, not host.stays)).id
 
 
 def near(host: str) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """A line to all shards: reading one version into an engine, pushing one vector in ranges."""
 
+import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -23,6 +24,10 @@ KEPT = 2
 
 class VersionGoneError(MottleError):
     """A shard no longer has the version."""
+
+
+class PushLostError(MottleError):
+    """A vector was pushed to replicas that are all gone."""
 
 
 class Replica(NamedTuple):
@@ -66,6 +71,7 @@ class ShardLink:
         self._num_bytes = [(owned.stop - owned.start) * itemsize for owned in ranges]
         self._sender = sender
         self._wants_news = wants_news
+        self._pushing = threading.Lock()
         self._news: dict[int, dict[int, Any]] = {}
         """Version number -> shard -> its range, as `transport.publish` made it."""
 
@@ -133,31 +139,42 @@ class ShardLink:
         Args:
             encode: payload of a shard's range.
             sender: under whose name; None is the caller's own.
+        Raises:
+            PushLostError: every replica of a shard that is known here died under it.
         """
         sender = self._sender if sender is None else sender
         newest = max(self._news, default=-1) if self._wants_news else None
         answers = []
-        for shard, owned in enumerate(self._ranges):
-            shipped, large = transport.ship(encode(shard, owned), self._num_bytes[shard])
-            push = (name, sender, owned.start, owned.stop, samples, weight, compute_ns, shipped, newest)
-            answers += [(shard, replica.ask("push", *push, large=large)) for replica in self._shards[shard]]
-        for shard, answer in answers:
-            if (news := _confirm(answer)) is not None:
+        with self._pushing:
+            for shard, owned in enumerate(self._ranges):
+                shipped, large = transport.ship(encode(shard, owned), self._num_bytes[shard])
+                push = (name, sender, owned.start, owned.stop, samples, weight, compute_ns, shipped, newest)
+                answers += [(shard, replica, replica.ask("push", *push, large=large)) for replica in self._shards[shard]]
+            taken = {shard for shard, replica, answer in answers if self._confirm(shard, replica, answer)}
+        if lost := sorted({shard for shard, _, _ in answers} - taken):
+            raise PushLostError(f"no replica of shard {', '.join(map(str, lost))} that was known here lives to have taken the update")
+
+    def await_push(self) -> None:
+        """Return once a push that is under way now is through."""
+        with self._pushing:
+            pass
+
+    def _confirm(self, shard: int, replica: Way, answer: Callable[[], Any]) -> bool:
+        """Wait until a replica has copied what was pushed to it. Whether it has.
+
+        One that died has nothing to confirm: the coordinator learns of it by itself and waits for the others.
+        """
+        try:
+            if (news := answer()) is not None:
                 self._remember(shard, *news)
+            return True
+        except ray.exceptions.RayActorError as error:
+            print(f"a shard died under a push: {error}", flush=True)
+            if len(self._shards[shard]) > 1:
+                self._shards[shard].remove(replica)
+            return False
 
     def _remember(self, shard: int, number: int, published: Any) -> None:
         self._news.setdefault(number, {})[shard] = published
         for old in sorted(self._news)[:-KEPT]:
             del self._news[old]
-
-
-def _confirm(answer: Callable[[], Any]) -> Any:
-    """Wait until a replica has copied what was pushed to it; what it answered.
-
-    One that died has nothing to confirm: the coordinator learns of it by itself and waits for the others.
-    """
-    try:
-        return answer()
-    except ray.exceptions.RayActorError as error:
-        print(f"a shard died under a push: {error}", flush=True)
-        return None

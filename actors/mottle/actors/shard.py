@@ -6,14 +6,16 @@ What each caller sends is taken in its order, one message at a time: small ones 
 
 import threading
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, replace
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
+from mottle import vectors
 from mottle.actors import transport
 from mottle.actors.exchange import Door, Exchange
 from mottle.actors.lines import Message
@@ -28,6 +30,16 @@ from mottle.storage import Folder
 from mottle.vectors import ShardMemory, ShardSpec
 
 
+class Start(NamedTuple):
+    """What a replica begins with."""
+
+    values: Any
+    """The range at `version`, as `transport.publish` made it."""
+    version: p.Version
+    slots: Mapping[str, torch.Tensor] | None
+    """The optimizer's state to go on from, cut to the range."""
+
+
 class ParameterShard:
     """A shard's process: `serve` makes it a replica of a run's shard, `rest` ends that."""
 
@@ -36,17 +48,28 @@ class ParameterShard:
         self._output = Output()
         self._session: Session | None = None
 
-    def serve(self, run_dir: str, replica: p.ReplicaId, run: RunHandle, door: Door | None, *part: Any) -> tuple[Door | None, list[str]]:
+    def serve(
+        self, run_dir: str, replica: p.ReplicaId, run: RunHandle, door: Door | None, spec: ShardSpec, start: Start | None
+    ) -> tuple[Door | None, list[str]]:
         """Hold a range, as `Session` has it. Returns where the replica is called, and what people should know of its lines.
 
         Args:
             run_dir: where checkpoints and logs go.
+            start: None for a newcomer, which is to `take_up` what another replica holds.
         """
         forget_peak()
         name = f"shard{replica.shard}" + (f"-replica{replica.replica}" if replica.replica else "")
         self._output.keep(run_dir, name, run.log)
-        self._session = Session(run_dir, replica, run, door, *part)
+        self._session = Session(run_dir, replica, run, door, spec, start)
         return self._session.ready
+
+    def meet(self, newcomer: p.ReplicaId, handle: Any) -> None:
+        """Know the process of a newcomer to this shard."""
+        self._serving.newcomers[newcomer] = handle
+
+    def take_up(self, holding: sh.Holding, numbers: vectors.Holding) -> None:
+        """See `Session.take_up`."""
+        self._serving.take_up(holding, numbers)
 
     @property
     def _serving(self) -> "Session":
@@ -95,9 +118,7 @@ class Session:
         run: that is told.
         door: of the coordinator's exchange; None for a run without lines.
         spec: the job's part.
-        values: the range at `version`, as `transport.publish` made it.
-        version: the version that it holds at the start.
-        slots: the optimizer's state to go on from, cut to the range.
+        start: None for a newcomer.
     """
 
     def __init__(
@@ -107,15 +128,19 @@ class Session:
         run: RunHandle,
         door: Door | None,
         spec: ShardSpec,
-        values: Any,
-        version: p.Version,
-        slots: Mapping[str, torch.Tensor] | None,
+        start: Start | None,
     ) -> None:
-        self._machine = sh.Shard(replica, spec.owned, version=version)
-        self._memory = ShardMemory(spec, transport.receive(values).clone(), version.number, transport.publish)
-        if slots:
-            self._memory.restore_optimizer(slots)
-        self._news_fit = (spec.owned.stop - spec.owned.start) * self._memory.values.element_size() <= transport.INLINE_BYTES
+        self._spec = spec
+        self._itemsize = np.dtype(spec.layout.dtype).itemsize
+        self._news_fit = (spec.owned.stop - spec.owned.start) * self._itemsize <= transport.INLINE_BYTES
+        self._machine = sh.Shard(replica, spec.owned, version=p.Version(0, 0) if start is None else start.version)
+        self._memory: ShardMemory
+        if start is not None:
+            self._memory = ShardMemory(spec, transport.receive(start.values).clone(), start.version.number, transport.publish)
+            if start.slots:
+                self._memory.restore_optimizer(start.slots)
+        self.newcomers: dict[p.ReplicaId, Any] = {}
+        """Handles of the processes that stand for newcomers to this shard."""
         self._run = Folder.at(run_dir)
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._answers: dict[tuple[str, int], Any] = {}
@@ -134,6 +159,17 @@ class Session:
         self._reports = Reports(run, line)
         own, no_door = open_door(self._exchange, door.key, me)
         return own, [trouble for trouble in (no_line, no_door) if trouble]
+
+    def take_up(self, holding: sh.Holding, numbers: vectors.Holding) -> None:
+        """Go on from where another replica was.
+
+        Args:
+            numbers: with what `transport.publish` made in the place of each tensor.
+        """
+        with self._turn():
+            received = _each(transport.receive, numbers)
+            self._memory = ShardMemory.of(self._spec, received, transport.publish)
+            self._handle([sh.TakenOver(holding)])
 
     def close(self) -> None:
         """Hear and write nothing more."""
@@ -234,6 +270,20 @@ class Session:
                     self._memory.free(numbers)
                 case sh.SendUp(event):
                     self._up.append(event)
+                case sh.HandOver(newcomer, holding):
+                    numbers = _each(transport.publish, self._memory.holding())
+                    self.newcomers[newcomer].take_up.remote(holding, numbers)
+                case sh.PassOn(newcomer, event):
+                    self._pass_on(self.newcomers[newcomer], event)
+
+    def _pass_on(self, newcomer: Any, event: sh.Pushed | sh.BatchArrived) -> None:
+        """Through Ray, which keeps the order of one caller's calls."""
+        match event:
+            case sh.BatchArrived(batch):
+                newcomer.batches.remote([batch])
+            case sh.Pushed(name, sender, start, stop, samples, compute_ns, payload, weight):
+                shipped, _ = transport.ship(payload, (stop - start) * self._itemsize)
+                newcomer.push.remote(name, sender, start, stop, samples, weight, compute_ns, shipped, None)
 
     def _save(self, checkpoint: int, slots: Mapping[str, torch.Tensor]) -> None:
         """In the writer's thread: training goes on meanwhile."""
@@ -244,6 +294,16 @@ class Session:
         except OSError as error:
             done = p.SnapshotDone(replica, checkpoint, error=f"{error}")
         self._reports.tell([done])
+
+
+def _each(do: Callable[[Any], Any], numbers: vectors.Holding) -> vectors.Holding:
+    """The same with `do` of each tensor in its place."""
+    return replace(
+        numbers,
+        values=do(numbers.values),
+        slots={name: do(slot) for name, slot in numbers.slots.items()},
+        vectors={name: (do(values), weight) for name, (values, weight) in numbers.vectors.items()},
+    )
 
 
 def line_name(replica: p.ReplicaId) -> str:

@@ -24,7 +24,7 @@ from mottle.actors.exchange import Door, Exchange
 from mottle.actors.faulty import Faulty, Sent
 from mottle.actors.job import Job, WorkerGroup
 from mottle.actors.lines import Message
-from mottle.actors.link import ShardLink, Shards, ways_to
+from mottle.actors.link import Replica, ShardLink, Shards, ways_to
 from mottle.actors.logs import Output
 from mottle.actors.memory import forget_peak, peak_rss_bytes
 from mottle.actors.reports import Reports, RunHandle
@@ -66,6 +66,13 @@ class TrainingWorker:
         self._log, self._reports = run.log, Reports(run, line)
         self._shards, troubles = ways_to(shards, self._exchange, me)
         return [trouble, *troubles] if trouble else troubles
+
+    def meet(self, shard: int, newcomer: Replica) -> None:
+        """Know a further replica of a shard; answered once no push is under way that leaves it out."""
+        ways, _ = ways_to({shard: [newcomer]}, self._exchange, line_name(self._slot))
+        self._shards[shard] += ways[shard]
+        if self._session is not None:
+            self._session.await_push()
 
     def _hear(self, messages: list[Message]) -> None:
         for message in messages:
@@ -214,6 +221,10 @@ class Session:
         self._weight = 0.0
         self._compute_ns = 0
         return w.Loaded(work_id)
+
+    def await_push(self) -> None:
+        """Return once a push that is under way now is through."""
+        self._shards.await_push()
 
     # --- computing --------------------------------------------------------------------------------------------------------------------
 

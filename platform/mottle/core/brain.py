@@ -414,6 +414,8 @@ class Brain:
             self._fail(f"shard {event.replica.shard} is lost: {event.reason}")
             return
         self._tell(p.Notice("warning", f"a replica of shard {event.replica.shard} is lost ({event.reason}); the other one goes on"))
+        if self._newcomers.unknown_in(event.replica.shard):
+            self.orders.stranded(event.replica)
         self._newcomers.call(event.replica.shard)
         self._fewer_replicas()
 

@@ -34,6 +34,8 @@ class Newcomers:
         self._failed: dict[int, int] = defaultdict(int)
         self._phases: dict[p.ReplicaId, str] = {}
         """`called`, `waiting` for a quiet place, `adopted` or `awaited`, in the order in which they were called."""
+        self._unknown: set[p.ReplicaId] = set()
+        """Live, but what is under way may leave them out."""
 
     def call(self, shard: int) -> None:
         """Have one made for a shard that has lost a replica."""
@@ -68,10 +70,16 @@ class Newcomers:
             return
         self._failed.pop(event.replica.shard, None)
         self._shards.admit(event.replica)
+        self._unknown.add(event.replica)
         self._effects.tell(p.Notice("replica", f"shard {event.replica.shard} has a new replica"))
         self._effects.tell(p.Introduce(event.replica))
 
+    def unknown_in(self, shard: int) -> bool:
+        """Whether a shard has a newcomer that some may not push to by themselves yet."""
+        return any(newcomer.shard == shard for newcomer in self._unknown & self._shards.live)
+
     def known(self, event: p.ReplicaKnown) -> None:
+        self._unknown.discard(event.replica)
         self._shards.tell(p.Wean(event.replica))
 
     def lose(self, event: p.ReplicaLost) -> bool:

@@ -155,9 +155,19 @@ class Orders:
     def abandon(self, decision: s.AbandonOrder) -> None:
         order = self._ledger.get(decision.work_id)
         if order is not None and order.state == "issued":
-            self._effects.tell(p.Abandon(order.compute.worker, decision.work_id))
-            self.end(order, drop=bool(order.receipts))
-            self.offer(order.compute.worker)
+            self._abandon(order)
+
+    def _abandon(self, order: Order) -> None:
+        self._effects.tell(p.Abandon(order.compute.worker, order.compute.work_id))
+        self.end(order, drop=bool(order.receipts))
+        self.offer(order.compute.worker)
+
+    def stranded(self, replica: p.ReplicaId) -> None:
+        """A replica died before it had passed everything on: what it alone of its shard has a receipt for may never be whole again."""
+        for order in self._ledger.undecided:
+            shards = [each.shard for each in order.receipts]
+            if order.state == "issued" and replica in order.receipts and shards.count(replica.shard) == 1:
+                self._abandon(order)
 
     # --- deadlines --------------------------------------------------------------------------------------------------------------------
 

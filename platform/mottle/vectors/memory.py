@@ -175,8 +175,8 @@ class ShardMemory:
                 self._drop(names)
             case p.Configure(settings):
                 self._settings.update(settings)
-            case p.Snapshot():
-                pass  # the shell takes and writes it
+            case p.Snapshot() | p.Adopt() | p.Sync() | p.Wean():
+                pass  # what there is to do is the driver's and the machine's
             case _:
                 raise ProtocolError(f"a shard cannot run {type(command).__name__}")
         return Ran(command)
