@@ -729,6 +729,20 @@ def test_the_end_of_the_run_waits_for_the_checkpoint_that_is_written() -> None:
     assert only(ear.hear(p.CheckpointWritten(1)), p.Finished) == [p.Finished("samples")]
 
 
+def test_with_an_evaluation_goes_a_checkpoint_of_the_same_version_and_the_end_waits_for_it() -> None:
+    ear = Ear(max_samples=8, evaluate_every=4, save_evaluated=True)
+    assert only(ear.start(1), p.Evaluate, p.SaveModel) == [p.Evaluate(V0)], "what the run began with is nothing to save"
+    ear.hear(p.Evaluated(V0, {"test_loss": 2.0}))
+    said = ear.hear(receipt(0, 0), p.Stepped(R0, V1))
+    assert only(said, p.Evaluate, p.SaveModel) == [p.Evaluate(V1), p.SaveModel(1, V1)]
+    ear.hear(p.Evaluated(V1, {"test_loss": 1.0}), p.SnapshotDone(R0, 1), p.ModelSaved(1), p.CheckpointWritten(1))
+    said = ear.hear(receipt(1, 0), p.Stepped(R0, V2))
+    assert only(said, p.Evaluate, p.SaveModel) == [p.Evaluate(V2), p.SaveModel(2, V2)]
+    said = ear.hear(p.Evaluated(V2, {"test_loss": 0.5}), p.SnapshotDone(R0, 2), p.ModelSaved(2))
+    assert (len(only(said, p.SaveCheckpoint)), only(said, p.Finished)) == (1, [])
+    assert only(ear.hear(p.CheckpointWritten(2)), p.Finished) == [p.Finished("samples")]
+
+
 def test_a_run_that_goes_on_from_a_checkpoint_lends_what_was_out_and_numbers_on() -> None:
     ear = Ear()
     ear.start()

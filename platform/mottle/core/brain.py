@@ -367,6 +367,8 @@ class Brain:
     def _evaluate(self) -> None:
         self._evaluations.begin(self.version, self.samples)
         self._tell(p.Evaluate(self.version))
+        if self.config.save_evaluated and self.samples > self._checkpoints.last_samples:  # what a run began with need not be saved
+            self._checkpoints.ask()
 
     def _on_evaluated(self, event: p.Evaluated) -> None:
         if not self._evaluations.end(event.version):

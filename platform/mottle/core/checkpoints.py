@@ -38,7 +38,8 @@ class Checkpoints:
         self._every = every
         self.last = 0
         """Number of the newest one that was begun."""
-        self._last_samples = 0
+        self.last_samples = 0
+        """Samples spent when it was begun, or when the run was taken up."""
         self._asked = False
         self._pending: _Pending | None = None
 
@@ -48,7 +49,7 @@ class Checkpoints:
 
     def due(self, samples: int) -> bool:
         """Whether one should be begun now."""
-        periodic = self._every is not None and samples - self._last_samples >= self._every
+        periodic = self._every is not None and samples - self.last_samples >= self._every
         return self._pending is None and (self._asked or periodic)
 
     @property
@@ -70,7 +71,7 @@ class Checkpoints:
     def begin(self, version: Version, samples: int) -> int:
         """Its number, growing from 1; the brain's state follows by `keep`, so that it can name the number."""
         self.last += 1
-        self._last_samples, self._asked = samples, False
+        self.last_samples, self._asked = samples, False
         self._pending = _Pending(self.last, version, samples)
         return self.last
 
@@ -112,4 +113,4 @@ class Checkpoints:
 
     def restore(self, number: int, samples: int) -> None:
         """Go on after checkpoint `number`."""
-        self.last, self._last_samples = number, samples
+        self.last, self.last_samples = number, samples

@@ -22,6 +22,8 @@ class BrainConfig:
     evaluate_every: int | None = None
     """Samples between evaluations of the published model; the first and the last model are always evaluated when this is set."""
     checkpoint_every: int | None = None
+    save_evaluated: bool = False
+    """Save a checkpoint along with every evaluation; of the evaluated version wherever no later step has been told by then."""
     num_shards: int = 1
     replicas: int = 0
     max_grad_norm: float | None = None

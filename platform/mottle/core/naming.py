@@ -8,7 +8,7 @@ from dataclasses import MISSING, fields
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
-from mottle.core.errors import ConfigError
+from mottle.core.errors import ConfigError, UnknownNameError
 
 Spec = str | Mapping[str, Mapping[str, object] | None]
 """A name, or one name with its options; `None` (an empty value in a job file) is no options."""
@@ -52,13 +52,13 @@ def lookup(name: str, catalogue: Mapping[str, T], what: str) -> T:
     """The entry of that name, whatever its case, underscores and hyphens.
 
     Raises:
-        ConfigError: there is none; names the nearest.
+        UnknownNameError: there is none; names the nearest.
     """
     by_folded = {folded(key): value for key, value in catalogue.items()}
     try:
         return by_folded[folded(name)]
     except KeyError:
-        raise ConfigError(f"unknown {what} {name!r}; {suggestion(name, catalogue)}") from None
+        raise UnknownNameError(f"unknown {what} {name!r}; {suggestion(name, catalogue)}") from None
 
 
 def configured(config: Callable[..., T], options: Mapping[str, object], what: str) -> T:
@@ -70,7 +70,7 @@ def configured(config: Callable[..., T], options: Mapping[str, object], what: st
     known = {each.name: each for each in fields(config) if each.init}  # type: ignore[arg-type]  # a dataclass, which Callable does not say
     for option in options:
         if option not in known:
-            raise ConfigError(f"{what} has no option {option!r}; {suggestion(str(option), known) if known else 'it has none'}")
+            raise UnknownNameError(f"{what} has no option {option!r}; {suggestion(str(option), known) if known else 'it has none'}")
     required = [name for name, each in known.items() if each.default is MISSING and each.default_factory is MISSING]
     missing = [name for name in required if name not in options]
     if missing:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from mottle.core.errors import ConfigError
+from mottle.core.errors import ConfigError, UnknownNameError
 from mottle.core.naming import folded, lookup, suggestion
 
 ELEMENTWISE: Mapping[str, type[torch.optim.Optimizer]] = {
@@ -63,7 +63,7 @@ def make(optimizer: type[torch.optim.Optimizer], groups: list[dict[str, Any]], o
     known = [name for name in inspect.signature(optimizer).parameters if name not in OURS]
     for option in options:
         if option not in known:
-            raise ConfigError(f"optimizer {optimizer.__name__} has no option {option!r} here; {suggestion(option, known)}")
+            raise UnknownNameError(f"optimizer {optimizer.__name__} has no option {option!r} here; {suggestion(option, known)}")
     try:
         return optimizer(groups, **options)
     except (TypeError, ValueError, RuntimeError) as error:

@@ -6,9 +6,10 @@
 Everything that is wrong with a file is reported at once, each with file, line and key. Paths in the file are relative to the file.
 """
 
+import copy
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import UnionType
@@ -21,7 +22,7 @@ from torch import nn
 
 from mottle import aggregation, attacks, compression, optim, strategies
 from mottle.actors.job import WorkerGroup
-from mottle.core.errors import ConfigError
+from mottle.core.errors import ConfigError, UnknownNameError
 from mottle.core.naming import suggestion
 from mottle.data.arrow_files import ArrowFiles
 from mottle.optim import catalogue, schedule
@@ -55,11 +56,13 @@ class JobFile:
     Attributes:
         file: it, absolute.
         spec: its content, defaults filled in.
+        objects: what references mean that stand for objects at hand and not for something to import.
     """
 
     file: Path
     spec: Job
     _document: Document
+    objects: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def out(self) -> str:
@@ -67,6 +70,21 @@ class JobFile:
         if self.spec.out is None:
             return str(Path("runs") / self.file.stem)
         return self._located(self.spec.out)
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """Its content as it was written: a copy."""
+        return copy.deepcopy(self._document.data)
+
+    def changed(self, data: Mapping[str, Any], origin: str) -> "JobFile":
+        """The same file with another content, checked anew.
+
+        Args:
+            origin: where the content comes from, for messages.
+        Raises:
+            JobFileError: as `read`.
+        """
+        return described(self.file, data, origin, self.objects)
 
     def trainer(self, *, folder: str | Path | None = None) -> Trainer:
         """The trainer that the file describes.
@@ -100,7 +118,7 @@ class JobFile:
                 collusion=spec.collusion,
                 seed=spec.seed,
                 seed_samples=spec.seed_samples,
-                scaling_config=[_worker_group(group) for group in spec.fleet],
+                scaling_config=[worker_group(group) for group in spec.fleet],
                 run_config=_run_config(spec, where),
                 folder=where,
                 shards=spec.shards,
@@ -142,7 +160,7 @@ class JobFile:
         if isinstance(value, Files):
             paths = [self._located(path) for path in ([value.files] if isinstance(value.files, str) else value.files)]
             return ArrowFiles(paths=paths, columns=None if value.columns is None else tuple(value.columns), cache_blocks=value.cache_blocks)
-        return None if value is None else resolve(value, self.file.parent)
+        return None if value is None else resolve(value, self.file.parent, self.objects)
 
     def _located(self, path: str) -> str:
         return path if "://" in path else str(self.file.parent / Path(path).expanduser())
@@ -158,6 +176,20 @@ def read(file: str | Path, settings: Sequence[str] = ()) -> JobFile:
         JobFileError: everything that is wrong, each with its place.
     """
     return _checked(Path(file).absolute(), read_document(Path(file), such_as="model: and loss:"), settings)
+
+
+def described(file: Path, data: Mapping[str, Any], origin: str, objects: Mapping[str, Any]) -> JobFile:
+    """A job from plain data, as if it had been read.
+
+    Args:
+        file: where it would lie: its folder is what relative paths and modules are looked for in.
+        data: the keys of a job file.
+        origin: where the data comes from, for messages.
+        objects: see `JobFile`.
+    Raises:
+        JobFileError: as `read`.
+    """
+    return replace(_checked(file, Document(origin, dict(data)), ()), objects=objects)
 
 
 def recorded(folder: str | Path, settings: Sequence[str] = ()) -> JobFile:
@@ -210,7 +242,7 @@ def _fault(document: Document, error: Any) -> Fault:
         case _:
             wanted = error["msg"].replace("Input should be greater", "wanted a number greater").replace("Input should be", "wanted")
             message = f"{wanted}, got {shown(got)}"
-    return document.fault(path, message)
+    return document.fault(path, message, unknown=error["type"] == "extra_forbidden")
 
 
 def _section(path: KeyPath) -> type[BaseModel]:
@@ -246,14 +278,14 @@ def _catalogue_faults(spec: Job, document: Document) -> Iterator[Fault]:
     ]
     for index, group in enumerate(spec.fleet):
         checks.append((("fleet", index, "attack"), group.attack, attacks.build))
-        checks.append((("fleet", index), replace(_worker_group(group), attack=None), lambda each: groups_of(each, None)))
+        checks.append((("fleet", index), replace(worker_group(group), attack=None), lambda each: groups_of(each, None)))
     for path, value, check in checks:
         if value is None:
             continue
         try:
             check(value)
         except ConfigError as error:
-            yield document.fault(_narrowed(path, value, str(error)), str(error))
+            yield document.fault(_narrowed(path, value, str(error)), str(error), unknown=isinstance(error, UnknownNameError))
 
 
 def _narrowed(path: KeyPath, value: Any, message: str) -> KeyPath:
@@ -284,7 +316,8 @@ def _lr(spec: Any) -> Any:
 # --- from sections to what the trainer takes ------------------------------------------------------------------------------------------
 
 
-def _worker_group(group: Group) -> WorkerGroup:
+def worker_group(group: Group) -> WorkerGroup:
+    """A group of the fleet, as the trainer takes it."""
     low, high = group.count if isinstance(group.count, list) else (group.count, None)
     return WorkerGroup(**{**group.model_dump(exclude={"count"}), "count": low, "max_count": high})
 

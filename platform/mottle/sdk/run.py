@@ -1,6 +1,6 @@
 """A live run: watch it, change it, end it. Nothing here blocks training."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import ray
@@ -40,7 +40,7 @@ class Run:
         self._coordinator = coordinator
         self._reporter: Reporter | None = None
         if callbacks or loggers:
-            self._reporter = Reporter(job, callbacks, loggers, lambda seen: list(self._ask("reports", seen)), lambda: self._ask("snapshot"))
+            self._reporter = Reporter(job, callbacks, loggers, self.evaluations, lambda: self._ask("snapshot"))
         self._result: Result | None = None
         self._last: Snapshot | None = None
 
@@ -71,6 +71,10 @@ class Run:
             yield self.progress
             if finished:
                 return
+
+    def evaluations(self, after: int = 0) -> list[Mapping[str, float]]:
+        """What was measured, a dict for each evaluation from number `after` on: the metrics, `samples`, `version` and `time_s`."""
+        return list(self._ask("reports", after))
 
     def processes(self) -> dict[str, int]:
         """Process id of every worker that is present, by worker id."""
@@ -143,6 +147,10 @@ class Run:
             self._close()
         assert self._result is not None
         return self._result
+
+    def kill(self) -> None:
+        """End at once: every actor is released, and nothing more is computed or written. There is no result then."""
+        ray.kill(self._coordinator)  # the others go with it
 
     def _close(self) -> None:
         if self._reporter is not None:

@@ -109,6 +109,8 @@ class Trainer:
         lease_floor_s: float | None = 10.0,
         seed_samples: bool = True,
     ) -> None:
+        self.arguments = {name: value for name, value in locals().items() if name != "self"}
+        """What it was described with, for whoever derives another one."""
         check_counts(1, batch_size=batch_size, micro_batch_size=micro_batch_size, evaluate_every=evaluate_every, shards=shards)
         check_counts(0, seed=seed)
         self._loggers = tuple(loggers)

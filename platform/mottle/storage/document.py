@@ -30,6 +30,8 @@ class Fault:
     message: str
     line: int = 0
     """In the file; 0 for what comes from elsewhere."""
+    unknown: bool = False
+    """Whether it is a name that there is not, rather than a value that cannot be."""
 
     def __str__(self) -> str:
         return f"{self.where}: {self.key}: {self.message}" if self.key else f"{self.where}: {self.message}"
@@ -68,15 +70,15 @@ class Document:
     _root: yaml.Node | None = None
     _set: dict[KeyPath, str] = field(default_factory=dict)
 
-    def fault(self, path: KeyPath, message: str) -> Fault:
+    def fault(self, path: KeyPath, message: str, *, unknown: bool = False) -> Fault:
         """Something wrong with the value at that path; its place is a line of the file, or the `--set` that gave it."""
         for length in range(len(path), 0, -1):
             if path[:length] in self._set:
-                return Fault(self._set[path[:length]], dotted(path), message)
+                return Fault(self._set[path[:length]], dotted(path), message, unknown=unknown)
         if self._root is None:
-            return Fault(self.name, dotted(path), message)
+            return Fault(self.name, dotted(path), message, unknown=unknown)
         line = _line(self._root, path)
-        return Fault(f"{self.name}:{line}", dotted(path), message, line)
+        return Fault(f"{self.name}:{line}", dotted(path), message, line, unknown)
 
     def set(self, assignment: str) -> None:
         """Set one value: `until.epochs=2`, `fleet.0.count=3`, or `fleet.slow.count=3` for the list's item of that name.

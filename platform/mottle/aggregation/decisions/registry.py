@@ -14,7 +14,7 @@ from mottle.aggregation.decisions.krum import Krum, MultiKrum
 from mottle.aggregation.decisions.nnm import Nnm
 from mottle.aggregation.decisions.rfa import Rfa
 from mottle.aggregation.decisions.zeno import Zeno
-from mottle.core.errors import ConfigError
+from mottle.core.errors import ConfigError, UnknownNameError
 from mottle.core.naming import Spec, lookup, parse, suggestion
 
 RULES: Mapping[str, type[RuleConfig]] = {
@@ -66,7 +66,7 @@ def _from_spec(spec: Spec) -> RuleConfig:
     known = [each.name for each in fields(rule)]
     for option in options:
         if option not in known:
-            raise ConfigError(f"{rule.name} has no parameter {option!r}; {suggestion(option, known)}")
+            raise UnknownNameError(f"{rule.name} has no parameter {option!r}; {suggestion(option, known)}")
     missing = [each.name for each in fields(rule) if each.default is MISSING and each.name not in options]
     if missing:
         raise ConfigError(f"{rule.name} needs {' and '.join(missing)}; there is no default that would suit every crew")

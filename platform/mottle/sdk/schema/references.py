@@ -7,6 +7,7 @@ from elsewhere is an error and never taken for the one that was meant.
 import importlib
 import sys
 import traceback
+from collections.abc import Mapping
 from functools import partial, reduce
 from pathlib import Path
 from types import ModuleType
@@ -16,28 +17,33 @@ from mottle.core.errors import ConfigError
 from mottle.core.naming import suggestion
 
 
-def resolve(reference: Any, folder: Path) -> Any:
+def resolve(reference: Any, folder: Path, objects: Mapping[str, Any] | None = None) -> Any:
     """What a reference of a job file means: the attribute, or a partial of it where arguments are given.
 
     Args:
         reference: `"model:Net"` or `{"model:Net": {"width": 64}}`.
         folder: of the job file.
+        objects: what is at hand under such a name and need not be imported.
     Raises:
         ConfigError: no such module or attribute (with the nearest name), or the module fails while it is imported.
     """
     target, arguments = (reference, None) if isinstance(reference, str) else next(iter(reference.items()))
-    module_name, _, attribute = target.partition(":")
-    module = _imported(module_name, folder)
-    try:
-        found = reduce(getattr, attribute.split("."), module)
-    except AttributeError:
-        known = [name for name in vars(module) if not name.startswith("_")]
-        raise ConfigError(f"module {module_name!r} ({module.__file__}) has no {attribute!r}; {suggestion(attribute, known)}") from None
+    found = objects[target] if objects and target in objects else _attribute(target, folder)
     if not arguments:
         return found
     if not callable(found):
         raise ConfigError(f"{target} takes no arguments, for it is no function or class but {type(found).__name__}")
     return partial(found, **arguments)
+
+
+def _attribute(target: str, folder: Path) -> Any:
+    module_name, _, attribute = target.partition(":")
+    module = _imported(module_name, folder)
+    try:
+        return reduce(getattr, attribute.split("."), module)
+    except AttributeError:
+        known = [name for name in vars(module) if not name.startswith("_")]
+        raise ConfigError(f"module {module_name!r} ({module.__file__}) has no {attribute!r}; {suggestion(attribute, known)}") from None
 
 
 def _imported(name: str, folder: Path) -> ModuleType:

@@ -1,0 +1,139 @@
+"""The trial's shell without Tune: a real run under it, stepped, saved and taken up by hand."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray.train._internal.storage import StorageContext
+from safetensors.torch import load_file
+from tests.actors import live
+from torch import Tensor, nn
+
+from mottle.checkpoint import folder_of, read_manifest
+from mottle.checkpoint.parts import CheckpointError
+from mottle.core.errors import ConfigError
+from mottle.sdk import WorkerGroup
+from mottle.storage import Folder
+from mottle.tune import trainable
+from mottle.tune.handover import FORMAT, TRIAL_FILE
+from mottle.tune.trial import Trial, TrialError, address_of
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
+
+
+def dying(model: nn.Module, batch: list[Tensor]) -> Tensor:
+    """A loss that ends the worker's process, as one that runs out of memory."""
+    if live.in_an_actor() and model.training:
+        import os
+
+        os._exit(1)
+    return live.cross_entropy(model, batch)
+
+
+def described(folder: Path, loss: Any = live.cross_entropy, **options: Any) -> type[Trial]:
+    """One worker, two epochs of 100 samples, measured after each."""
+    defaults: dict[str, Any] = {
+        "test_data": live.blobs(50, seed=1),
+        "metrics": {"accuracy": live.accuracy},
+        "evaluate_every": 100,
+        "scaling_config": WorkerGroup(count=1, num_cpus=0.5),
+        "optimizer": {"sgd": {"lr": 0.05, "momentum": 0.5}},
+    }
+    return trainable(live.trainer(folder, loss=loss, **{**defaults, **options}))
+
+
+@contextmanager
+def running(kind: type[Trial], folder: Path, config: dict[str, Any], name: str = "trial") -> Iterator[Trial]:
+    """A trial as Tune makes it, and afterwards no process of it."""
+    trial = kind(config, StorageContext(str(folder), "sweep", trial_dir_name=name))
+    try:
+        yield trial
+    finally:
+        trial.stop()
+        live.assert_released()
+
+
+def test_every_evaluation_comes_with_its_checkpoint_and_another_job_goes_on_from_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_CHDIR_TO_TRIAL_DIR", "0")
+    kind = described(tmp_path)
+    with running(kind, tmp_path, {"optimizer.lr": 0.1}) as trial:
+        first = trial.train()
+        assert (first["samples"], first["version"], first["workers"], first["done"]) == (100, 5, 1, False)
+        kept = tmp_path / "kept"
+        trial.save(str(kept))
+        second = trial.train()
+        assert (second["samples"], second["version"], second["done"]) == (200, 10, True)
+        live.assert_released(), "a run that has ended lets its crew go before anybody asks"
+        at_end = tmp_path / "end"
+        trial.save(str(at_end))
+        assert trial.train() == {"__duplicate__": True}
+    assert set(load_file(kept / "model.safetensors")) == {"weight", "bias"}
+    assert json.loads((kept / "manifest.json").read_text())["samples"] == 100
+    assert json.loads((at_end / "manifest.json").read_text())["samples"] == 200
+    assert first["test_accuracy"] <= second["test_accuracy"]
+
+    with running(kind, tmp_path, {"optimizer": {"adam": {"lr": 0.01}}, "strategy": "async"}, "other") as other:
+        other.restore(str(kept))
+        gone_on = other.train()
+        assert (gone_on["samples"], gone_on["done"]) == (200, True)
+    runs = Folder.at(tmp_path / "sweep" / "other" / "run-000")
+    assert read_manifest(runs, 1).optimizer == (), "what another optimizer kept is left behind"
+    assert "lr=" not in str(folder_of(runs, 1).path)
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "message"),
+    [
+        ({"optimizer.lr": 1e30}, {}, r"diverged: test_loss is (nan|inf) after \d+ samples"),
+        ({"optimizer.lr": 0.1}, {"loss": dying}, "every worker of the trial died"),
+    ],
+    ids=["diverged", "worker died"],
+)
+def test_a_trial_that_cannot_go_on_says_why_and_holds_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: dict[str, Any], options: dict[str, Any], message: str
+) -> None:
+    monkeypatch.setenv("RAY_CHDIR_TO_TRIAL_DIR", "0")
+    with running(described(tmp_path, **options), tmp_path, config) as trial, pytest.raises(TrialError, match=message):
+        trial.train()
+
+
+def test_a_checkpoint_of_another_format_or_of_nobody_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_CHDIR_TO_TRIAL_DIR", "0")
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "newer").mkdir()
+    (tmp_path / "newer" / TRIAL_FILE).write_text(json.dumps({"format": FORMAT + 1, "checkpoint": 1, "strategy": "sync"}))
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / TRIAL_FILE).write_text("{")
+    with running(described(tmp_path), tmp_path, {"optimizer.lr": 0.1}) as trial:
+        with pytest.raises(CheckpointError, match=f"there is no {TRIAL_FILE}"):
+            trial.restore(str(tmp_path / "theirs"))
+        with pytest.raises(CheckpointError, match=f"has format {FORMAT + 1}, this Mottle reads {FORMAT}; restore with the Mottle that wrote it"):
+            trial.restore(str(tmp_path / "newer"))
+        with pytest.raises(CheckpointError, match="is damaged"):
+            trial.restore(str(tmp_path / "torn"))
+
+
+def test_the_driver_is_asked_for_the_crew_and_refuses_what_no_trial_could_be(tmp_path: Path) -> None:
+    kind = described(tmp_path)
+    assert kind.default_resource_request({"scaling.num_workers": 3}).required_resources == {"CPU": 1.5}
+    with pytest.raises(ConfigError, match="did you mean 'lr'"):
+        kind.default_resource_request({"optimizer.lrr": 0.1})
+    with pytest.raises(ConfigError, match="the space is empty"):
+        kind.default_resource_request({})
+    for hopeless in ({"optimizer.lr": -1.0}, {"scaling.num_workers": 1000}):
+        assert kind.default_resource_request(hopeless).required_resources == {"CPU": 0.001}, "its own trial alone fails"
+    large = described(tmp_path, scaling_config=WorkerGroup(count=1, num_cpus=1000))
+    with pytest.raises(Exception, match=r"one trial's crew needs 1000 CPU \(the cluster has 16\)"):
+        large.default_resource_request({"optimizer.lr": 0.1})
+
+
+def test_a_folder_of_tunes_storage_has_an_address(tmp_path: Path) -> None:
+    import pyarrow.fs as pafs
+
+    assert address_of(Folder.at(tmp_path)) == str(tmp_path)
+    assert address_of(Folder(pafs.S3FileSystem(anonymous=True, region="eu-west-1"), "bucket/sweep")) == "s3://bucket/sweep"
+    with pytest.raises(ConfigError, match="a mock filesystem has none; give a path"):
+        address_of(Folder(pafs.FileSystem.from_uri("mock:///a")[0], "a"))

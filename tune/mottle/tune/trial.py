@@ -1,0 +1,232 @@
+"""One trial of Ray Tune is one Mottle run: a thin shell that starts it, reports its evaluations and lets it go.
+
+The run trains on while Tune thinks. It is asked to save a checkpoint with every evaluation, so what Tune keeps along with a result is the
+version that was measured (or, under asynchronous strategies, one that a step on its way had reached by then).
+"""
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import ray
+import ray.tune
+from ray.tune.result import DONE, RESULT_DUPLICATE, SHOULD_CHECKPOINT
+
+from mottle.actors.fleet import CrewError
+from mottle.actors.job import KeepCheckpoints
+from mottle.checkpoint.parts import CheckpointError
+from mottle.core.errors import ConfigError, MottleError
+from mottle.observe.snapshot import Snapshot
+from mottle.observe.wording import GONE
+from mottle.sdk import Run, Trainer
+from mottle.sdk.jobfile import JobFile
+from mottle.sdk.local import missing_resources
+from mottle.sdk.schema import JobFileError
+from mottle.storage import Folder
+from mottle.tune import crew, handover
+from mottle.tune.fields import SCALING, touched
+from mottle.tune.space import job_with
+
+POLL_S = 0.1
+STORAGE_POLL_S = 0.05
+_SCHEMES = {"s3": "s3", "gcs": "gs"}
+_FLEET_FIELDS = {"fleet", SCALING}
+Config = dict[str, Any]
+
+
+class TrialError(MottleError):
+    """A trial cannot go on; the others are not touched by it."""
+
+
+class Trial(ray.tune.Trainable):  # type: ignore[misc]  # Ray leaves its base class untyped
+    """What `trainable` makes a class of for each job."""
+
+    job: ClassVar[JobFile]
+
+    # --- on the driver ----------------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def default_resource_request(cls, config: Config) -> Any:
+        """What Tune sets aside; asked on the driver before a trial is started, so here a space that cannot be is refused.
+
+        A field that does not exist ends the sweep, for it does not exist in any trial. A value that cannot be, or a crew that is too large
+        where the crew is what is searched, fails its own trial alone, which asks for nothing.
+        """
+        if not config:
+            raise ConfigError("the space is empty; name at least one field to search, such as optimizer.lr")
+        try:
+            groups = crew.groups_of(job_with(cls.job, config))
+        except JobFileError as error:
+            if unknown := [fault for fault in error.faults if fault.unknown]:
+                raise JobFileError(unknown) from None
+            return crew.nothing()
+        if lacking := missing_resources(groups) if ray.is_initialized() else "":
+            if touched(config) & _FLEET_FIELDS:
+                return crew.nothing()
+            raise CrewError(f"one trial's crew needs {lacking}; ask for fewer workers or resources, or add machines")
+        return crew.request(groups)
+
+    # --- in the trial's process -------------------------------------------------------------------------------------------------------
+
+    def setup(self, config: Config) -> None:
+        """Note what the trial is; nothing is started before Tune wants a step, for a checkpoint may come first."""
+        self._fields = config
+        self._trainer: Trainer | None = None
+        self._resumes = False
+        self._run: Run | None = None
+        self._num_seen = 0
+        self._began_at = 0
+        self._version: int | None = None
+        """The version that the last result, or the checkpoint taken up, was of."""
+        self._ended = False
+
+    def step(self) -> dict[str, Any]:
+        """The next evaluation; the last one says that the trial is done.
+
+        Raises:
+            ConfigError: values that cannot be.
+            TrialError: the run diverged, lost its whole crew, or measured nothing.
+            RunFailedError: the run could not go on.
+        """
+        if self._run is None and not self._ended:
+            self._begin()
+        report = None if self._ended else self._next()
+        if report is None:
+            if self._version is None:
+                raise TrialError("the run ended and nothing was measured: every evaluation failed; see the logs in its folder")
+            return {RESULT_DUPLICATE: True}  # Tune takes its last result as the end
+        self._version = int(report["version"])
+        if not math.isfinite(report["test_loss"]):
+            self._release()
+            raise TrialError(f"diverged: test_loss is {report['test_loss']} after {report['samples']:.0f} samples")
+        self._await_checkpoint()
+        assert self._run is not None
+        if self._over(POLL_S) and not self._run.evaluations(self._num_seen):
+            self._end()
+        return {**report, DONE: self._ended, SHOULD_CHECKPOINT: True}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Hand over the version of the last result."""
+        assert self._trainer is not None
+        assert self._version is not None, "Tune saves after a result or not at all"
+        job = self._trainer.job
+        manifest = handover.whole(Folder.at(job.run_dir), self._version)
+        if manifest is None:
+            raise CheckpointError(f"no checkpoint of version {self._version} could be written to {job.run_dir}; see the logs there")
+        handover.hand_over(job, manifest, checkpoint_dir)
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Go on from there at the next step, in a folder of its own: what was computed until now is another history."""
+        self._release()
+        self._trainer = self._described()
+        manifest = handover.take_up(checkpoint, self._trainer.job)
+        self._resumes, self._began_at, self._version = True, manifest.samples, manifest.version[1]
+        self._num_seen, self._ended = 0, False
+
+    def reset_config(self, new_config: Config) -> bool:
+        """Become another trial in the same process."""
+        self._release()
+        self.setup(new_config)
+        return True
+
+    def cleanup(self) -> None:
+        """Let every actor of the run go at once."""
+        self._release()
+
+    # --- the run ----------------------------------------------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        if self._trainer is None:
+            self._trainer = self._described()
+        self._run = self._trainer.resume() if self._resumes else self._trainer.start()
+
+    def _described(self) -> Trainer:
+        """The trial's job, in a folder of its own below the trial's."""
+        trials = Folder(self._storage.storage_filesystem, self._storage.trial_fs_path)
+        name = f"run-{sum(each.startswith('run-') for each in trials.folders()):03d}"
+        trainer = job_with(self.job, self._fields).trainer(folder=f"{address_of(trials)}/{name}")
+        brain = replace(trainer.job.brain, save_evaluated=True, checkpoint_every=None)
+        trainer.job = replace(trainer.job, name=self.trial_name, brain=brain, keep=KeepCheckpoints())
+        return trainer
+
+    def _next(self) -> dict[str, float] | None:
+        """The next evaluation that is not of what the run began with; None if there is none any more."""
+        assert self._run is not None
+        for snapshot in self._run.watch(POLL_S):
+            for report in self._run.evaluations(self._num_seen):
+                self._num_seen += 1
+                if report["samples"] > self._began_at:
+                    return _told(report, snapshot)
+            self._check_crew(snapshot)
+        self._end()
+        return None
+
+    def _check_crew(self, snapshot: Snapshot) -> None:
+        """Nobody adds workers to a trial, so without any it would wait for ever."""
+        assert self._run is not None
+        if snapshot.workers and all(worker.state in GONE for worker in snapshot.workers) and not self._run.finished:
+            died = [event.text for event in snapshot.events if event.kind == "killed"]
+            self._release()
+            raise TrialError(f"every worker of the trial died: {died[-1] if died else 'see the logs in its folder'}")
+
+    def _await_checkpoint(self) -> None:
+        """Until what was measured is saved, or cannot be: then it is for Tune's own call to say so."""
+        assert self._trainer is not None
+        assert self._version is not None
+        folder = Folder.at(self._trainer.job.run_dir)
+        while handover.whole(folder, self._version) is None:
+            if self._over(STORAGE_POLL_S):
+                return
+
+    def _over(self, timeout_s: float) -> bool:
+        """Whether the run has finished, after waiting for it that long."""
+        assert self._run is not None
+        until = time.monotonic() + timeout_s
+        while not self._run.finished:
+            if time.monotonic() >= until:
+                return False
+            time.sleep(min(STORAGE_POLL_S, timeout_s))
+        return True
+
+    def _end(self) -> None:
+        """Release the crew of a run that has finished.
+
+        Raises:
+            RunFailedError: it could not go on.
+        """
+        assert self._run is not None
+        run, self._run, self._ended = self._run, None, True
+        result = run.result()
+        if result.error is not None:
+            raise result.error
+
+    def _release(self) -> None:
+        """End a run that has not."""
+        if self._run is not None:
+            self._run.kill()
+            self._run = None
+
+
+def _told(report: Mapping[str, float], snapshot: Snapshot) -> dict[str, float]:
+    """An evaluation as Tune's loggers and schedulers see it."""
+    values = {name: value for name, value in report.items() if name != "time_s"}
+    present = sum(worker.state not in GONE for worker in snapshot.workers)
+    return {**values, "samples": int(report["samples"]), "wall_s": report["time_s"], "workers": present}
+
+
+def address_of(folder: Folder) -> str:
+    """A folder of Tune's storage as a path or URI that the run's actors can open.
+
+    Raises:
+        ConfigError: a filesystem that has no such address.
+    """
+    kind = folder.filesystem.type_name
+    if folder.is_local:
+        return folder.path
+    if kind not in _SCHEMES:
+        raise ConfigError(
+            f"trials open their storage by its address, and a {kind} filesystem has none; give a path, s3:// or gs:// as storage_path"
+        )
+    return f"{_SCHEMES[kind]}://{folder.path}"
