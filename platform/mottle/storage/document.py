@@ -44,6 +44,9 @@ class DocumentError(ConfigError):
         self.faults = tuple(faults)
         super().__init__("\n".join(map(str, faults)))
 
+    def __reduce__(self) -> tuple[type["DocumentError"], tuple[tuple[Fault, ...]]]:
+        return type(self), (self.faults,)  # pickle would give the constructor the message
+
 
 class _Loader(yaml.SafeLoader):
     """A safe loader whose float form can be changed without changing PyYAML's own."""

@@ -15,10 +15,12 @@ from mottle.sdk import Trainer, Until, jobfile
 from mottle.sdk.jobfile import JobFile
 from mottle.tune.fields import plain
 
-_AS_IT_IS = ("optimizer", "lr_schedule", "batch_size", "micro_batch_size", "strategy", "codec", "seed", "seed_samples", "rule")
-_ALSO = ("collusion", "shards", "replicas", "evaluate_every", "max_grad_norm", "max_grad_norm_per_worker", "retry_rejected")
+_SPECS = ("optimizer", "lr_schedule", "strategy", "rule", "codec")
+_COUNTS = ("batch_size", "micro_batch_size", "seed", "shards", "replicas", "evaluate_every", "rule_samples")
+_OTHERS = ("collusion", "seed_samples", "max_grad_norm", "max_grad_norm_per_worker", "retry_rejected", "lease_floor_s")
 _OBJECTS = ("model", "loss", "train_data", "validation_data", "test_data", "collate_fn")
-_SPECS = ("optimizer", "lr_schedule", "strategy", "codec", "rule")
+DROPPED = ("attack", "scaling_config", "run_config", "folder", "loggers", "checkpoint_every")
+"""Arguments of a trainer that are in its groups already, or are Ray Tune's to say for a trial."""
 
 
 def job_of(given: Any) -> JobFile:
@@ -55,7 +57,7 @@ def _taken_apart(trainer: Trainer) -> JobFile:
             raise ConfigError(
                 f"{name} is searched by its name and options, got an object ({type(given[name]).__name__}); write {{name: {{...}}}}"
             )
-    data |= {name: plain(given[name]) for name in (*_AS_IT_IS, *_ALSO) if given[name] is not None}
+    data |= {name: plain(given[name]) for name in (*_SPECS, *_COUNTS, *_OTHERS)}
     data["until"] = {name: plain(value) for name, value in asdict(Until.of(given["until"])).items() if value is not None}
     data["fleet"] = [_group(group) for group in trainer.job.groups]
     return jobfile.described(Path.cwd() / trainer.settings.name, data, "the trainer", objects)

@@ -7,6 +7,7 @@ version that was measured (or, under asynchronous strategies, one that a step on
 import math
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -20,7 +21,7 @@ from mottle.checkpoint.parts import CheckpointError
 from mottle.core.errors import ConfigError, MottleError
 from mottle.observe.snapshot import Snapshot
 from mottle.observe.wording import GONE
-from mottle.sdk import Run, Trainer
+from mottle.sdk import Run, Trainer, kept_processes
 from mottle.sdk.jobfile import JobFile
 from mottle.sdk.local import missing_resources
 from mottle.sdk.schema import JobFileError
@@ -30,6 +31,8 @@ from mottle.tune.fields import SCALING, touched
 from mottle.tune.space import job_with
 
 POLL_S = 0.1
+FREE_S = 5.0
+"""Time for a stopped run to finish what it has in hand: about what starting new processes would take."""
 STORAGE_POLL_S = 0.05
 _SCHEMES = {"s3": "s3", "gcs": "gs"}
 _FLEET_FIELDS = {"fleet", SCALING}
@@ -72,6 +75,11 @@ class Trial(ray.tune.Trainable):  # type: ignore[misc]  # Ray leaves its base cl
 
     def setup(self, config: Config) -> None:
         """Note what the trial is; nothing is started before Tune wants a step, for a checkpoint may come first."""
+        self._kept = ExitStack()
+        self._kept.enter_context(kept_processes())  # where Tune reuses this process for another trial, that one reuses the crew's
+        self._become(config)
+
+    def _become(self, config: Config) -> None:
         self._fields = config
         self._trainer: Trainer | None = None
         self._resumes = False
@@ -119,21 +127,22 @@ class Trial(ray.tune.Trainable):  # type: ignore[misc]  # Ray leaves its base cl
 
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Go on from there at the next step, in a folder of its own: what was computed until now is another history."""
-        self._release()
+        self._free()
         self._trainer = self._described()
         manifest = handover.take_up(checkpoint, self._trainer.job)
         self._resumes, self._began_at, self._version = True, manifest.samples, manifest.version[1]
         self._num_seen, self._ended = 0, False
 
     def reset_config(self, new_config: Config) -> bool:
-        """Become another trial in the same process."""
-        self._release()
-        self.setup(new_config)
+        """Become another trial in the same process, and in the processes of the crew where they are free soon."""
+        self._free()
+        self._become(new_config)
         return True
 
     def cleanup(self) -> None:
         """Let every actor of the run go at once."""
         self._release()
+        self._kept.close()
 
     # --- the run ----------------------------------------------------------------------------------------------------------------------
 
@@ -202,8 +211,18 @@ class Trial(ray.tune.Trainable):  # type: ignore[misc]  # Ray leaves its base cl
         if result.error is not None:
             raise result.error
 
+    def _free(self) -> None:
+        """End a run that has not so that its processes can serve another one; one that takes too long for that is killed."""
+        if self._run is None:
+            return
+        self._run.stop("stopped by Ray Tune")
+        if self._over(FREE_S):
+            self._run.result()
+            self._run = None
+        self._release()
+
     def _release(self) -> None:
-        """End a run that has not."""
+        """End a run that has not, at once."""
         if self._run is not None:
             self._run.kill()
             self._run = None
