@@ -1,9 +1,12 @@
 """A worker: literal facts in, literal orders out."""
 
+from dataclasses import replace
+from itertools import pairwise
+
 import pytest
 
 from mottle.core import worker as w
-from mottle.core.protocol import Compute, Lease, Part, Samples, Version, VersionAfter, WorkReturned
+from mottle.core.protocol import Compute, Lease, LocalSteps, Part, Samples, Version, VersionAfter, WorkReturned
 
 SLOT = 4
 V0, V1 = Version(0, 0), Version(0, 1)
@@ -238,3 +241,48 @@ def test_a_push_under_way_ends_before_a_dismissed_worker_exits(ear: Ear) -> None
     ear.hear(w.Ordered(order(1)), w.Loaded(1), w.Computed(1, 0, 5), w.Computed(1, 1, 23))
     assert ear.hear(w.DismissAsked()) == []
     assert ear.hear(w.PushConfirmed(1)) == [w.Exit()]
+
+
+# --- local steps ------------------------------------------------------------------------------------------------------------------------
+
+LOCAL = LocalSteps(3, "sgd", advance=6)
+
+
+def local_order(work_id: int) -> Compute:
+    """The eight samples of `order`, in steps of three, three and two."""
+    return replace(order(work_id), local=LOCAL)
+
+
+def piece(part: int, start: int, stop: int, *, step: bool) -> w.RunPart:
+    return w.RunPart(1, part, 3, start, stop, (1.0, 0.5)[part], LOCAL if step else None)
+
+
+def test_an_order_of_local_steps_is_cut_where_they_end(ear: Ear) -> None:
+    pieces = [piece(0, 0, 3, step=True), piece(0, 3, 5, step=False), piece(1, 20, 21, step=True), piece(1, 21, 23, step=True)]
+    assert ear.hear(w.Ordered(local_order(1))) == [*(w.Fetch(3, each.start, each.stop) for each in pieces), w.LoadBase(1, V0)]
+    assert ear.hear(w.Loaded(1)) == pieces[:1]
+    for done, following in pairwise(pieces):
+        assert ear.hear(w.Computed(1, done.part, done.stop)) == [following]
+    assert ear.hear(w.Computed(1, 1, 23)) == [w.Push(1, 8, LOCAL)]
+
+
+def test_a_piece_that_was_stopped_half_way_still_ends_its_step(ear: Ear) -> None:
+    ear.hear(w.Ordered(local_order(1)), w.Loaded(1))
+    assert ear.hear(w.Computed(1, 0, 2)) == [piece(0, 2, 3, step=True)]
+
+
+def test_a_cut_waits_for_the_end_of_the_step_at_hand(ear: Ear) -> None:
+    ear.hear(w.Ordered(local_order(1)), w.Loaded(1), w.Computed(1, 0, 3), w.Computed(1, 0, 5), w.CutAsked(1))
+    assert not ear.machine.interrupted(1)
+    assert ear.hear(w.Computed(1, 1, 21)) == [w.Unfetch(3, 21, 23), w.Push(1, 6, LOCAL)]
+
+
+def test_a_cut_before_the_first_step_has_begun_gives_the_order_back(ear: Ear) -> None:
+    ear.hear(w.Ordered(local_order(1)), w.CutAsked(1))
+    assert ear.hear(w.Loaded(1))[-1] == returned(1, "cut before the first micro-batch")
+
+
+def test_abandoned_local_steps_stop_in_the_middle_of_one(ear: Ear) -> None:
+    ear.hear(w.Ordered(local_order(1)), w.Loaded(1), w.AbandonAsked(1))
+    assert ear.machine.interrupted(1)
+    assert ear.hear(w.Computed(1, 0, 1)) == [w.Unfetch(3, 1, 3), w.Unfetch(3, 3, 5), w.Unfetch(3, 20, 21), w.Unfetch(3, 21, 23)]

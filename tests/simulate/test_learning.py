@@ -16,6 +16,7 @@ from mottle.engines.flat import flatten, layout_of
 from mottle.simulate import Fault, Fleet, Learning, Lognormal, Simulation, TorchProblem, Workers
 
 NUM_SAMPLES, SEED = 96, 5
+SGD = {"sgd": {"lr": 0.2}}
 
 
 @pytest.fixture(autouse=True)
@@ -75,9 +76,9 @@ def train(spec: Any, fleet: Fleet = FLEET, *, num_shards: int = 1, codec: str = 
         "num_shards": num_shards,
         **config,
     }
-    defaults = {"batch_size": 8, "lr": 0.2, "rho": 0.002}
+    defaults = {"batch_size": 8, "lr": 0.2, "rho": 0.002, "optimizer": SGD}
     brain = Brain(BrainConfig(seed=SEED, **config), strategies.build(spec, defaults))
-    numbers = Learning(problem(), brain.shards.live, optimizer={"sgd": {"lr": 0.2}}, codec=codec)
+    numbers = Learning(problem(), brain.shards.live, optimizer=brain.strategy.server_optimizer or SGD, codec=codec)
     return Simulation(brain, fleet, numbers, micro_batch=4, seed=seed, trace=True).run()
 
 
@@ -86,13 +87,29 @@ def end(run: Simulation) -> Tensor:
     return run.numbers.values(run.primaries, run.brain.version.number)
 
 
-@pytest.mark.parametrize("spec", ["sync", "async", {"fedbuff": {"buffer_size": 3}}, {"zeno++": {"refresh_every": 4, "ahead": 2}}], ids=str)
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "sync",
+        "async",
+        {"fedbuff": {"buffer_size": 3}},
+        {"zeno++": {"refresh_every": 4, "ahead": 2}},
+        {"diloco": {"local_steps": 3}},
+        {"fedasync": {"local_steps": 2}},
+    ],
+    ids=str,
+)
 def test_a_run_repeats_bit_for_bit(spec: Any) -> None:
     first, second = train(spec), train(spec)
     assert first.tally == second.tally
     assert torch.equal(end(first), end(second))
     assert first.finished == second.finished == p.Finished("samples")
     assert first.tally.points[-1].metrics["test_loss"] < 0.9 * first.tally.points[0].metrics["test_loss"]
+
+
+def test_one_local_step_a_round_is_synchronous_sgd() -> None:
+    one, other = (train(spec, Fleet(workers=(Workers(count=2, sample_s=0.001),))) for spec in ({"local_sgd": {"local_steps": 1}}, "sync"))
+    torch.testing.assert_close(end(one), end(other), rtol=1e-4, atol=1e-5)
 
 
 def test_another_seed_meets_other_luck() -> None:

@@ -27,8 +27,12 @@ SPECS = (
     {"fedfix": {"window_s": 0.02}},
     "zeno++",
     {"zeno++": {"ahead": 4}},
+    {"local_sgd": {"local_steps": 4}},
+    {"diloco": {"local_steps": 3, "deadline_s": 0.05}},
+    {"slsgd": {"local_steps": 2, "participants": 3}},
+    {"fedasync": {"local_steps": 3}},
 )
-DEFAULTS = {"batch_size": 24, "lr": 0.1, "rho": 0.001}
+DEFAULTS = {"batch_size": 24, "lr": 0.1, "rho": 0.001, "optimizer": "sgd"}
 
 
 class Logged(Simulation):

@@ -29,7 +29,7 @@ def cluster(bandwidth: float | None = FAST, **settings: object) -> Fleet:
 
 def simulate(spec, fleet: Fleet, *, seconds: float = 600.0, batch: int = 32, micro: int | None = None, **config) -> Simulation:
     config = {"num_positions": 10**7, "max_ns": round(seconds * 1e9), "lease_floor_ns": None, **config}
-    brain = Brain(BrainConfig(**config), strategies.build(spec, {"batch_size": batch, "lr": 0.1, "rho": 1e-4}))
+    brain = Brain(BrainConfig(**config), strategies.build(spec, {"batch_size": batch, "lr": 0.1, "rho": 1e-4, "optimizer": "sgd"}))
     numbers = Synthetic(MODEL_BYTES, num_shards=brain.config.num_shards)
     run = Simulation(brain, fleet, numbers, micro_batch=micro, trace=True)
     return run.run(until=lambda: run.clock.now_ns > seconds * 1e9)
@@ -107,6 +107,21 @@ def test_asynchronous_events_give_the_oracles_rates(bandwidth: float, updates_pe
         assert worker.staleness_sum / worker.verdicts["accepted"] == pytest.approx(steady.staleness[i], rel=2e-2)
     updates = sum(worker.verdicts["accepted"] for worker in run.tally.workers.values())
     assert sum(worker.staleness_sum for worker in run.tally.workers.values()) / updates == pytest.approx(3, rel=5e-3)
+
+
+@pytest.mark.parametrize(
+    ("bandwidth", "period_s", "samples_per_s", "utilisation"),
+    [(FAST, 12.853935, 497.902, (0.2490, 0.2490, 0.4979, 0.9958)), (SLOW, 13.336650, 479.881, (0.2399, 0.2399, 0.4799, 0.9598))],
+)
+def test_rounds_of_fifty_local_steps_give_the_oracles_period(bandwidth, period_s, samples_per_s, utilisation) -> None:
+    run = simulate({"diloco": {"local_steps": 50}}, cluster(bandwidth, exchange="ring"), seconds=10 * period_s, batch=128)
+    made = [mark.now_ns for mark in run.tally.judged if mark.slot == 0]
+    assert (made[-1] - made[0]) / 1e9 / (len(made) - 1) == pytest.approx(period_s, abs=1e-6)
+    elapsed_s = len(made) * period_s
+    assert sum(worker.samples for worker in run.tally.workers.values()) / elapsed_s == pytest.approx(samples_per_s, abs=1e-3)
+    assert len(made) >= 9
+    for i, worker in run.tally.workers.items():
+        assert worker.compute_ns / run.clock.now_ns == pytest.approx(utilisation[i], rel=0.02)
 
 
 def test_the_first_update_arrives_to_the_nanosecond() -> None:

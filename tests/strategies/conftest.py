@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from mottle import strategies
+from mottle.aggregation.decisions.rulebook import Rules
 from mottle.core import protocol as p
 from mottle.core import strategy as s
 from mottle.core.brain import Brain
@@ -116,10 +117,12 @@ class Training:
         lr: float = LR,
         defaults: Mapping[str, object] | None = None,
         resume: "Saved | None" = None,
+        schedule: Callable[[int], float] | None = None,
         **config: Any,
     ) -> None:
         self.problem = Spread(problem)
-        self.brain = Brain(BrainConfig(**config), strategies.build(spec, {"lr": lr, **(defaults or {})}))
+        own = {"lr": lr, "optimizer": {"sgd": {"lr": lr}}, **(defaults or {})}
+        self.brain = Brain(BrainConfig(**config), strategies.build(spec, own), rules=Rules())
         self.history: dict[int, Vector] = {}
         self.used: Counter[tuple[int, int]] = Counter()
         self.orders: dict[int, p.Compute] = {}
@@ -136,7 +139,8 @@ class Training:
         self._numbers = Learning(
             self.problem,
             self.brain.shards.live,
-            optimizer={"sgd": {"lr": lr}},
+            optimizer=self.brain.strategy.server_optimizer or {"sgd": {"lr": lr}},
+            schedule=schedule,
             values=self.problem.wide(start_D),
             version=version.number,
             corrupt=self._corrupt,

@@ -9,9 +9,15 @@ from mottle.strategies import (
     ABSConfig,
     AsyncConfig,
     BackupConfig,
+    DiLoCoConfig,
+    FedAsyncConfig,
     FedBuffConfig,
     FedFixConfig,
     LBBSPConfig,
+    LocalSGDConfig,
+    SignMomentumConfig,
+    SlowMoConfig,
+    SLSGDConfig,
     SSPConfig,
     SyncConfig,
     ZenoPPConfig,
@@ -33,6 +39,12 @@ def test_the_names_of_job_files() -> None:
         "fedbuff": FedBuffConfig,
         "fedfix": FedFixConfig,
         "zeno++": ZenoPPConfig,
+        "local_sgd": LocalSGDConfig,
+        "diloco": DiLoCoConfig,
+        "slowmo": SlowMoConfig,
+        "sign_momentum": SignMomentumConfig,
+        "slsgd": SLSGDConfig,
+        "fedasync": FedAsyncConfig,
     }
 
 
@@ -65,10 +77,16 @@ def test_a_misspelt_name_or_option_is_answered_with_the_nearest() -> None:
         ("fedbuff", False, False, 1),
         ({"fedfix": {"window_s": 1.0}}, False, False, 1),
         ({"zeno++": {"rho": 0.01}}, False, True, 1),
+        ("local_sgd", True, False, 1),
+        ("diloco", True, False, 1),
+        ("slowmo", True, False, 1),
+        ("sign_momentum", True, False, 1),
+        ("slsgd", True, False, 1),
+        ("fedasync", False, False, 1),
     ],
 )
 def test_what_the_brain_asks_of_a_strategy(spec, barriered: bool, needs_validation: bool, max_in_flight: int) -> None:
-    strategy = strategies.build(spec, {"batch_size": 1, "lr": 0.1})
+    strategy = strategies.build(spec, {"batch_size": 1, "lr": 0.1, "optimizer": "sgd"})
     assert (strategy.barriered, strategy.needs_validation, strategy.max_in_flight) == (barriered, needs_validation, max_in_flight)
 
 
@@ -144,6 +162,13 @@ SPECS = [
     {"fedfix": {"window_s": 12e-9}},
     {"zeno++": {"rho": 1e-9, "epsilon": 1e9, "refresh_every": 3}},
     {"zeno++": {"rho": 1e-9, "epsilon": 1e9, "refresh_every": 4, "ahead": 2, "max_in_flight": 2}},
+    {"local_sgd": {"local_steps": 3}},
+    {"local_sgd": {"local_steps": 4, "deadline_s": 12e-9, "inner_state": "reset"}},
+    {"diloco": {"local_steps": 3}},
+    {"slowmo": {"local_steps": 2}},
+    {"sign_momentum": {"local_steps": 2, "eta": 3.0}},
+    {"slsgd": {"local_steps": 3, "participants": 2, "alpha": 0.8}},
+    {"fedasync": {"local_steps": 3, "rho": 0.1}},
 ]
 
 

@@ -22,6 +22,13 @@ SPECS = (
     {"fedfix": {"window_s": 9e-9}},
     {"zeno++": {"rho": 0.001, "refresh_every": 3}},
     {"zeno++": {"rho": 0.001, "refresh_every": 5, "ahead": 3, "max_in_flight": 2}},
+    {"local_sgd": {"local_steps": 3}},
+    {"local_sgd": {"local_steps": 5, "deadline_s": 9e-9}},
+    {"diloco": {"local_steps": 2}},
+    {"slowmo": {"local_steps": 2}},
+    {"sign_momentum": {"local_steps": 2, "inner_state": "reset"}},
+    {"slsgd": {"local_steps": 2, "participants": 2}},
+    {"fedasync": {"local_steps": 2, "max_staleness": 3}},
 )
 
 
@@ -88,7 +95,7 @@ def live(train, problem, seed: int):
     return parts
 
 
-@pytest.mark.parametrize("block", range(7))
+@pytest.mark.parametrize("block", range(11))
 def test_every_life_ends_with_every_sample_used_once_or_listed_as_rejected(train, least_squares, block: int) -> None:
     problem = least_squares(num_samples=33, dim=4, seed=22)
     for seed in range(8 * block, 8 * block + 8):

@@ -50,6 +50,9 @@ class Job:
     test: Source | None
     metrics: Mapping[str, Metric]
     optimizer: Spec
+    """The user's: of the shards, or of the workers' inner steps where the strategy has one for the shards."""
+    server_optimizer: Spec | None = None
+    """What the shards step with, where that is not `optimizer`."""
     schedule: Schedule | None
     strategy: Spec
     strategy_defaults: Mapping[str, Any]

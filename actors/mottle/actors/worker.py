@@ -33,7 +33,7 @@ from mottle.core import protocol as p
 from mottle.core import worker as w
 from mottle.core.layout import Range
 from mottle.data import GLOBAL_RANDOMNESS, Positions, Prefetcher, derive_seed
-from mottle.engines import TorchEngine
+from mottle.engines import LocalTraining, TorchEngine
 
 
 class TrainingWorker:
@@ -160,6 +160,8 @@ class Session:
         self._memory: dict[int, Any] = dict.fromkeys(range(len(ranges)))
         self._faulty = None if group.attack is None else Faulty(group.attack, slot, job)
         self._prefetcher = Prefetcher(job.loader.load, depth=4)
+        self._local: LocalTraining | None = None
+        """Made by the first order of local steps: it takes two vectors of memory."""
         self._weight = 0.0
         self._compute_ns = 0
         self._base = 0
@@ -204,6 +206,8 @@ class Session:
     def _work(self, order: w.WorkerOrder) -> w.WorkerEvent:
         match order:
             case w.LoadBase(work_id, version):
+                if self._local is not None:
+                    self._local.begin()  # the values are about to be another version's
                 self._shards.load(self._engine, p.work_holder(work_id), version.number)
                 self._base = version.number
                 return self._clear(work_id)
@@ -211,12 +215,15 @@ class Session:
                 return self._clear(work_id)
             case w.RunPart():
                 return self._compute(order)
-            case w.Push(work_id, samples):
-                self._push(work_id, samples)
-                return w.PushConfirmed(work_id)
+            case w.Push():
+                self._push(order)
+                return w.PushConfirmed(order.work_id)
         raise AssertionError(order)
 
     def _clear(self, work_id: int) -> w.Loaded:
+        if self._local is not None and self._local.moved:
+            self._local.rewind()
+            self._engine.refresh()
         self._engine.zero()
         self._weight = 0.0
         self._compute_ns = 0
@@ -261,8 +268,19 @@ class Session:
         if done.num_out_of_memory:
             print(f"out of memory: micro-batches of {done.micro_batch_size} from here on", flush=True)
         self._weight += done.weight
+        if order.step is not None and order.start + done.num_samples == order.stop:
+            self._step(order.step)
         self._compute_ns += time.monotonic_ns() - began_ns
         return w.Computed(order.work_id, order.part, order.start + done.num_samples)
+
+    def _step(self, order: p.LocalSteps) -> None:
+        """An inner step on what was accumulated since the last one."""
+        if self._local is None:
+            self._local = LocalTraining(self._job.layout, self._engine.values(), self._job.schedule)
+        self._local.step(order, self._engine.update(), self._weight)
+        self._weight = 0.0
+        self._engine.refresh()
+        self._engine.zero()
 
     def _interrupted(self, work_id: int) -> bool:
         """Look into the mailbox: a new order is only queued here, a cut or an abandonment ends this one."""
@@ -273,12 +291,18 @@ class Session:
 
     # --- pushing ----------------------------------------------------------------------------------------------------------------------
 
-    def _push(self, work_id: int, samples: int) -> None:
+    def _push(self, order: w.Push) -> None:
         """Send every shard its range, encoded; wait until each has copied it."""
+        work_id, samples = order.work_id, order.samples
+        flat_D = None
+        if order.local is not None:
+            assert self._local is not None, "an update of local steps that were not taken"
+            flat_D, self._weight = self._local.update(order.local), self._local.weight
         if self._job.channel is None and self._faulty is None:
-            self._send(p.update_name(work_id), self._slot, samples, self._encode_parts)
+            encode = self._encode_parts if flat_D is None else partial(self._encode, vector=flat_D)
+            self._send(p.update_name(work_id), self._slot, samples, encode)
             return
-        flat_D = self._engine.update()
+        flat_D = self._engine.update() if flat_D is None else flat_D
         if self._job.channel is not None:
             ray.get(self._job.channel.deposit.remote(self._slot, self._base, transport.publish(flat_D / self._weight)))
         honest = Sent(p.update_name(work_id), self._slot, samples, flat_D)

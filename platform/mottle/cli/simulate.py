@@ -138,7 +138,7 @@ def _job_task(file: Path, machines: "Fleet") -> "tuple[Task, tuple[str, ...], di
         numbers=lambda brain: Learning(
             problem,
             brain.shards.live,
-            optimizer=job.optimizer,
+            optimizer=brain.strategy.server_optimizer or job.optimizer,
             codec=job.codec,
             schedule=job.schedule,
             seed=job.seed,

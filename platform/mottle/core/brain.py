@@ -8,6 +8,7 @@ from the shards. What a worker says of itself is for display.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from mottle.core import exactsum
@@ -282,6 +283,8 @@ class Brain:
         return bool(self.settings.get("paused", False))
 
     def _assign(self, decision: s.Assign) -> None:
+        if decision.local is not None:
+            decision = replace(decision, local=replace(decision.local, samples=self.samples, lr=self.settings.get("lr")))
         if self.orders.assign(decision, self.version):
             self._told_nothing_left = False
 
@@ -299,13 +302,16 @@ class Brain:
 
     def _apply(self, decision: s.Apply) -> None:
         stale = {work_id: self.updates.staleness(work_id) for work_id in (*dict(decision.terms), *decision.unselected)}
-        self.pipeline.submit(Application(decision.terms, decision.unselected, scores=dict(decision.scores), staleness=stale))
+        self.pipeline.submit(
+            Application(decision.terms, decision.unselected, lead=decision.lead, scores=dict(decision.scores), staleness=stale)
+        )
 
     def _apply_rule(self, decision: s.ApplyRule) -> None:
         terms = tuple((work_id, 0.0) for work_id, _ in decision.rows)
         counts = tuple(count for _, count in decision.rows)
         stale = {work_id: self.updates.staleness(work_id) for work_id, _ in decision.rows}
-        self.pipeline.submit(Application(terms, rule=decision.rule, counts=counts, num_expected=decision.num_expected, staleness=stale))
+        expected, lead = decision.num_expected, decision.lead
+        self.pipeline.submit(Application(terms, rule=decision.rule, counts=counts, num_expected=expected, lead=lead, staleness=stale))
 
     def _step_context(self) -> tuple[int, tuple[tuple[int, tuple[str, ...]], ...], tuple[str, ...]]:
         """Samples so far, and what has changed in who may still have to read which version."""

@@ -70,7 +70,7 @@ class Orders:
             return False
         samples = sum(len(lease) for lease in leases)
         until = p.Samples(samples) if decision.least is None else p.VersionAfter(version.next(), min(decision.least, samples))
-        order = p.Compute(self.next_work_id, worker, version, tuple(p.Part(lease) for lease in leases), until)
+        order = p.Compute(self.next_work_id, worker, version, tuple(p.Part(lease) for lease in leases), until, decision.local)
         self.next_work_id += 1
         self._ledger.issue(order, now_ns=self._effects.now_ns)
         self._members.here(worker).orders.append(order.work_id)

@@ -80,6 +80,8 @@ class Application:
     rule: Settings | None = None
     counts: tuple[float, ...] = ()
     num_expected: int = 0
+    lead: int = 0
+    """Samples by which the schedule's argument is ahead of those spent."""
     scores: dict[int, float] = field(default_factory=dict)
     staleness: dict[int, int] = field(default_factory=dict)
     skip: str = ""
@@ -304,7 +306,7 @@ class Pipeline:
         application.version = self.head
         samples, holds, released = self._context()
         drop = application.names if source != DIRECTION else (*application.names, DIRECTION)
-        self._shards.tell(Step(self.head, source, scale, samples, self.published.number, holds, drop, released))
+        self._shards.tell(Step(self.head, source, scale, samples + application.lead, self.published.number, holds, drop, released))
         self._told.append(application)
         self._stepped[self.head] = set()
         self._asking = None

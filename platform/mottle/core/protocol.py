@@ -79,18 +79,49 @@ class VersionAfter:
 Until = Samples | VersionAfter
 
 
+# --- what a worker makes of its samples -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class LocalSteps:
+    """Take an inner optimizer step after every `batch` samples, and push where they led instead of a gradient sum.
+
+    The update is the weight of the order (its samples, or the loss's own units) times `base - end`, with the buffers in the same form: so
+    sums over workers, means, robust rules and tests of updates treat it as a gradient sum. The optimizer and its state are the worker's
+    own; the state is kept from order to order, and starts anew in a worker that joins.
+    """
+
+    batch: int
+    """Samples of one step, of this worker; the last step of an order has what is left."""
+    optimizer: str | Settings
+    """As job files name it."""
+    advance: int = 0
+    """By how much a step moves the argument of the learning-rate schedule: the samples that the whole crew spends meanwhile."""
+    fresh: bool = False
+    """Begin with a new optimizer state, for methods that reset it."""
+    pull: float = 0.0
+    """Strength rho of a proximal term rho/2 |x - base|^2."""
+    whole: bool = False
+    """Push the weight times `end` itself: the whole model."""
+    samples: int = 0
+    """Argument of the schedule at the first step; the brain fills it in."""
+    lr: float | None = None
+    """Learning rate before the schedule, where the user changed it; the brain fills it in."""
+
+
 # --- commands to workers ----------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Compute:
-    """Compute the gradient sum of `parts` at version `base` and push it to every shard."""
+    """Compute the gradient sum of `parts` at version `base`, or what `local` steps from there make of them; push it to every shard."""
 
     work_id: int
     worker: int
     base: Version
     parts: tuple[Part, ...]
     until: Until
+    local: LocalSteps | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +190,7 @@ class RuleStatistics:
 class Step:
     """Make `version` out of its predecessor with direction scale * vector[source]; then free `drop`.
 
-    `samples`: samples spent before this step, the argument of the learning-rate schedule.
+    `samples`: the argument of the learning-rate schedule: samples spent before this step, or before the last inner step that led to it.
     `floor`: the published version when this was told; orders given from now on name it or a newer one, so those are kept.
     `holds`: holders (orders, the validator) that are new since the last step, by the version that they may still have to read.
     `released`: holders told earlier that need nothing more.

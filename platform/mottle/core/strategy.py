@@ -4,14 +4,14 @@ A strategy is a pure state machine. It never talks to shards or workers: it retu
 orders, shard batches and verdicts. So a strategy holds only what is its own (a round, a buffer, a reference) and every rule about loss,
 duplication and order stays in one place.
 
-Update vectors on the shards are gradient *sums* over the samples of their order.
+Update vectors on the shards are gradient *sums* over the samples of their order, or what local steps led to times their number.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from mottle.core.protocol import Settings, Version
+from mottle.core.protocol import LocalSteps, Settings, Version
 
 # --- what a strategy hears --------------------------------------------------------------------------------------------------------------
 
@@ -154,6 +154,8 @@ class Assign:
     samples: int
     least: int | None = None
     """Given, the batch grows from so many samples until the strategy cuts the order, or has no more; what is unused is free again."""
+    local: LocalSteps | None = None
+    """Given, the worker takes inner optimizer steps; cut, it stops after a whole one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +165,8 @@ class Apply:
     terms: tuple[tuple[int, float], ...]
     unselected: tuple[int, ...] = ()
     scores: Mapping[int, float] = field(default_factory=dict)
+    lead: int = 0
+    """Samples from the first to the last inner step of the updates: the schedule's rate at this step is that of the last one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +177,8 @@ class ApplyRule:
     rule: Settings
     num_expected: int
     """Rows that the strategy set out to wait for; those missing use up fault budget."""
+    lead: int = 0
+    """As in `Apply`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,6 +291,10 @@ class Strategy(Protocol):
     @property
     def needs_validation(self) -> bool:
         """Whether it works with references from trusted data."""
+
+    @property
+    def server_optimizer(self) -> Settings | None:
+        """What the shards step with, where workers take inner steps with the job's own optimizer; None: they step with the job's."""
 
     def handle(self, event: StrategyEvent, view: View) -> list[Decision]: ...
 

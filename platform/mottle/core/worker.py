@@ -5,15 +5,19 @@ asks `interrupted`. Knows no tensor, no clock and no Ray.
 
 An order that grows until a version exists (`VersionAfter`) has a least size, which a cut does not stop: its first samples are a piece of
 their own, so the driver need not know of it. Told to stop before it has begun, it still computes those.
+
+An order of local steps is cut into pieces where its steps end; the driver takes the step that a piece names when the piece is whole. A cut
+waits for the end of the step at hand, so an update is made of whole steps.
 """
 
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 from mottle.core import protocol as p
-from mottle.core.protocol import Compute, Version, VersionAfter, WorkReturned
+from mottle.core.protocol import Compute, LocalSteps, Version, VersionAfter, WorkReturned
 
 # --- facts ------------------------------------------------------------------------------------------------------------------------------
 
@@ -99,6 +103,8 @@ class RunPart:
     start: int
     stop: int
     coefficient: float
+    step: LocalSteps | None = None
+    """The inner step to take once `stop` is reached."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +113,8 @@ class Push:
 
     work_id: int
     samples: int
+    local: LocalSteps | None = None
+    """What was done with the samples, where it was not a gradient sum."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,21 +171,24 @@ class _Job:
 
     @property
     def must_stop(self) -> bool:
-        return self.stop == "abandon" or (self.stop == "cut" and self.done >= self.least)
+        local = self.compute.local
+        whole_steps = local is None or self.done % local.batch == 0
+        return self.stop == "abandon" or (self.stop == "cut" and self.done >= self.least and whole_steps)
 
 
 def _pieces(compute: Compute, least: int) -> list[RunPart]:
-    """The order's parts, cut in two where `least` samples are reached."""
-    pieces, before = [], 0
+    """The order's parts, cut where `least` samples are reached, or where a local step ends."""
+    local, total = compute.local, sum(len(part.lease) for part in compute.parts)
+    edges = [least] if local is None else [*range(local.batch, total, local.batch), total]
+    ends, pieces, before = set(edges), [], 0
     for index, part in enumerate(compute.parts):
         lease = part.lease
-        whole = RunPart(compute.work_id, index, lease.epoch, lease.start, lease.stop, part.coefficient)
-        cut = lease.start + least - before
-        if lease.start < cut < lease.stop:
-            pieces += [replace(whole, stop=cut), replace(whole, start=cut)]
-        else:
-            pieces.append(whole)
+        offset = lease.start - before
         before += len(lease)
+        inside = [offset + edge for edge in edges if lease.start < offset + edge < lease.stop]
+        for start, stop in pairwise([lease.start, *inside, lease.stop]):
+            step = local if stop - offset in ends else None
+            pieces.append(RunPart(compute.work_id, index, lease.epoch, start, stop, part.coefficient, step))
     return pieces
 
 
@@ -290,7 +301,7 @@ class Worker:
         if job.done == 0:
             return [*unused, Answer(WorkReturned(self.slot, work_id, "cut before the first micro-batch")), *self._finish()]
         job.phase = "pushing"
-        return [*unused, Push(work_id, job.done)]
+        return [*unused, Push(work_id, job.done, job.compute.local)]
 
     def _on_push_confirmed(self, event: PushConfirmed) -> list[WorkerOrder]:
         return self._finish() if self._current(event.work_id, "pushing") is not None else []

@@ -3,6 +3,7 @@
 from mottle.engines.base import Accumulated, Average, Batch, Engine, Fetch, Loss, Metric
 from mottle.engines.catalogue import CATALOGUE, build
 from mottle.engines.flat import flatten, layout_of, unflatten
+from mottle.engines.local import LocalTraining
 from mottle.engines.memory import SampleTooLargeError, is_out_of_memory
 from mottle.engines.torch_engine import TorchConfig, TorchEngine
 
@@ -13,6 +14,7 @@ __all__ = [
     "Batch",
     "Engine",
     "Fetch",
+    "LocalTraining",
     "Loss",
     "Metric",
     "SampleTooLargeError",

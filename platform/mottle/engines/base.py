@@ -9,6 +9,8 @@ The life of one work order:
     engine.zero()                       nothing accumulated; buffers as in that version
     engine.accumulate(fetch, a, b, ...) once per lease
     engine.update() or engine.parts()   what is pushed; nothing is added to it afterwards
+
+Where a worker takes inner optimizer steps, `update` is what a step is made of, not what is pushed (`mottle.engines.local`).
 """
 
 from collections.abc import Callable, Iterable, Mapping

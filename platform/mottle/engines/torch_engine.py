@@ -130,6 +130,12 @@ class TorchEngine:
             if piece.start < stop and start < piece.stop:
                 param.copy_(view_of(self._flat, piece))
 
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """The flat vector was changed in place (`values`): parameters that are no views of it follow."""
+        for piece, param in self._copied:
+            param.copy_(view_of(self._flat, piece))
+
     def zero(self) -> None:
         """Begin a work order: nothing accumulated, buffers as loaded."""
         self._empty = True

@@ -35,6 +35,10 @@ class SliceOptimizer(Protocol):
     def base_lr(self) -> float:
         """The learning rate that the spec gives: what a schedule's factor multiplies."""
 
+    @property
+    def wants_mean(self) -> bool:
+        """Whether `direction` must be a mean over samples, because `factor` means something by itself."""
+
     def step(self, direction: Tensor, lr: float | None = None, factor: float = 1.0) -> None: ...
 
     def state(self) -> State: ...
@@ -43,7 +47,7 @@ class SliceOptimizer(Protocol):
 
 
 def build(spec: object, params_range: Tensor, group_ranges: Sequence[GroupRange]) -> SliceOptimizer:
-    """An optimizer for one shard's range.
+    """A `torch.optim` optimizer for one range: a shard's, or all that a worker holds.
 
     Args:
         spec: `{"sgd": {"lr": 0.1, "momentum": 0.9}}`, with `param_groups` as in `mottle.optim.groups`.
@@ -57,6 +61,8 @@ def build(spec: object, params_range: Tensor, group_ranges: Sequence[GroupRange]
 
 class TorchSliceOptimizer:
     """An element-wise `torch.optim` optimizer on one range; parameters step, the buffer tail is averaged."""
+
+    wants_mean = False
 
     def __init__(self, spec: OptimizerSpec, params_range: Tensor, group_ranges: Sequence[GroupRange]) -> None:
         self._spec = spec

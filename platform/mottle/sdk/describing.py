@@ -105,25 +105,25 @@ class Sources:
 # --- the strategy ---------------------------------------------------------------------------------------------------------------------
 
 
-def strategy_defaults(
-    strategy: Spec, rule: Spec | None, batch_size: int, optimizer: OptimizerSpec, trusted: Source | None
-) -> dict[str, Any]:
-    """What the job says outside of the strategy's own options: batch_size, lr and rule, those that are given.
+def strategy_defaults(strategy: Spec, rule: Spec | None, batch_size: int, optimizer: Spec, trusted: Source | None) -> dict[str, Any]:
+    """What the job says outside of the strategy's own options: batch_size, lr, optimizer and rule, those that are given.
 
     Raises:
         ConfigError: a strategy, rule or option that there is not, or that does not go with the rest of the job.
     """
-    lr = optimizer.options.get("lr")
-    checked_rule = None if rule is None else live_rule(rule, trusted=trusted is not None, lr=lr)
-    given = {"batch_size": batch_size, "lr": lr, "rule": checked_rule}
+    name, _ = parse(strategy, "strategy")
+    stepper = optim.read(optimizer)
+    lr = stepper.options.get("lr")
+    local = strategies.takes_local_steps(name)
+    checked_rule = None if rule is None else live_rule(rule, trusted=trusted is not None, lr=lr, local=local)
+    given = {"batch_size": batch_size, "lr": lr, "optimizer": optimizer, "rule": checked_rule}
     defaults = {name: value for name, value in given.items() if value is not None}
     made = strategies.build(strategy, defaults)
-    name, _ = parse(strategy, "strategy")
     if made.needs_validation and trusted is None:
         raise ConfigError(f"strategy {name!r} tests updates on trusted data; give validation_data, disjoint from test_data")
-    if made.needs_validation and optimizer.name.lower() != "sgd":
+    if made.needs_validation and stepper.name.lower() != "sgd":
         raise ConfigError(
-            f"strategy {name!r} fixes the length of every step, so it takes plain SGD only, got optimizer {optimizer.name!r}; use sgd"
+            f"strategy {name!r} fixes the length of every step, so it takes plain SGD only, got optimizer {stepper.name!r}; use sgd"
         )
     if rule is not None and not strategies.takes_rule(name):
         raise ConfigError(f"strategy {name!r} applies no robust rule; use sync, or leave the rule out")

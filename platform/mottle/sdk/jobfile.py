@@ -266,7 +266,7 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
 
 def _catalogue_faults(spec: Job, document: Document) -> Iterator[Fault]:
     """What the catalogues say about names and options, each at its place in the file."""
-    defaults = {"batch_size": spec.batch_size, "lr": _lr(spec.optimizer), "rule": spec.rule}
+    defaults = {"batch_size": spec.batch_size, "lr": _lr(spec.optimizer), "optimizer": spec.optimizer, "rule": spec.rule}
     given = {name: value for name, value in defaults.items() if value is not None}
     checks: list[tuple[KeyPath, Any, Callable[[Any], object]]] = [
         (("optimizer",), spec.optimizer, _check_optimizer),

@@ -7,17 +7,23 @@ from mottle.core.errors import ConfigError
 from mottle.core.naming import Spec, parse
 
 
-def live_rule(spec: Spec, *, trusted: bool, lr: object) -> dict[str, Any]:
+def live_rule(spec: Spec, *, trusted: bool, lr: object, local: bool) -> dict[str, Any]:
     """The rule as `{name: options}`.
 
     Args:
         trusted: whether the job has validation data.
         lr: the optimizer's learning rate, None where it was left to the optimizer.
+        local: whether workers take local steps.
     Raises:
         ConfigError: unknown rule or option, or one that needs what the job does not have.
     """
     rule = aggregation.build(spec)
     needed = sorted({"reference", "score"} & rule.config.required)
+    if needed and local:
+        raise ConfigError(
+            f"rule {rule.name!r} compares updates with gradients of trusted data, and these are sums of local steps; use a rule that "
+            "compares the workers with one another"
+        )
     if needed and not trusted:
         raise ConfigError(
             f"rule {rule.name!r} needs a {' and a '.join(needed)} from trusted data in every round; give validation_data, disjoint from "

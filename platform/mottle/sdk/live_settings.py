@@ -49,4 +49,4 @@ def _rule(value: Any, strategy: Spec, *, trusted: bool, lr: object) -> dict[str,
     name, _ = parse(strategy, "strategy")
     if not strategies.takes_rule(name):
         raise ConfigError(f"strategy {name!r} applies no robust rule, so there is none to change")
-    return None if value is None else live_rule(value, trusted=trusted, lr=lr)
+    return None if value is None else live_rule(value, trusted=trusted, lr=lr, local=strategies.takes_local_steps(name))

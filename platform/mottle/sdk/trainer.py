@@ -7,7 +7,7 @@ from typing import Any
 import ray
 import torch
 
-from mottle import compression, data
+from mottle import compression, data, strategies
 from mottle.actors import placing, transport
 from mottle.actors.coordinator import Coordinator
 from mottle.actors.fleet import CrewError, reason_of
@@ -43,7 +43,8 @@ class Trainer:
         validation_data: trusted data for strategies that test updates; disjoint from `test_data`.
         test_data: what the metrics are measured on.
         metrics: by name, `metric(model, batch)`: a mean over the batch. They are reported as `test_NAME`.
-        optimizer: `{"sgd": {"lr": 0.1, "momentum": 0.9}}`; any element-wise `torch.optim` class by name.
+        optimizer: `{"sgd": {"lr": 0.1, "momentum": 0.9}}`; any element-wise `torch.optim` class by name. With a strategy of local steps it
+            is the workers'.
         lr_schedule: see `mottle.optim.schedule.build`; counts samples.
         batch_size: samples of one step (synchronous) or of one order (asynchronous).
         until: `{"epochs": 5}`; see `Until`.
@@ -63,8 +64,8 @@ class Trainer:
         micro_batch_size: samples that go through the model at once; a smaller one saves memory.
         evaluate_every: samples between evaluations on the test data; a twentieth of the run by default.
         checkpoint_every: samples between checkpoints; None for those on demand only.
-        max_grad_norm: clip the aggregate to this global norm.
-        max_grad_norm_per_worker: clip each worker's mean gradient.
+        max_grad_norm: clip the aggregate (the mean gradient, or pseudo-gradient of local steps) to this global norm.
+        max_grad_norm_per_worker: clip each worker's mean gradient, at every local step where it takes some.
         retry_rejected: try a rejected update's samples once more, on another worker.
         rule_samples: trusted samples of each reference or score that a robust rule needs.
         lease_floor_s: least time that a worker is given for an order before others get its samples; above it, its own usual times decide.
@@ -121,7 +122,7 @@ class Trainer:
         sources = Sources.of(train_data, validation_data, test_data, collate_fn)
         limits = Until.of(until)
         sources.check_target(limits, metrics or {})
-        defaults = strategy_defaults(strategy, rule, batch_size, beginning.optimizer, sources.trusted)
+        defaults = strategy_defaults(strategy, rule, batch_size, optimizer, sources.trusted)
         compression.build(codec or "identity")
         loader = data.Loader(sources.train, seed=seed, seed_samples=seed_samples)
         micro_batch_size = micro_batch_size or batch_size
@@ -154,6 +155,7 @@ class Trainer:
             test=sources.test,
             metrics=dict(metrics or {}),
             optimizer=optimizer,
+            server_optimizer=strategies.build(strategy, defaults).server_optimizer,
             schedule=None if lr_schedule is None else schedule.build(lr_schedule),
             strategy=strategy,
             strategy_defaults=defaults,

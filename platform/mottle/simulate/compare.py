@@ -28,7 +28,7 @@ class Task:
         config: the brain's, but for the number of shards' ranges, as a job gives it.
         numbers: made anew for each run.
         micro_batch: samples between two looks of a worker at its mailbox; None: an order at once.
-        defaults: options that strategies take from the job: batch_size, lr, rule.
+        defaults: options that strategies take from the job: batch_size, lr, optimizer, rule.
         untested: why strategies that test updates on trusted data cannot run; empty if they can.
     """
 
@@ -73,7 +73,7 @@ def timing_task(fleet: Fleet, *, seconds: float) -> Task:
         config=BrainConfig(num_positions=work.num_samples, max_ns=round(seconds * 1e9)),
         numbers=lambda brain: Synthetic(num_bytes, brain.config.num_shards),
         micro_batch=work.micro_batch_size,
-        defaults={"batch_size": work.batch_size, "lr": TIMING_LR},
+        defaults={"batch_size": work.batch_size, "lr": TIMING_LR, "optimizer": "sgd"},
     )
 
 

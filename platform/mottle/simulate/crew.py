@@ -219,7 +219,7 @@ class Crew:
     def _compute(self, slot: int, worker: SimWorker, order: w.RunPart, at: int) -> None:
         """Go on from `at`, at the speed of now, until the part is done, the speed changes or somebody says stop."""
         if at == order.stop or worker.machine.interrupted(order.work_id):
-            worker.done.append(Done(order.epoch, order.start, at, order.coefficient))
+            worker.done.append(Done(order.epoch, order.start, at, order.coefficient, order.step if at == order.stop else None))
             self.hear(slot, w.Computed(order.work_id, order.part, at))
             return
         now_ns = self._clock.now_ns

@@ -2,6 +2,9 @@
 
 A `Problem` turns a version and positions into a gradient; `torch_problem.TorchProblem` does it with the engine of live workers. All workers
 share one problem: in a simulation one computes after the other. The same fleet, seed and problem give bit-identical runs.
+
+Inner steps of local methods are taken when an update is pushed; those of an abandoned order, which a live worker's optimizer remembers,
+never are.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,14 +16,15 @@ from torch import Tensor
 from mottle import compression
 from mottle.core import protocol as p
 from mottle.core.layout import Layout
+from mottle.core.naming import Spec
 from mottle.core.shard import Ran, RangeStored, StoreRange
+from mottle.engines import LocalTraining
 from mottle.optim.schedule import Schedule
 from mottle.simulate.fleet import Workers
 from mottle.simulate.hostile import Liars
 from mottle.simulate.numbers import Done, Shipment
 from mottle.vectors import ShardMemory, ShardSpec
 
-Spec = Mapping[str, Any] | str
 Corrupt = Callable[[int, p.Version, Tensor], Tensor]
 """What the worker of a slot sends in the place of its update; gets shape (size,) and may change it."""
 
@@ -50,7 +54,7 @@ class Learning:
     Args:
         problem: what is learnt.
         replicas: of all shards.
-        optimizer, codec, schedule: as a job names them.
+        optimizer, codec, schedule: as a job names them; of the shards, and the schedule of inner steps too.
         values: to begin with, at `version`; the problem's own start if left out.
         corrupt: what workers do to their updates beside the attack of their group.
         seed, num_workers: of the attacks' dice; of the fleet.
@@ -75,6 +79,9 @@ class Learning:
         self.problem = problem
         replicas = sorted(replicas)
         self.ranges = problem.layout.cut(1 + max(replica.shard for replica in replicas))
+        self._schedule = schedule
+        self._local: dict[int, tuple[Tensor, LocalTraining]] = {}
+        """By worker: the values that it steps, and its inner optimizer."""
         self._codec = compression.build(codec)
         self._plain = compression.build("identity")
         self._corrupt = corrupt
@@ -118,7 +125,9 @@ class Learning:
     # --- workers and validator --------------------------------------------------------------------------------------------------------
 
     def update(self, slot: int, group: Workers, base: Sequence[Any], version: p.Version, done: Sequence[Done]) -> Shipment:
-        vector_D, weight = self.problem.gradient(torch.cat(tuple(base)), done)
+        values_D = torch.cat(tuple(base))
+        local = next((piece.step for piece in done if piece.step is not None), None)
+        vector_D, weight = self.problem.gradient(values_D, done) if local is None else self._train(slot, local, values_D, done)
         if group.attack is not None:
             divisor = float(sum(piece.stop - piece.start for piece in done)) if weight is None else weight
             vector_D = self._liars.corrupt(slot, group.attack, version.number, vector_D, divisor) if divisor else vector_D
@@ -133,6 +142,25 @@ class Learning:
             payloads.append(payload)
             sizes.append(self._codec.num_bytes(owned.size, self._dtype))
         return Shipment(tuple(payloads), tuple(sizes), weight)
+
+    def _train(self, slot: int, local: p.LocalSteps, base_D: Tensor, done: Sequence[Done]) -> tuple[Tensor, float | None]:
+        """The update of a worker that takes inner steps, and its weight."""
+        if slot not in self._local:
+            own_D = base_D.clone()
+            self._local[slot] = own_D, LocalTraining(self.problem.layout, own_D, self._schedule)
+        values_D, training = self._local[slot]
+        values_D.copy_(base_D)
+        training.begin()
+        pieces: list[Done] = []
+        weighted = False
+        for piece in done:
+            pieces.append(piece)
+            if piece.step is not None:
+                sum_D, weight = self.problem.gradient(values_D, pieces)
+                weighted = weighted or weight is not None
+                training.step(local, sum_D, float(sum(each.stop - each.start for each in pieces)) if weight is None else weight)
+                pieces = []
+        return training.update(local), training.weight if weighted else None
 
     def reference(self, order: p.Refresh, base: Sequence[Any]) -> Shipment:
         vector_D = self.problem.reference(torch.cat(tuple(base)), order)

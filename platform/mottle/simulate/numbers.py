@@ -23,6 +23,8 @@ class Done(NamedTuple):
     start: int
     stop: int
     coefficient: float
+    step: p.LocalSteps | None = None
+    """The inner step that was taken after them."""
 
 
 class Shipment(NamedTuple):

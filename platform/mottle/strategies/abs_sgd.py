@@ -108,6 +108,7 @@ class ABSSGD:
     max_in_flight = 2
     barriered = False
     needs_validation = False
+    server_optimizer = None
 
     def __init__(self, config: ABSConfig) -> None:
         self.config = config

@@ -47,6 +47,7 @@ class AsyncSGD:
 
     barriered = False
     needs_validation = False
+    server_optimizer = None
 
     def __init__(self, config: AsyncConfig) -> None:
         self.config = config

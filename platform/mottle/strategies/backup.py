@@ -46,6 +46,7 @@ class Backup:
     max_in_flight = 1
     barriered = True
     needs_validation = False
+    server_optimizer = None
 
     def __init__(self, config: BackupConfig) -> None:
         self.config = config

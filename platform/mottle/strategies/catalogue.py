@@ -9,9 +9,15 @@ from mottle.core.strategy import Strategy
 from mottle.strategies.abs_sgd import ABSConfig
 from mottle.strategies.asynchronous import AsyncConfig
 from mottle.strategies.backup import BackupConfig
+from mottle.strategies.diloco import DiLoCoConfig
+from mottle.strategies.fedasync import FedAsyncConfig
 from mottle.strategies.fedbuff import FedBuffConfig
 from mottle.strategies.fedfix import FedFixConfig
 from mottle.strategies.lb_bsp import LBBSPConfig
+from mottle.strategies.local_sgd import LocalSGDConfig
+from mottle.strategies.sign_momentum import SignMomentumConfig
+from mottle.strategies.slowmo import SlowMoConfig
+from mottle.strategies.slsgd import SLSGDConfig
 from mottle.strategies.ssp import SSPConfig
 from mottle.strategies.synchronous import SyncConfig
 from mottle.strategies.zenopp import ZenoPPConfig
@@ -26,6 +32,12 @@ _STRATEGIES: dict[str, Any] = {
     "fedbuff": FedBuffConfig,
     "fedfix": FedFixConfig,
     "zeno++": ZenoPPConfig,
+    "local_sgd": LocalSGDConfig,
+    "diloco": DiLoCoConfig,
+    "slowmo": SlowMoConfig,
+    "sign_momentum": SignMomentumConfig,
+    "slsgd": SLSGDConfig,
+    "fedasync": FedAsyncConfig,
 }
 
 
@@ -39,12 +51,18 @@ def takes_rule(name: str) -> bool:
     return "rule" in {field.name for field in fields(lookup(name, _STRATEGIES, "strategy"))}
 
 
+def takes_local_steps(name: str) -> bool:
+    """Whether its workers take steps of the job's optimizer and push where these led, instead of gradients."""
+    return "optimizer" in {field.name for field in fields(lookup(name, _STRATEGIES, "strategy"))}
+
+
 def build(spec: Spec, defaults: Mapping[str, object] | None = None) -> Strategy:
     """The strategy that `spec` names.
 
     Args:
         spec: `"sync"` or `{"zeno++": {"rho": 0.001}}`.
-        defaults: values (batch_size, lr, rule) that the job gives elsewhere; those that the strategy has no field for are left out.
+        defaults: values (batch_size, lr, optimizer, rule) that the job gives elsewhere; those that the strategy has no field for are
+            left out.
     Raises:
         ConfigError: unknown name or option, with the nearest one; or values that cannot be.
     """

@@ -45,6 +45,7 @@ class FedBuff:
 
     barriered = False
     needs_validation = False
+    server_optimizer = None
 
     def __init__(self, config: FedBuffConfig) -> None:
         self.config = config

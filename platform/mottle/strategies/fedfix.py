@@ -53,6 +53,7 @@ class FedFix:
     max_in_flight = 1
     barriered = False
     needs_validation = False
+    server_optimizer = None
 
     def __init__(self, config: FedFixConfig) -> None:
         self.config = config

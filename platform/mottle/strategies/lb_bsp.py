@@ -64,6 +64,7 @@ class LBBSP:
     max_in_flight = 1
     barriered = True
     needs_validation = False
+    server_optimizer = None
 
     def __init__(self, config: LBBSPConfig) -> None:
         self.config = config

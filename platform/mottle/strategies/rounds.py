@@ -57,7 +57,7 @@ class Round:
         """Give up those who are still out; their samples are free again."""
         return [s.AbandonOrder(work_id, reason) for _, work_id in sorted(self.orders.items())]
 
-    def step(self, rule: Settings | None, num_expected: int) -> s.Decision:
+    def step(self, rule: Settings | None, num_expected: int) -> s.Apply | s.ApplyRule:
         """The mean over all samples that came in, or what `rule` makes of the workers' means."""
         if rule is not None:
             return s.ApplyRule(tuple((update.work_id, update.weight) for update in self.updates), rule, num_expected)

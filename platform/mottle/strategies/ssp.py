@@ -54,6 +54,7 @@ class SSP:
     max_in_flight = 1
     barriered = False
     needs_validation = False
+    server_optimizer = None
 
     def __init__(self, config: SSPConfig) -> None:
         self.config = config

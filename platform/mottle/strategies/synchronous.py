@@ -47,6 +47,7 @@ class SyncSGD:
     max_in_flight = 1
     barriered = True
     needs_validation = False
+    server_optimizer = None
 
     def __init__(self, config: SyncConfig) -> None:
         self.config = config

@@ -81,6 +81,7 @@ class ZenoPP:
 
     barriered = False
     needs_validation = True
+    server_optimizer = None
 
     def __init__(self, config: ZenoPPConfig) -> None:
         self.config = config

@@ -95,7 +95,7 @@ class ShardMemory:
         self._codec = compression.build(self.spec.codec)
         self._rules = RangeRules()
         self._plain = compression.build("identity")
-        self._optimizer = optim.build(self.spec.optimizer, self.values, self.spec.layout.groups_in(self.spec.owned))
+        self._optimizer = optim.build_server(self.spec.optimizer, self.values, self.spec.layout.groups_in(self.spec.owned))
 
     @property
     def _num_params(self) -> int:
@@ -222,11 +222,15 @@ class ShardMemory:
         if previous not in self._published:
             self._published[previous] = self.publish(self.values)
         source = self._vectors[step.source]
+        scale = step.scale
+        if self._optimizer.wants_mean:
+            scale *= source.weight
+            self._means(((step.source, 0.0),))
         source.values[self._num_params :].div_(source.weight)
         factor = 1.0 if self.spec.schedule is None else self.spec.schedule(step.samples)
         base = self._settings.get("lr")
         lr = None if base is None and factor == 1.0 else factor * (self._optimizer.base_lr if base is None else base)
-        self._optimizer.step(source.values, lr, step.scale)
+        self._optimizer.step(source.values, lr, scale)
         self.version = step.version.number
         self._drop(step.drop)
 

@@ -1,0 +1,98 @@
+"""Inner optimizer steps inside a worker: local SGD and its kin.
+
+The flat vector that an engine computes at is stepped in place; a copy of where it began gives the update `base - end`. Two vectors more
+than an engine alone, and the inner optimizer's state, which is this worker's own and is kept from order to order.
+
+Buffers (BatchNorm's running statistics) go along: what a batch made of them is where the next step begins.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mottle import optim
+from mottle.core.layout import Layout
+from mottle.core.protocol import LocalSteps
+from mottle.optim.schedule import Schedule
+from mottle.optim.slices import SliceOptimizer
+
+
+class LocalTraining:
+    """One worker's inner steps.
+
+    Args:
+        values_D: the parameters, shape (layout.size,); stepped in place.
+        schedule: factor on the inner learning rate as a function of samples.
+    """
+
+    def __init__(self, layout: Layout, values_D: Tensor, schedule: Schedule | None = None) -> None:
+        self._layout = layout
+        self._values_D = values_D
+        self._schedule = schedule
+        self._base_D = torch.empty_like(values_D)
+        self._optimizer: SliceOptimizer | None = None
+        self._spec: Any = None
+        self._num_steps = 0
+        self.weight = 0.0
+        """Of all samples since the base: what the update is multiplied by."""
+        self.moved = False
+        """Whether the values have left the base."""
+
+    def begin(self) -> None:
+        """The values are a base now: forget the steps that were taken."""
+        self.moved = False
+        self._num_steps = 0
+        self.weight = 0.0
+
+    def rewind(self) -> None:
+        """Put the values back to the base."""
+        if self.moved:
+            self._values_D.copy_(self._base_D)
+        self.begin()
+
+    @torch.no_grad()
+    def step(self, order: LocalSteps, sum_D: Tensor, weight: float) -> None:
+        """One inner step on a gradient sum.
+
+        Args:
+            sum_D: over the samples of the step, in its buffer tail `weight * (before - after)`; used up.
+            weight: what it is divided by; 0 for samples that count for nothing, which are no step.
+        """
+        if not self.moved:
+            self._base_D.copy_(self._values_D)
+            self.moved = True
+            self._prepare(order)
+        if weight > 0:
+            direction_D = sum_D.div_(weight)
+            if order.pull:
+                params = slice(0, self._layout.num_params)
+                direction_D[params].add_(self._values_D[params] - self._base_D[params], alpha=order.pull)
+            assert self._optimizer is not None
+            self._optimizer.step(direction_D, self._lr(order, self._optimizer))
+        self._num_steps += 1
+        self.weight += weight
+
+    def _prepare(self, order: LocalSteps) -> None:
+        if self._optimizer is None or self._spec != order.optimizer:
+            self._optimizer, self._spec = optim.build(order.optimizer, self._values_D, self._layout.group_ranges), order.optimizer
+        elif order.fresh:
+            self._optimizer.load_state({})
+
+    def _lr(self, order: LocalSteps, optimizer: SliceOptimizer) -> float | None:
+        factor = 1.0 if self._schedule is None else self._schedule(order.samples + self._num_steps * order.advance)
+        if order.lr is None and factor == 1.0:
+            return None
+        return factor * (optimizer.base_lr if order.lr is None else order.lr)
+
+    @torch.no_grad()
+    def update(self, order: LocalSteps) -> Tensor:
+        """What is pushed, shape (size,), in memory of its own: the weight times `base - end`, or times `end` where whole models are sent.
+
+        If it is not finite, which the gate of the step will see, the optimizer's state is worth nothing either and begins anew.
+        """
+        end_D = self._values_D
+        update_D = end_D * self.weight if order.whole else (self._base_D - end_D).mul_(self.weight)
+        if self._optimizer is not None and not bool(torch.isfinite(update_D).all()):
+            self._optimizer.load_state({})
+        return update_D

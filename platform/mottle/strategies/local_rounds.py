@@ -1,0 +1,138 @@
+"""Rounds of local steps: every worker takes H inner optimizer steps from one version, then the model steps once along the mean of where
+they went. What the methods of this family differ in is that last step, which is an outer optimizer on the shards (`mottle.optim.outer`).
+
+An inner step takes `batch_size` samples over all workers, so a round takes H times as many; with H = 1 and plain averaging it is
+synchronous SGD. Participants weigh by their samples (`local-steps.md` 0). A round never reaches beyond its data epoch: the last one of an
+epoch has fewer steps. A worker that dies in a round contributes nothing to it, one that joins waits for the next and begins with a new
+inner optimizer state.
+"""
+
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from mottle.core import strategy as s
+from mottle.core.errors import ConfigError
+from mottle.core.naming import Spec
+from mottle.core.protocol import LocalSteps, Settings
+from mottle.strategies.rounds import Round, even_shares
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalOptions:
+    """What all rounds of local steps have in common."""
+
+    batch_size: int
+    """Samples of one inner step, over all workers."""
+    optimizer: Spec
+    """Of the inner steps: the job's."""
+    local_steps: int = 16  # H, K or tau
+    """Inner steps of a round."""
+    inner_state: Literal["keep", "reset"] = "keep"
+    """Whether a worker's inner optimizer goes on from round to round or begins anew."""
+    deadline_s: float | None = None
+    """Then those who are still out push after the step at hand: slow workers take fewer steps and weigh less. None waits for all."""
+    rule: Settings | None = None
+    """Robust rule on the workers' pseudo-gradients in place of their mean: `{phocas: {trim: 2}}`."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.local_steps < 1:
+            raise ConfigError(f"local steps need batch_size >= 1 and local_steps >= 1, got {self.batch_size} and {self.local_steps}")
+        if self.inner_state not in ("keep", "reset"):
+            raise ConfigError(f"inner_state is keep or reset, got {self.inner_state!r}")
+        if self.deadline_s is not None and not self.deadline_s > 0:
+            raise ConfigError(f"local steps need deadline_s > 0, got {self.deadline_s}; leave it out to wait for all")
+
+
+class LocalRounds:
+    """State machine of the family.
+
+    Args:
+        server_optimizer: the outer one.
+        participants: workers of a round, taken in turn by slot; None for all.
+    """
+
+    max_in_flight = 1
+    barriered = True
+    needs_validation = False
+
+    def __init__(self, config: LocalOptions, server_optimizer: Settings, *, participants: int | None = None) -> None:
+        self.config = config
+        self.server_optimizer = server_optimizer
+        self._participants = participants
+        self._rule = config.rule
+        self._round: Round | None = None
+        self._lead = 0
+        """Samples of the round before its last inner step."""
+        self._rounds = 0
+        """Rounds begun; the one that is out is the last of them."""
+        self._last_turn = -1
+        """The worker whose turn ended the last round's participants."""
+
+    def handle(self, event: s.StrategyEvent, view: s.View) -> list[s.Decision]:
+        current = self._round
+        if isinstance(event, s.VersionPublished | s.WorkerIdle):
+            return self._begin(view)
+        if isinstance(event, s.RuleChanged):
+            self._rule = event.rule
+        if current is None:
+            return []
+        if event == s.AlarmRang(self._alarm):
+            return [s.CutOrder(work_id) for _, work_id in sorted(current.orders.items())]
+        current.hear(event)
+        return self._close(current, view) if current.complete else []
+
+    @property
+    def _alarm(self) -> str:
+        return f"round-{self._rounds - 1}"
+
+    def _begin(self, view: s.View, refused: AbstractSet[int] = frozenset()) -> list[s.Decision]:
+        """Ask everybody for an even share of every inner step.
+
+        `refused`: those who found nothing in a round that ended without any order; without them the next one cannot end likewise.
+        """
+        crew = [worker for worker in view.crew if worker not in refused]
+        config = self.config
+        total = min(config.batch_size * config.local_steps, view.free_samples)
+        if self._round is not None or view.head != view.version or not crew or total == 0:
+            return []
+        crew = self._members(crew)
+        whole, rest = divmod(total, config.batch_size)
+        each, last = dict(even_shares(config.batch_size, crew)), dict(even_shares(rest, crew))
+        shares = {worker: whole * batch + last.get(worker, 0) for worker, batch in each.items()}
+        members = [(worker, samples) for worker, samples in shares.items() if samples]
+        self._round = Round.of(members, refused)
+        self._lead = (whole + (rest > 0) - 1) * config.batch_size
+        self._rounds += 1
+        decisions: list[s.Decision] = [s.Assign(worker, samples, local=self._local(each[worker])) for worker, samples in members]
+        if config.deadline_s is not None:
+            decisions.append(s.SetAlarm(self._alarm, round(config.deadline_s * 1e9)))
+        return decisions
+
+    def _members(self, crew: list[int]) -> list[int]:
+        if self._participants is None:
+            return crew
+        chosen = sorted(crew, key=lambda worker: (worker <= self._last_turn, worker))[: self._participants]
+        self._last_turn = chosen[-1]
+        return sorted(chosen)
+
+    def _local(self, batch: int) -> LocalSteps:
+        config = self.config
+        return LocalSteps(batch, config.optimizer, advance=config.batch_size, fresh=config.inner_state == "reset")
+
+    def _close(self, current: Round, view: s.View) -> list[s.Decision]:
+        self._round = None
+        if not current.arrived:
+            return self._begin(view, current.refused)
+        return [replace(current.step(self._rule, len(current.members)), lead=self._lead)]
+
+    def state(self) -> dict[str, Any]:
+        return {"rounds": self._rounds}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self._rounds = state["rounds"]
+
+    def check(self) -> None:
+        if self._round is not None:
+            self._round.check()

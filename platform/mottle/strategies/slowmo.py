@@ -1,0 +1,34 @@
+"""SlowMo: local steps, then one step of momentum on the pseudo-gradient over the inner learning rate.
+
+m <- beta m + (x - xbar) / gamma;   x <- x - alpha gamma m,   gamma the learning rate of the round's last inner step
+
+Source: Wang, Tantia, Ballas, Rabbat 2019, arXiv 1910.00643, as compared in arXiv 2411.17866; `local-steps.md` 3. Neutral reference: with
+beta 0 and alpha 1 it is local SGD.
+"""
+
+from dataclasses import dataclass
+
+from mottle.core.errors import ConfigError
+from mottle.strategies.local_rounds import LocalOptions, LocalRounds
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlowMoConfig(LocalOptions):
+    """Slow momentum over local steps."""
+
+    lr: float
+    """Of the inner steps, before the schedule: the job's. Where parameter groups have rates of their own, gamma is still this one."""
+    local_steps: int = 12  # tau
+    """Inner steps of a round."""
+    beta: float = 0.2
+    """Slow momentum, in [0, 1)."""
+    alpha: float = 1.0
+    """Slow learning rate."""
+
+    def __post_init__(self) -> None:
+        LocalOptions.__post_init__(self)
+        if not (self.lr > 0 and 0 <= self.beta < 1 and self.alpha > 0):
+            raise ConfigError(f"slowmo needs lr > 0, 0 <= beta < 1 and alpha > 0, got {self.lr}, {self.beta} and {self.alpha}")
+
+    def build(self) -> LocalRounds:
+        return LocalRounds(self, {"slow_momentum": {"lr": self.lr, "beta": self.beta, "alpha": self.alpha}})

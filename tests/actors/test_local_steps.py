@@ -1,0 +1,86 @@
+"""On live Ray, local steps are those of plain PyTorch: the inner optimizer with one worker, DiLoCo's two loops with two."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from tests.actors import live
+from torch import Tensor, nn
+
+from mottle.data import Positions
+from mottle.sdk import Trainer, WorkerGroup
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
+
+ADAMW = {"lr": 0.01, "weight_decay": 0.1}
+
+
+def parameters_after(job: Trainer) -> dict[str, Tensor]:
+    with live.started(job) as run:
+        live.wait_for_end(run)
+        return run.parameters()
+
+
+def test_one_worker_is_its_inner_optimizer_whatever_the_local_steps(tmp_path: Path) -> None:
+    """Twenty-five samples a step in micro-batches of ten; rounds of two steps and of what is left of the epoch."""
+    job = live.trainer(
+        tmp_path,
+        live.perceptron,
+        strategy={"local_sgd": {"local_steps": 3}},
+        optimizer={"adamw": {**ADAMW, "param_groups": [{"params": ["*.bias"], "weight_decay": 0.0}]}},
+        lr_schedule={"cosine": {"samples": 200}},
+        batch_size=25,
+        micro_batch_size=10,
+        shards=2,
+        scaling_config=WorkerGroup(count=1, num_cpus=0.5),
+    )
+    ours = parameters_after(job)
+
+    def adamw(model: nn.Module) -> torch.optim.Optimizer:
+        weights = [tensor for name, tensor in model.named_parameters() if not name.endswith("bias")]
+        biases = [tensor for name, tensor in model.named_parameters() if name.endswith("bias")]
+        return torch.optim.AdamW([{"params": weights}, {"params": biases, "weight_decay": 0.0}], **ADAMW)
+
+    schedule = job.job.schedule
+    assert schedule is not None
+    theirs = live.reference(job, live.perceptron, adamw, factor=schedule, batch_size=25)
+    torch.testing.assert_close(ours, theirs.parameters(), rtol=1e-4, atol=1e-5)
+    live.assert_replay(job)
+
+
+def diloco(job: Trainer, *, local_steps: int, share: int) -> dict[str, Tensor]:
+    """Two workers in plain loops; every worker's samples of a round lie together in the data order, as its lease does."""
+    torch.manual_seed(job.job.seed)
+    theta = live.perceptron()
+    outer = torch.optim.SGD(theta.parameters(), lr=0.7, momentum=0.9, nesterov=True)
+    workers = [copy.deepcopy(theta) for _ in range(2)]
+    inners = [torch.optim.AdamW(worker.parameters(), **ADAMW) for worker in workers]
+    for epoch in range(2):
+        for first in range(0, job.job.brain.num_positions, 2 * local_steps * share):
+            for worker, inner, begin in zip(workers, inners, (first, first + local_steps * share), strict=True):
+                worker.load_state_dict(theta.state_dict())
+                for start in range(begin, begin + local_steps * share, share):
+                    inner.zero_grad()
+                    live.cross_entropy(worker, job.job.loader.load(Positions(epoch, start, start + share))).backward()
+                    inner.step()
+            for parameter, *ends in zip(theta.parameters(), *(worker.parameters() for worker in workers), strict=True):
+                parameter.grad = parameter.detach() - sum(end.detach() for end in ends) / 2
+            outer.step()
+    return {name: tensor.detach() for name, tensor in theta.named_parameters()}
+
+
+def test_diloco_is_two_loops_of_plain_pytorch(tmp_path: Path) -> None:
+    job = live.trainer(
+        tmp_path,
+        live.perceptron,
+        data=live.blobs(120),
+        strategy={"diloco": {"local_steps": 3}},
+        optimizer={"adamw": ADAMW},
+        batch_size=20,
+        replicas=1,
+    )
+    assert job.job.server_optimizer == {"outer_sgd": {"lr": 0.7, "momentum": 0.9, "nesterov": True}}
+    ours = parameters_after(job)
+    torch.testing.assert_close(ours, diloco(job, local_steps=3, share=10), rtol=1e-3, atol=1e-4)
+    live.assert_replay(job)
