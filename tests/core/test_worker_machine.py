@@ -259,7 +259,7 @@ def piece(part: int, start: int, stop: int, *, step: bool) -> w.RunPart:
 
 def test_an_order_of_local_steps_is_cut_where_they_end(ear: Ear) -> None:
     pieces = [piece(0, 0, 3, step=True), piece(0, 3, 5, step=False), piece(1, 20, 21, step=True), piece(1, 21, 23, step=True)]
-    assert ear.hear(w.Ordered(local_order(1))) == [*(w.Fetch(3, each.start, each.stop) for each in pieces), w.LoadBase(1, V0)]
+    assert ear.hear(w.Ordered(local_order(1))) == [*(w.Fetch(3, each.start, each.stop) for each in pieces), w.LoadBase(1, V0, LOCAL)]
     assert ear.hear(w.Loaded(1)) == pieces[:1]
     for done, following in pairwise(pieces):
         assert ear.hear(w.Computed(1, done.part, done.stop)) == [following]

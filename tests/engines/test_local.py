@@ -7,9 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mottle.core.errors import ConfigError
 from mottle.core.layout import Entry, pack
 from mottle.core.protocol import LocalSteps
-from mottle.engines import LocalTraining, TorchEngine, flatten, layout_of
+from mottle.engines import LocalTraining, TorchEngine, add_companions, flatten, layout_of
+from mottle.engines.companions import companions
 
 # N samples, F features
 NUM_SAMPLES, NUM_FEATURES = 24, 6
@@ -32,6 +34,7 @@ def test_the_worked_example_of_the_proximal_solver() -> None:
     values, training = scalar(1.0)
     order = LocalSteps(1, {"sgd": {"lr": 0.1}}, pull=0.5, whole=True)
     path = []
+    training.start(order)
     for _ in range(3):
         training.step(order, values - 4.0, 1.0)
         path.append(values.item())
@@ -42,18 +45,21 @@ def test_the_worked_example_of_the_proximal_solver() -> None:
 def test_an_update_is_the_weight_times_the_way_back_to_the_base() -> None:
     values, training = scalar(1.0)
     order = LocalSteps(2, {"sgd": {"lr": 0.1}})
+    training.start(order)
     training.step(order, torch.tensor([4.0], dtype=torch.float64), 2.0)
     training.step(order, torch.tensor([3.0], dtype=torch.float64), 1.0)
     assert values.tolist() == pytest.approx([0.5])
     assert training.update(order).tolist() == pytest.approx([1.5])
     training.rewind()
-    assert (values.tolist(), training.moved, training.weight) == ([1.0], False, 0.0)
+    training.start(order)
+    assert (values.tolist(), training.weight) == ([1.0], 0.0)
 
 
 def test_samples_that_count_for_nothing_are_no_step_but_their_place_in_the_schedule() -> None:
     values, training = scalar(1.0)
     training = LocalTraining(pack([Entry("x", (1,), "float64")], (), dtype="float64"), values, lambda samples: samples / 10)
     order = LocalSteps(1, {"sgd": {"lr": 0.1}}, advance=10)
+    training.start(order)
     for weight in (0.0, 0.0, 1.0):
         training.step(order, torch.ones(1, dtype=torch.float64), weight)
     assert values.tolist() == pytest.approx([0.8])
@@ -61,7 +67,9 @@ def test_samples_that_count_for_nothing_are_no_step_but_their_place_in_the_sched
 
 def test_a_rate_that_the_user_changed_takes_the_place_of_the_optimizers() -> None:
     values, training = scalar(1.0)
-    training.step(LocalSteps(1, {"sgd": {"lr": 0.1}}, lr=0.25), torch.ones(1, dtype=torch.float64), 1.0)
+    order = LocalSteps(1, {"sgd": {"lr": 0.1}}, lr=0.25)
+    training.start(order)
+    training.step(order, torch.ones(1, dtype=torch.float64), 1.0)
     assert values.tolist() == [0.75]
 
 
@@ -93,6 +101,7 @@ def test_inner_steps_of_an_engine_are_those_of_plain_torch_with_its_running_stat
     order = LocalSteps(4, optimizer)
     engine.load(base_D, 0)
     engine.zero()
+    training.start(order)
     for start in range(0, NUM_SAMPLES, 4):
         done = engine.accumulate(batch, start, start + 4, seed_of_position=lambda position: position)
         training.step(order, engine.update(), done.weight)
@@ -111,3 +120,40 @@ def test_parameters_that_are_no_views_of_the_flat_vector_follow_it() -> None:
     engine.values().fill_(0.5)
     engine.refresh()
     assert all((parameter == 0.5).all() for parameter in module.parameters())
+
+
+# --- a second vector --------------------------------------------------------------------------------------------------------------------
+
+
+def test_companions_are_buffers_that_travel_and_leave_the_model_as_it_was() -> None:
+    plain, module = model(), add_companions(model(), 0.5)
+    pairs = companions(layout_of(module))
+    assert [piece.name for piece, _ in pairs] == [name for name, _ in plain.named_parameters()]
+    assert all(beside.shape == piece.shape and beside.kind == "buffer" for piece, beside in pairs)
+    assert all((module.get_buffer(beside.name) == 0.5).all() for _, beside in pairs)
+    torch.testing.assert_close(loss(module, batch(0, 8)), loss(plain, batch(0, 8)))
+    with pytest.raises(ConfigError, match="add_companions"):
+        companions(layout_of(plain))
+
+
+def test_adaalter_on_an_engine_accumulates_squares_beside_the_parameters() -> None:
+    module = add_companions(nn.Linear(NUM_FEATURES, 1), 0.5)
+    layout = layout_of(module)
+    base_D = flatten(module, layout)
+    engine = TorchEngine(module, loss, layout, "cpu", 4)
+    training = LocalTraining(layout, engine.values())
+    order = LocalSteps(4, {"adaalter": {"lr": 0.1, "eps2": 1.0, "weight_decay": 0.0, "placeholder": "paper"}}, 2)
+    engine.load(base_D, 0)
+    training.start(order)
+    engine.zero()
+    (weight, beside), *_ = companions(layout)
+    x, squares = base_D[: weight.stop].clone(), torch.full((weight.size,), 0.5)
+    for number, start in enumerate((0, 4), start=1):
+        done = engine.accumulate(batch, start, start + 4, seed_of_position=lambda position: position)
+        gradient = engine.update()[: weight.stop] / done.weight
+        x -= 0.1 * gradient / (0.5 + number) ** 0.5
+        squares += gradient**2
+        training.step(order, engine.update(), done.weight)
+        engine.zero()
+    torch.testing.assert_close(engine.values()[: weight.stop], x)
+    torch.testing.assert_close(training.update(order)[beside.start : beside.stop], 8 * (0.5 - squares))

@@ -21,7 +21,8 @@ from mottle.core import protocol as p
 from mottle.core import strategy as s
 from mottle.core.brain import Brain
 from mottle.core.config import BrainConfig
-from mottle.core.layout import BLOCK, Layout, Slice
+from mottle.core.layout import BLOCK, BUFFER_GROUP, Layout, Slice
+from mottle.engines.companions import SUFFIX
 from mottle.simulate import Fleet, Learning, Servers, Simulation, Workers
 from mottle.simulate.numbers import Done
 
@@ -52,23 +53,33 @@ class LeastSquares:
 
 
 class Spread:
-    """A problem of D numbers as one of the simulator's: each number begins a block, so that a cut between blocks cuts them too."""
+    """A problem of D numbers as one of the simulator's: each number begins a block, so that a cut between blocks cuts them too.
 
-    def __init__(self, problem: Any) -> None:
+    Args:
+        companion: what a second vector beside the parameters begins with; None for none.
+    """
+
+    def __init__(self, problem: Any, companion: float | None = None) -> None:
         self._problem = problem
         self._dim = len(problem.start)
-        size = (self._dim - 1) * BLOCK + 1
-        self.layout = Layout((Slice("x", 0, (size,), "float64", 0, "parameter"),), size, size, "float64")
+        self._companion = companion
+        size, tail = (self._dim - 1) * BLOCK + 1, self._dim * BLOCK
+        slices = [Slice("x", 0, (size,), "float64", 0, "parameter")]
+        if companion is not None:
+            slices.append(Slice("x" + SUFFIX, tail, (size,), "float64", BUFFER_GROUP, "buffer"))
+        self.layout = Layout(tuple(slices), size, size if companion is None else tail + size, "float64")
         self.start = self.wide(problem.start)
+        if companion is not None:
+            self.start[tail:] = companion
 
     def wide(self, x_D: Vector) -> torch.Tensor:
+        """The parameters in their places, with a second vector of zeros."""
         wide = torch.zeros(self.layout.size, dtype=torch.float64)
-        wide[::BLOCK] = torch.from_numpy(np.asarray(x_D, dtype=np.float64))
+        wide[: self.layout.num_params : BLOCK] = torch.from_numpy(np.asarray(x_D, dtype=np.float64))
         return wide
 
-    @staticmethod
-    def narrow(wide: torch.Tensor) -> Vector:
-        return wide[::BLOCK].numpy().copy()
+    def narrow(self, wide: torch.Tensor) -> Vector:
+        return wide[: self.layout.num_params : BLOCK].numpy().copy()
 
     def gradient(self, values: torch.Tensor, done: Sequence[Done]) -> tuple[torch.Tensor, None]:
         total_D = np.zeros(self._dim)
@@ -120,9 +131,9 @@ class Training:
         schedule: Callable[[int], float] | None = None,
         **config: Any,
     ) -> None:
-        self.problem = Spread(problem)
         own = {"lr": lr, "optimizer": {"sgd": {"lr": lr}}, **(defaults or {})}
         self.brain = Brain(BrainConfig(**config), strategies.build(spec, own), rules=Rules())
+        self.problem = Spread(problem, self.brain.strategy.companion)
         self.history: dict[int, Vector] = {}
         self.used: Counter[tuple[int, int]] = Counter()
         self.orders: dict[int, p.Compute] = {}
@@ -141,7 +152,7 @@ class Training:
             self.brain.shards.live,
             optimizer=self.brain.strategy.server_optimizer or {"sgd": {"lr": lr}},
             schedule=schedule,
-            values=self.problem.wide(start_D),
+            values=self._values_of(start_D),
             version=version.number,
             corrupt=self._corrupt,
         )
@@ -151,6 +162,13 @@ class Training:
             self.brain, fleet, self._numbers, micro_batch=1, version=version, checks=True, on_event=self._note_all
         )
         self._simulation.start()
+
+    def _values_of(self, params_D: Vector) -> torch.Tensor:
+        """These parameters, with a second vector as at the beginning."""
+        values = self.problem.start.clone()
+        params = slice(0, self.problem.layout.num_params)
+        values[params] = self.problem.wide(params_D)[params]
+        return values
 
     # --- what a test does -------------------------------------------------------------------------------------------------------------
 

@@ -42,7 +42,7 @@ def begin(machine, first: int = 10) -> dict[int, int]:
 
 
 def test_a_round_is_an_even_share_of_every_inner_step(rounds) -> None:
-    local = LocalSteps(2, SGD, advance=4)
+    local = LocalSteps(2, SGD, 3, advance=4)
     assert rounds(0, 1).hear(s.VersionPublished(V0)) == [s.Assign(0, 6, local=local), s.Assign(1, 6, local=local)]
     assert begin(rounds(0, 1, 2)) == {0: 6, 1: 3, 2: 3}
     assert begin(rounds(0, 1, 2, 3, 4)) == {0: 3, 1: 3, 2: 3, 3: 3}, "four samples a step are not enough for five workers"
@@ -141,6 +141,14 @@ def test_the_outer_steps(rounds) -> None:
     assert server(SLSGDConfig, alpha=0.8) == {"outer_sgd": {"lr": 0.8}}
 
 
+def test_a_warm_up_of_single_steps(rounds) -> None:
+    machine = rounds(0, 1, warmup_rounds=1)
+    assert begin(machine) == {0: 2, 1: 2}
+    machine.hear(s.UpdateArrived(update(10, 0, 2)), s.UpdateArrived(update(11, 1, 2)))
+    machine.view.publish(1)
+    assert begin(machine, first=20) == {0: 6, 1: 6}
+
+
 @pytest.mark.parametrize(
     ("config", "options"),
     [
@@ -148,6 +156,7 @@ def test_the_outer_steps(rounds) -> None:
         (LocalSGDConfig, {"local_steps": 0}),
         (LocalSGDConfig, {"inner_state": "average"}),
         (LocalSGDConfig, {"deadline_s": 0.0}),
+        (LocalSGDConfig, {"warmup_rounds": -1}),
         (DiLoCoConfig, {"outer_lr": 0.0}),
         (DiLoCoConfig, {"outer_momentum": 1.0}),
         (SlowMoConfig, {"lr": 0.1, "beta": 1.0}),

@@ -27,6 +27,8 @@ SPECS = (
     {"diloco": {"local_steps": 2}},
     {"slowmo": {"local_steps": 2}},
     {"sign_momentum": {"local_steps": 2, "inner_state": "reset"}},
+    {"local_adaalter": {"local_steps": 3, "deadline_s": 20e-9}},
+    {"domo": {"local_steps": 2, "variant": "intra"}},
     {"slsgd": {"local_steps": 2, "participants": 2}},
     {"fedasync": {"local_steps": 2, "max_staleness": 3}},
 )

@@ -205,14 +205,16 @@ class Session:
 
     def _work(self, order: w.WorkerOrder) -> w.WorkerEvent:
         match order:
-            case w.LoadBase(work_id, version):
+            case w.LoadBase(work_id, version, local):
                 if self._local is not None:
-                    self._local.begin()  # the values are about to be another version's
+                    self._local.forget()
                 self._shards.load(self._engine, p.work_holder(work_id), version.number)
                 self._base = version.number
-                return self._clear(work_id)
-            case w.ClearAccumulator(work_id):
-                return self._clear(work_id)
+                return self._clear(work_id, local)
+            case w.ClearAccumulator(work_id, local):
+                if self._local is not None:
+                    self._local.rewind()
+                return self._clear(work_id, local)
             case w.RunPart():
                 return self._compute(order)
             case w.Push():
@@ -220,9 +222,11 @@ class Session:
                 return w.PushConfirmed(order.work_id)
         raise AssertionError(order)
 
-    def _clear(self, work_id: int) -> w.Loaded:
-        if self._local is not None and self._local.moved:
-            self._local.rewind()
+    def _clear(self, work_id: int, local: p.LocalSteps | None) -> w.Loaded:
+        if local is not None:
+            if self._local is None:
+                self._local = LocalTraining(self._job.layout, self._engine.values(), self._job.schedule)
+            self._local.start(local)
             self._engine.refresh()
         self._engine.zero()
         self._weight = 0.0
@@ -275,8 +279,7 @@ class Session:
 
     def _step(self, order: p.LocalSteps) -> None:
         """An inner step on what was accumulated since the last one."""
-        if self._local is None:
-            self._local = LocalTraining(self._job.layout, self._engine.values(), self._job.schedule)
+        assert self._local is not None
         self._local.step(order, self._engine.update(), self._weight)
         self._weight = 0.0
         self._engine.refresh()

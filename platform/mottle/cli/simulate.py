@@ -10,7 +10,10 @@ import typer
 from mottle.cli.answers import Answer, BadInputError, Code, Json, say
 
 if TYPE_CHECKING:
+    from torch.nn import Module
+
     from mottle.actors.job import Job
+    from mottle.simulate import TorchProblem
     from mottle.simulate.compare import Task
     from mottle.simulate.fleet import Fleet
     from mottle.simulate.outcome import Outcome
@@ -109,34 +112,16 @@ def _job_task(file: Path, machines: "Fleet") -> "tuple[Task, tuple[str, ...], di
     import torch
 
     from mottle.core.naming import parse
-    from mottle.engines.flat import flatten
     from mottle.sdk import jobfile
-    from mottle.simulate import Learning, TorchProblem
+    from mottle.simulate import Learning
     from mottle.simulate.compare import Task
 
     torch.set_num_threads(1)  # models that one simulates are small; their threads would wait for one another
     job = jobfile.read(file).trainer().job
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(job.seed)
-        start = flatten(job.model(), job.layout)
-    problem = TorchProblem(
-        job.model,
-        job.loss,
-        job.layout,
-        start,
-        job.loader,
-        trusted=job.validation,
-        test=job.test,
-        metrics=job.metrics,
-        micro_batch_size=job.micro_batch_size,
-        weighted=job.brain.weighted_loss,
-        max_grad_norm_per_worker=job.max_grad_norm_per_worker,
-        seed=job.seed,
-    )
     task = Task(
         config=replace(job.brain, checkpoint_every=None),
         numbers=lambda brain: Learning(
-            problem,
+            _problem(job, brain.strategy.companion),
             brain.shards.live,
             optimizer=brain.strategy.server_optimizer or job.optimizer,
             codec=job.codec,
@@ -153,6 +138,39 @@ def _job_task(file: Path, machines: "Fleet") -> "tuple[Task, tuple[str, ...], di
     name, options = parse(job.strategy, "strategy")
     notes = ["the job's liars are not in this fleet: give a group of the fleet file their attack"] if hostile else []
     return task, metrics, {name: dict(options)}, notes
+
+
+def _problem(job: "Job", companion: float | None) -> "TorchProblem":
+    """The job's model and data, for a strategy that shares a second vector beside the parameters, or none."""
+    import torch
+
+    from mottle.engines import add_companions
+    from mottle.engines.flat import flatten, layout_of
+    from mottle.optim import read
+    from mottle.simulate import TorchProblem
+
+    def make() -> "Module":
+        module: Module = job.model()
+        return module if companion is None else add_companions(module, companion)
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(job.seed)
+        module = make()
+    layout = layout_of(module, read(job.optimizer).group_patterns)
+    return TorchProblem(
+        make,
+        job.loss,
+        layout,
+        flatten(module, layout),
+        job.loader,
+        trusted=job.validation,
+        test=job.test,
+        metrics=job.metrics,
+        micro_batch_size=job.micro_batch_size,
+        weighted=job.brain.weighted_loss,
+        max_grad_norm_per_worker=job.max_grad_norm_per_worker,
+        seed=job.seed,
+    )
 
 
 def _untested(job: "Job") -> str:

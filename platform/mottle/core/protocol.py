@@ -94,7 +94,9 @@ class LocalSteps:
     batch: int
     """Samples of one step, of this worker; the last step of an order has what is left."""
     optimizer: str | Settings
-    """As job files name it."""
+    """As job files name it; or a method of the strategy's own, which `mottle.engines.inner` knows."""
+    steps: int = 1
+    """That are planned for the round."""
     advance: int = 0
     """By how much a step moves the argument of the learning-rate schedule: the samples that the whole crew spends meanwhile."""
     fresh: bool = False

@@ -296,6 +296,10 @@ class Strategy(Protocol):
     def server_optimizer(self) -> Settings | None:
         """What the shards step with, where workers take inner steps with the job's own optimizer; None: they step with the job's."""
 
+    @property
+    def companion(self) -> float | None:
+        """What a second vector begins with that the crew shares beside the parameters (`engines.companions`); None: there is none."""
+
     def handle(self, event: StrategyEvent, view: View) -> list[Decision]: ...
 
     def state(self) -> dict[str, Any]:

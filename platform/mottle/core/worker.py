@@ -80,17 +80,19 @@ WorkerEvent = Ordered | CutAsked | AbandonAsked | DismissAsked | Loaded | Comput
 
 @dataclass(frozen=True, slots=True)
 class LoadBase:
-    """Read `version` from all shards into the worker's own memory and clear the accumulator."""
+    """Read `version` from all shards into the worker's own memory and clear the accumulator; get ready for `local` steps."""
 
     work_id: int
     version: Version
+    local: LocalSteps | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ClearAccumulator:
-    """The wanted version is already in place; answer `Loaded`."""
+    """The wanted version is already in place, or where local steps began that may have left it; answer `Loaded`."""
 
     work_id: int
+    local: LocalSteps | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,9 +245,9 @@ class Worker:
             return []
         job.phase = "loading"
         if self._loaded == job.compute.base:
-            return [ClearAccumulator(job.compute.work_id)]
+            return [ClearAccumulator(job.compute.work_id, job.compute.local)]
         self._loaded = None
-        return [LoadBase(job.compute.work_id, job.compute.base)]
+        return [LoadBase(job.compute.work_id, job.compute.base, job.compute.local)]
 
     def _on_stop(self, work_id: int, how: str) -> list[WorkerOrder]:
         for job in self._jobs:

@@ -2,6 +2,7 @@
 
 from mottle.engines.base import Accumulated, Average, Batch, Engine, Fetch, Loss, Metric
 from mottle.engines.catalogue import CATALOGUE, build
+from mottle.engines.companions import add_companions
 from mottle.engines.flat import flatten, layout_of, unflatten
 from mottle.engines.local import LocalTraining
 from mottle.engines.memory import SampleTooLargeError, is_out_of_memory
@@ -20,6 +21,7 @@ __all__ = [
     "SampleTooLargeError",
     "TorchConfig",
     "TorchEngine",
+    "add_companions",
     "build",
     "flatten",
     "is_out_of_memory",

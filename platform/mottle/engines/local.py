@@ -11,11 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mottle import optim
 from mottle.core.layout import Layout
 from mottle.core.protocol import LocalSteps
+from mottle.engines.inner import InnerMethod, build_inner
 from mottle.optim.schedule import Schedule
-from mottle.optim.slices import SliceOptimizer
 
 
 class LocalTraining:
@@ -31,25 +30,34 @@ class LocalTraining:
         self._values_D = values_D
         self._schedule = schedule
         self._base_D = torch.empty_like(values_D)
-        self._optimizer: SliceOptimizer | None = None
+        self._method: InnerMethod | None = None
         self._spec: Any = None
         self._num_steps = 0
         self.weight = 0.0
         """Of all samples since the base: what the update is multiplied by."""
-        self.moved = False
-        """Whether the values have left the base."""
+        self.started = False
+        """Whether there is a base that the values may have left."""
 
-    def begin(self) -> None:
-        """The values are a base now: forget the steps that were taken."""
-        self.moved = False
+    def start(self, order: LocalSteps) -> None:
+        """The values are a base now; a round of this order begins at them, where the method does not move them first."""
+        self._base_D.copy_(self._values_D)
+        self.started = True
         self._num_steps = 0
         self.weight = 0.0
+        if self._method is None or self._spec != order.optimizer:
+            self._method, self._spec = build_inner(order.optimizer, self._layout, self._values_D), order.optimizer
+        elif order.fresh:
+            self._method.reset()
+        self._method.begin(self._values_D, [self._lr(order, self._method, number) for number in range(order.steps)])
 
     def rewind(self) -> None:
         """Put the values back to the base."""
-        if self.moved:
+        if self.started:
             self._values_D.copy_(self._base_D)
-        self.begin()
+
+    def forget(self) -> None:
+        """The values are about to be overwritten: there is no base to go back to."""
+        self.started = False
 
     @torch.no_grad()
     def step(self, order: LocalSteps, sum_D: Tensor, weight: float) -> None:
@@ -59,31 +67,20 @@ class LocalTraining:
             sum_D: over the samples of the step, in its buffer tail `weight * (before - after)`; used up.
             weight: what it is divided by; 0 for samples that count for nothing, which are no step.
         """
-        if not self.moved:
-            self._base_D.copy_(self._values_D)
-            self.moved = True
-            self._prepare(order)
+        assert self._method is not None, "a step before the start"
         if weight > 0:
             direction_D = sum_D.div_(weight)
             if order.pull:
                 params = slice(0, self._layout.num_params)
                 direction_D[params].add_(self._values_D[params] - self._base_D[params], alpha=order.pull)
-            assert self._optimizer is not None
-            self._optimizer.step(direction_D, self._lr(order, self._optimizer))
+            self._method.step(self._values_D, self._base_D, direction_D, self._lr(order, self._method, self._num_steps))
         self._num_steps += 1
         self.weight += weight
 
-    def _prepare(self, order: LocalSteps) -> None:
-        if self._optimizer is None or self._spec != order.optimizer:
-            self._optimizer, self._spec = optim.build(order.optimizer, self._values_D, self._layout.group_ranges), order.optimizer
-        elif order.fresh:
-            self._optimizer.load_state({})
-
-    def _lr(self, order: LocalSteps, optimizer: SliceOptimizer) -> float | None:
-        factor = 1.0 if self._schedule is None else self._schedule(order.samples + self._num_steps * order.advance)
-        if order.lr is None and factor == 1.0:
-            return None
-        return factor * (optimizer.base_lr if order.lr is None else order.lr)
+    def _lr(self, order: LocalSteps, method: InnerMethod, number: int) -> float:
+        """Rate of a step, counted from 0."""
+        factor = 1.0 if self._schedule is None else self._schedule(order.samples + number * order.advance)
+        return factor * (method.base_lr if order.lr is None else order.lr)
 
     @torch.no_grad()
     def update(self, order: LocalSteps) -> Tensor:
@@ -91,8 +88,9 @@ class LocalTraining:
 
         If it is not finite, which the gate of the step will see, the optimizer's state is worth nothing either and begins anew.
         """
+        assert self._method is not None, "no step was taken"
         end_D = self._values_D
-        update_D = end_D * self.weight if order.whole else (self._base_D - end_D).mul_(self.weight)
-        if self._optimizer is not None and not bool(torch.isfinite(update_D).all()):
-            self._optimizer.load_state({})
+        update_D = end_D * self.weight if order.whole else self._method.difference(end_D, self._base_D).mul_(self.weight)
+        if not bool(torch.isfinite(update_D).all()):
+            self._method.reset()
         return update_D

@@ -15,7 +15,7 @@ from mottle.core.errors import ConfigError
 from mottle.core.layout import Layout
 from mottle.core.naming import Spec, parse
 from mottle.data.source import Source
-from mottle.engines import Metric, TorchConfig
+from mottle.engines import Metric, TorchConfig, add_companions
 from mottle.engines.flat import flatten, layout_of
 from mottle.optim.groups import OptimizerSpec
 from mottle.sdk.configs import groups_of
@@ -28,17 +28,22 @@ Model = nn.Module | Callable[[], nn.Module]
 
 
 class ModelFactory:
-    """Makes the module in another process; a module that was given is copied, so nobody shares it."""
+    """Makes the module in another process; a module that was given is copied, so nobody shares it.
 
-    def __init__(self, model: Model) -> None:
+    Args:
+        companion: what a second vector beside the parameters begins with, for strategies that share one.
+    """
+
+    def __init__(self, model: Model, companion: float | None = None) -> None:
         self._model = model
+        self._companion = companion
 
     def __call__(self) -> nn.Module:
         model = self._model
         made = copy.deepcopy(model) if isinstance(model, nn.Module) else model() if callable(model) else model
         if not isinstance(made, nn.Module):
             raise ConfigError(f"model is a torch module or a function without arguments that makes one, got {type(made).__name__}")
-        return made
+        return made if self._companion is None else add_companions(made, self._companion)
 
 
 @dataclass(frozen=True, kw_only=True)

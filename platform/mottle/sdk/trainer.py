@@ -116,13 +116,14 @@ class Trainer:
         check_counts(0, seed=seed)
         self._loggers = tuple(loggers)
         self.settings: RunSettings = settings_of(run_config, folder)
-        make = ModelFactory(model)
-        beginning = Beginning.of(make, optimizer, seed)
-        self._values = beginning.values
         sources = Sources.of(train_data, validation_data, test_data, collate_fn)
         limits = Until.of(until)
         sources.check_target(limits, metrics or {})
         defaults = strategy_defaults(strategy, rule, batch_size, optimizer, sources.trusted)
+        strategic = strategies.build(strategy, defaults)
+        make = ModelFactory(model, strategic.companion)
+        beginning = Beginning.of(make, optimizer, seed)
+        self._values = beginning.values
         compression.build(codec or "identity")
         loader = data.Loader(sources.train, seed=seed, seed_samples=seed_samples)
         micro_batch_size = micro_batch_size or batch_size
@@ -155,7 +156,7 @@ class Trainer:
             test=sources.test,
             metrics=dict(metrics or {}),
             optimizer=optimizer,
-            server_optimizer=strategies.build(strategy, defaults).server_optimizer,
+            server_optimizer=strategic.server_optimizer,
             schedule=None if lr_schedule is None else schedule.build(lr_schedule),
             strategy=strategy,
             strategy_defaults=defaults,

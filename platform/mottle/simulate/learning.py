@@ -150,7 +150,7 @@ class Learning:
             self._local[slot] = own_D, LocalTraining(self.problem.layout, own_D, self._schedule)
         values_D, training = self._local[slot]
         values_D.copy_(base_D)
-        training.begin()
+        training.start(local)
         pieces: list[Done] = []
         weighted = False
         for piece in done:

@@ -8,10 +8,12 @@ from mottle.strategies.catalogue import catalogue as catalogue
 from mottle.strategies.catalogue import takes_local_steps as takes_local_steps
 from mottle.strategies.catalogue import takes_rule as takes_rule
 from mottle.strategies.diloco import DiLoCoConfig as DiLoCoConfig
+from mottle.strategies.domo import DOMOConfig as DOMOConfig
 from mottle.strategies.fedasync import FedAsyncConfig as FedAsyncConfig
 from mottle.strategies.fedbuff import FedBuffConfig as FedBuffConfig
 from mottle.strategies.fedfix import FedFixConfig as FedFixConfig
 from mottle.strategies.lb_bsp import LBBSPConfig as LBBSPConfig
+from mottle.strategies.local_adaalter import LocalAdaAlterConfig as LocalAdaAlterConfig
 from mottle.strategies.local_sgd import LocalSGDConfig as LocalSGDConfig
 from mottle.strategies.sign_momentum import SignMomentumConfig as SignMomentumConfig
 from mottle.strategies.slowmo import SlowMoConfig as SlowMoConfig

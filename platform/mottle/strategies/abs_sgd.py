@@ -109,6 +109,7 @@ class ABSSGD:
     barriered = False
     needs_validation = False
     server_optimizer = None
+    companion = None
 
     def __init__(self, config: ABSConfig) -> None:
         self.config = config

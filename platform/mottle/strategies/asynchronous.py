@@ -48,6 +48,7 @@ class AsyncSGD:
     barriered = False
     needs_validation = False
     server_optimizer = None
+    companion = None
 
     def __init__(self, config: AsyncConfig) -> None:
         self.config = config

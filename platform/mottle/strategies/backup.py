@@ -47,6 +47,7 @@ class Backup:
     barriered = True
     needs_validation = False
     server_optimizer = None
+    companion = None
 
     def __init__(self, config: BackupConfig) -> None:
         self.config = config

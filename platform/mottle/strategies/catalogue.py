@@ -10,10 +10,12 @@ from mottle.strategies.abs_sgd import ABSConfig
 from mottle.strategies.asynchronous import AsyncConfig
 from mottle.strategies.backup import BackupConfig
 from mottle.strategies.diloco import DiLoCoConfig
+from mottle.strategies.domo import DOMOConfig
 from mottle.strategies.fedasync import FedAsyncConfig
 from mottle.strategies.fedbuff import FedBuffConfig
 from mottle.strategies.fedfix import FedFixConfig
 from mottle.strategies.lb_bsp import LBBSPConfig
+from mottle.strategies.local_adaalter import LocalAdaAlterConfig
 from mottle.strategies.local_sgd import LocalSGDConfig
 from mottle.strategies.sign_momentum import SignMomentumConfig
 from mottle.strategies.slowmo import SlowMoConfig
@@ -36,6 +38,8 @@ _STRATEGIES: dict[str, Any] = {
     "diloco": DiLoCoConfig,
     "slowmo": SlowMoConfig,
     "sign_momentum": SignMomentumConfig,
+    "local_adaalter": LocalAdaAlterConfig,
+    "domo": DOMOConfig,
     "slsgd": SLSGDConfig,
     "fedasync": FedAsyncConfig,
 }

@@ -9,11 +9,11 @@ with outer rate 1 and no momentum it is local SGD, so with one worker the inner 
 from dataclasses import dataclass
 
 from mottle.core.errors import ConfigError
-from mottle.strategies.local_rounds import LocalOptions, LocalRounds
+from mottle.strategies.local_rounds import LocalRounds, RobustLocalOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiLoCoConfig(LocalOptions):
+class DiLoCoConfig(RobustLocalOptions):
     """Local steps under an outer optimizer."""
 
     local_steps: int = 500
@@ -23,10 +23,10 @@ class DiLoCoConfig(LocalOptions):
     """mu, in [0, 1); Nesterov's."""
 
     def __post_init__(self) -> None:
-        LocalOptions.__post_init__(self)
+        RobustLocalOptions.__post_init__(self)
         if not (self.outer_lr > 0 and 0 <= self.outer_momentum < 1):
             raise ConfigError(f"diloco needs outer_lr > 0 and 0 <= outer_momentum < 1, got {self.outer_lr} and {self.outer_momentum}")
 
     def build(self) -> LocalRounds:
         momentum = {"momentum": self.outer_momentum, "nesterov": True} if self.outer_momentum else {}
-        return LocalRounds(self, {"outer_sgd": {"lr": self.outer_lr, **momentum}})
+        return LocalRounds(self, {"outer_sgd": {"lr": self.outer_lr, **momentum}}, rule=self.rule)

@@ -59,6 +59,7 @@ class FedAsync:
     max_in_flight = 1
     barriered = False
     needs_validation = False
+    companion = None
 
     def __init__(self, config: FedAsyncConfig) -> None:
         self.config = config

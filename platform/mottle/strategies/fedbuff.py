@@ -46,6 +46,7 @@ class FedBuff:
     barriered = False
     needs_validation = False
     server_optimizer = None
+    companion = None
 
     def __init__(self, config: FedBuffConfig) -> None:
         self.config = config

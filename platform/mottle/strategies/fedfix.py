@@ -54,6 +54,7 @@ class FedFix:
     barriered = False
     needs_validation = False
     server_optimizer = None
+    companion = None
 
     def __init__(self, config: FedFixConfig) -> None:
         self.config = config

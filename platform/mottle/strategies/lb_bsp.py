@@ -65,6 +65,7 @@ class LBBSP:
     barriered = True
     needs_validation = False
     server_optimizer = None
+    companion = None
 
     def __init__(self, config: LBBSPConfig) -> None:
         self.config = config

@@ -33,16 +33,26 @@ class LocalOptions:
     """Whether a worker's inner optimizer goes on from round to round or begins anew."""
     deadline_s: float | None = None
     """Then those who are still out push after the step at hand: slow workers take fewer steps and weigh less. None waits for all."""
-    rule: Settings | None = None
-    """Robust rule on the workers' pseudo-gradients in place of their mean: `{phocas: {trim: 2}}`."""
+    warmup_rounds: int = 0
+    """First rounds that are of one inner step only, as synchronous training (post-local SGD)."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.local_steps < 1:
             raise ConfigError(f"local steps need batch_size >= 1 and local_steps >= 1, got {self.batch_size} and {self.local_steps}")
+        if self.warmup_rounds < 0:
+            raise ConfigError(f"local steps need warmup_rounds >= 0, got {self.warmup_rounds}")
         if self.inner_state not in ("keep", "reset"):
             raise ConfigError(f"inner_state is keep or reset, got {self.inner_state!r}")
         if self.deadline_s is not None and not self.deadline_s > 0:
             raise ConfigError(f"local steps need deadline_s > 0, got {self.deadline_s}; leave it out to wait for all")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RobustLocalOptions(LocalOptions):
+    """Of methods in which workers push nothing but pseudo-gradients, which a rule may compare."""
+
+    rule: Settings | None = None
+    """Robust rule on the workers' pseudo-gradients in place of their mean: `{phocas: {trim: 2}}`."""
 
 
 class LocalRounds:
@@ -50,6 +60,9 @@ class LocalRounds:
 
     Args:
         server_optimizer: the outer one.
+        method: what workers step with, where that is not the job's optimizer.
+        companion: what the second vector is filled with that the method shares beside the parameters; None for none.
+        rule: in place of the mean.
         participants: workers of a round, taken in turn by slot; None for all.
     """
 
@@ -57,11 +70,22 @@ class LocalRounds:
     barriered = True
     needs_validation = False
 
-    def __init__(self, config: LocalOptions, server_optimizer: Settings, *, participants: int | None = None) -> None:
+    def __init__(
+        self,
+        config: LocalOptions,
+        server_optimizer: Settings,
+        *,
+        method: Settings | None = None,
+        companion: float | None = None,
+        rule: Settings | None = None,
+        participants: int | None = None,
+    ) -> None:
         self.config = config
         self.server_optimizer = server_optimizer
+        self.companion = companion
+        self._inner = config.optimizer if method is None else method
         self._participants = participants
-        self._rule = config.rule
+        self._rule = rule
         self._round: Round | None = None
         self._lead = 0
         """Samples of the round before its last inner step."""
@@ -94,7 +118,8 @@ class LocalRounds:
         """
         crew = [worker for worker in view.crew if worker not in refused]
         config = self.config
-        total = min(config.batch_size * config.local_steps, view.free_samples)
+        most = 1 if self._rounds < config.warmup_rounds else config.local_steps
+        total = min(config.batch_size * most, view.free_samples)
         if self._round is not None or view.head != view.version or not crew or total == 0:
             return []
         crew = self._members(crew)
@@ -103,9 +128,10 @@ class LocalRounds:
         shares = {worker: whole * batch + last.get(worker, 0) for worker, batch in each.items()}
         members = [(worker, samples) for worker, samples in shares.items() if samples]
         self._round = Round.of(members, refused)
-        self._lead = (whole + (rest > 0) - 1) * config.batch_size
+        steps = whole + (rest > 0)
+        self._lead = (steps - 1) * config.batch_size
         self._rounds += 1
-        decisions: list[s.Decision] = [s.Assign(worker, samples, local=self._local(each[worker])) for worker, samples in members]
+        decisions: list[s.Decision] = [s.Assign(worker, samples, local=self._local(each[worker], steps)) for worker, samples in members]
         if config.deadline_s is not None:
             decisions.append(s.SetAlarm(self._alarm, round(config.deadline_s * 1e9)))
         return decisions
@@ -117,9 +143,8 @@ class LocalRounds:
         self._last_turn = chosen[-1]
         return sorted(chosen)
 
-    def _local(self, batch: int) -> LocalSteps:
-        config = self.config
-        return LocalSteps(batch, config.optimizer, advance=config.batch_size, fresh=config.inner_state == "reset")
+    def _local(self, batch: int, steps: int) -> LocalSteps:
+        return LocalSteps(batch, self._inner, steps, advance=self.config.batch_size, fresh=self.config.inner_state == "reset")
 
     def _close(self, current: Round, view: s.View) -> list[s.Decision]:
         self._round = None

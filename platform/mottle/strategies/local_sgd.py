@@ -8,12 +8,12 @@ local_steps 1 and plain SGD it is synchronous SGD, with one worker the base opti
 
 from dataclasses import dataclass
 
-from mottle.strategies.local_rounds import LocalOptions, LocalRounds
+from mottle.strategies.local_rounds import LocalRounds, RobustLocalOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class LocalSGDConfig(LocalOptions):
+class LocalSGDConfig(RobustLocalOptions):
     """Periodic averaging."""
 
     def build(self) -> LocalRounds:
-        return LocalRounds(self, {"outer_sgd": {"lr": 1.0}})
+        return LocalRounds(self, {"outer_sgd": {"lr": 1.0}}, rule=self.rule)

@@ -12,11 +12,11 @@ Source: Yu et al. 2024, arXiv 2411.17866; `local-steps.md` 3. Neutral reference:
 from dataclasses import dataclass
 
 from mottle.core.errors import ConfigError
-from mottle.strategies.local_rounds import LocalOptions, LocalRounds
+from mottle.strategies.local_rounds import LocalRounds, RobustLocalOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class SignMomentumConfig(LocalOptions):
+class SignMomentumConfig(RobustLocalOptions):
     """Sign momentum over local steps."""
 
     lr: float
@@ -31,7 +31,7 @@ class SignMomentumConfig(LocalOptions):
     """Global, beside the inner optimizer's own."""
 
     def __post_init__(self) -> None:
-        LocalOptions.__post_init__(self)
+        RobustLocalOptions.__post_init__(self)
         if not (self.lr > 0 and self.eta > 0 and 0 <= self.beta1 <= 1 and 0 <= self.beta2 <= 1 and self.weight_decay >= 0):
             raise ConfigError(
                 "sign_momentum needs lr > 0, eta > 0, beta1 and beta2 in [0, 1] and weight_decay >= 0, got "
@@ -40,4 +40,4 @@ class SignMomentumConfig(LocalOptions):
 
     def build(self) -> LocalRounds:
         options = {"beta1": self.beta1, "beta2": self.beta2, "weight_decay": self.weight_decay, "eta": self.eta}
-        return LocalRounds(self, {"sign_momentum": {"lr": self.lr, **options}})
+        return LocalRounds(self, {"sign_momentum": {"lr": self.lr, **options}}, rule=self.rule)

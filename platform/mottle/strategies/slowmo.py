@@ -9,11 +9,11 @@ beta 0 and alpha 1 it is local SGD.
 from dataclasses import dataclass
 
 from mottle.core.errors import ConfigError
-from mottle.strategies.local_rounds import LocalOptions, LocalRounds
+from mottle.strategies.local_rounds import LocalRounds, RobustLocalOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class SlowMoConfig(LocalOptions):
+class SlowMoConfig(RobustLocalOptions):
     """Slow momentum over local steps."""
 
     lr: float
@@ -26,9 +26,9 @@ class SlowMoConfig(LocalOptions):
     """Slow learning rate."""
 
     def __post_init__(self) -> None:
-        LocalOptions.__post_init__(self)
+        RobustLocalOptions.__post_init__(self)
         if not (self.lr > 0 and 0 <= self.beta < 1 and self.alpha > 0):
             raise ConfigError(f"slowmo needs lr > 0, 0 <= beta < 1 and alpha > 0, got {self.lr}, {self.beta} and {self.alpha}")
 
     def build(self) -> LocalRounds:
-        return LocalRounds(self, {"slow_momentum": {"lr": self.lr, "beta": self.beta, "alpha": self.alpha}})
+        return LocalRounds(self, {"slow_momentum": {"lr": self.lr, "beta": self.beta, "alpha": self.alpha}}, rule=self.rule)

@@ -8,14 +8,14 @@ Source: Xie, Koyejo, Gupta, ECML-PKDD 2019, arXiv 1903.06996; `asynchronous.md` 
 permutations. Neutral reference: with alpha 1, no trim and all workers it is local SGD.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from mottle.core.errors import ConfigError
-from mottle.strategies.local_rounds import LocalOptions, LocalRounds
+from mottle.strategies.local_rounds import LocalRounds, RobustLocalOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class SLSGDConfig(LocalOptions):
+class SLSGDConfig(RobustLocalOptions):
     """Trimmed, mixed local SGD."""
 
     alpha: float = 1.0
@@ -26,7 +26,7 @@ class SLSGDConfig(LocalOptions):
     """Workers of a round; None for all."""
 
     def __post_init__(self) -> None:
-        LocalOptions.__post_init__(self)
+        RobustLocalOptions.__post_init__(self)
         if not 0 < self.alpha <= 1:
             raise ConfigError(f"slsgd needs 0 < alpha <= 1, got {self.alpha}")
         if self.trim < 0 or (self.participants is not None and self.participants < max(1, 2 * self.trim + 1)):
@@ -36,4 +36,4 @@ class SLSGDConfig(LocalOptions):
 
     def build(self) -> LocalRounds:
         rule = {"trimmed_mean": {"trim": self.trim}} if self.trim else self.rule
-        return LocalRounds(replace(self, trim=0, rule=rule), {"outer_sgd": {"lr": self.alpha}}, participants=self.participants)
+        return LocalRounds(self, {"outer_sgd": {"lr": self.alpha}}, rule=rule, participants=self.participants)

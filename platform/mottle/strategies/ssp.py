@@ -55,6 +55,7 @@ class SSP:
     barriered = False
     needs_validation = False
     server_optimizer = None
+    companion = None
 
     def __init__(self, config: SSPConfig) -> None:
         self.config = config

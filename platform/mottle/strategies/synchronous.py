@@ -48,6 +48,7 @@ class SyncSGD:
     barriered = True
     needs_validation = False
     server_optimizer = None
+    companion = None
 
     def __init__(self, config: SyncConfig) -> None:
         self.config = config

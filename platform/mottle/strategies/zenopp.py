@@ -82,6 +82,7 @@ class ZenoPP:
     barriered = False
     needs_validation = True
     server_optimizer = None
+    companion = None
 
     def __init__(self, config: ZenoPPConfig) -> None:
         self.config = config
