@@ -84,3 +84,19 @@ def test_diloco_is_two_loops_of_plain_pytorch(tmp_path: Path) -> None:
     ours = parameters_after(job)
     torch.testing.assert_close(ours, diloco(job, local_steps=3, share=10), rtol=1e-3, atol=1e-4)
     live.assert_replay(job)
+
+
+def test_the_outer_momentum_goes_on_from_a_checkpoint_on_another_number_of_shards(tmp_path: Path) -> None:
+    """Plain SGD inside, which has no state that a resumption would lose."""
+
+    def job(name: str, shards: int) -> Trainer:
+        options = {"strategy": {"diloco": {"local_steps": 2}}, "batch_size": 20, "until": {"epochs": 4}, "checkpoint_every": 200}
+        return live.trainer(tmp_path / name, live.perceptron, data=live.blobs(120), shards=shards, **options)
+
+    whole = parameters_after(job("whole", 1))
+    live.fit(job("parts", 1))
+    resumed = job("parts", 2)
+    with live.started(resumed, lambda: resumed.resume(1)) as run:
+        live.wait_for_end(run)
+        parameters = run.parameters()
+    torch.testing.assert_close(parameters, whole, rtol=1e-4, atol=1e-6)
