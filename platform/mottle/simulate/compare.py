@@ -68,10 +68,14 @@ def timing_task(fleet: Fleet, *, seconds: float) -> Task:
     work = fleet.workload
     if work is None:
         raise ConfigError("wanted either a job (--job) or a workload: in the fleet file, to know what is trained")
-    num_bytes = work.model_bytes
+
+    def numbers(brain: Brain) -> Numbers:
+        vectors = 1 if brain.strategy.companion is None else 2
+        return Synthetic(vectors * work.model_bytes, brain.config.num_shards)
+
     return Task(
         config=BrainConfig(num_positions=work.num_samples, max_ns=round(seconds * 1e9)),
-        numbers=lambda brain: Synthetic(num_bytes, brain.config.num_shards),
+        numbers=numbers,
         micro_batch=work.micro_batch_size,
         defaults={"batch_size": work.batch_size, "lr": TIMING_LR, "optimizer": "sgd"},
     )
