@@ -124,7 +124,8 @@ class Fleet:
 
     def _serve(self, shard: Any, replica: p.ReplicaId, start: Start | None) -> Any:
         job, owned = self._job, self._job.layout.cut(self._job.brain.num_shards)[replica.shard]
-        spec = ShardSpec(layout=job.layout, owned=owned, optimizer=job.server_optimizer or job.optimizer, codec=job.codec, schedule=job.schedule)
+        optimizer = job.server_optimizer or job.optimizer
+        spec = ShardSpec(layout=job.layout, owned=owned, optimizer=optimizer, codec=job.codec, schedule=job.schedule)
         return shard.serve.remote(job.run_dir, replica, self._run, self._door, spec, start)
 
     def _attend(self, replica: p.ReplicaId) -> None:
