@@ -118,6 +118,16 @@ def test_a_job_learns_on_virtual_time_to_its_target(mottle, fleet: Path, job: Pa
         assert each["curve"][0][2] == 0, "the first model is measured too"
 
 
+def test_local_steps_learn_too_with_and_without_a_second_vector(mottle, fleet: Path, job: Path) -> None:
+    sets = ("--set", "local_sgd.local_steps=2", "--set", "local_adaalter.local_steps=2")
+    outcome = mottle("simulate", fleet, "--job", job, "--strategies", "local_sgd,local_adaalter", *sets, "--json")
+    assert outcome.code == 0
+    assert {each["strategy"] for each in outcome.data["strategies"]} == {"local_sgd", "local_adaalter"}
+    for each in outcome.data["strategies"]:
+        assert (each["samples"], each["versions"]) == (256, 16)
+        assert each["metrics"]["test_accuracy"] > 0.7
+
+
 def test_a_target_that_is_never_reached_ends_at_the_limit_with_the_best_value(mottle, fleet: Path, job: Path) -> None:
     outcome = mottle("simulate", fleet, "--job", job, "--strategies", "sync", "--target", "accuracy=1.5")
     assert outcome.code == 0

@@ -42,3 +42,11 @@ def test_what_cannot_be_set_is_told_with_the_nearest_name(settings: dict[str, An
 def test_a_strategy_without_rules_has_none_to_change() -> None:
     with pytest.raises(ConfigError, match="strategy 'async' applies no robust rule"):
         checked_settings({"rule": "median"}, "async")
+
+
+def test_local_steps_take_rules_that_compare_the_workers_with_one_another() -> None:
+    assert checked_settings({"rule": "median"}, "diloco") == {"rule": {"median": {}}}
+    with pytest.raises(ConfigError, match="these are sums of local steps"):
+        checked_settings({"rule": "fltrust"}, "diloco", trusted=True)
+    with pytest.raises(ConfigError, match="strategy 'domo' applies no robust rule"):
+        checked_settings({"rule": "median"}, "domo")

@@ -168,3 +168,39 @@ def test_a_folder_that_holds_a_run_is_not_started_into(tmp_path: Path) -> None:
     (tmp_path / "run" / "result.json").write_text("{}")
     with pytest.raises(ConfigError, match="holds a run already"):
         trainer(tmp_path / "run").start()
+
+
+# --- local steps ------------------------------------------------------------------------------------------------------------------------
+
+
+def test_with_local_steps_the_optimizer_is_the_workers_and_the_shards_have_the_strategys(tmp_path: Path) -> None:
+    job = trainer(tmp_path, strategy={"diloco": {"outer_lr": 0.5}}, optimizer={"adamw": {"lr": 0.01}}).job
+    assert job.optimizer == {"adamw": {"lr": 0.01}}
+    assert job.server_optimizer == {"outer_sgd": {"lr": 0.5, "momentum": 0.9, "nesterov": True}}
+    assert trainer(tmp_path).job.server_optimizer is None
+
+
+def test_a_second_vector_lies_beside_the_parameters_of_every_model_that_is_made(tmp_path: Path) -> None:
+    made = trainer(tmp_path, strategy={"local_adaalter": {"initial": 0.25}})
+    plain = layout_of(network())
+    assert made.job.layout == layout_of(made.job.model())
+    beside = [piece for piece in made.job.layout.buffers if piece.name.endswith("__companion")]
+    assert [piece.size for piece in beside] == [piece.size for piece in plain.parameters]
+    assert all((made._values[piece.start : piece.stop] == 0.25).all() for piece in beside)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"strategy": "slowmo", "optimizer": "sgd"}, "strategy slowmo needs lr"),
+        ({"strategy": "domo", "rule": "median"}, "strategy 'domo' applies no robust rule"),
+        ({"strategy": "domo", "optimizer": {"adamw": {"lr": 0.1}}}, "give optimizer sgd with an lr and nothing else"),
+        ({"strategy": "diloco", "rule": "fltrust", "validation_data": DATA}, "these are sums of local steps"),
+        ({"strategy": {"slsgd": {"trim": 1}}, "rule": "median"}, "give either trim or a rule"),
+        ({"strategy": {"diloco": {"local_step": 3}}}, "did you mean 'local_steps'"),
+    ],
+    ids=["no rate", "no rule", "no optimizer", "no trusted rule", "two rules", "a misspelt option"],
+)
+def test_what_local_steps_do_not_go_with_is_refused(tmp_path: Path, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        trainer(tmp_path, **options)

@@ -124,6 +124,15 @@ def test_rounds_of_fifty_local_steps_give_the_oracles_period(bandwidth, period_s
         assert worker.compute_ns / run.clock.now_ns == pytest.approx(utilisation[i], rel=0.02)
 
 
+@pytest.mark.parametrize(("spec", "steps"), [("sync", 1), ({"local_sgd": {"local_steps": 8}}, 8), ({"diloco": {"local_steps": 50}}, 50)])
+def test_an_update_travels_once_in_so_many_inner_steps(spec, steps: int) -> None:
+    run = simulate(spec, cluster(), seconds=300, batch=128, max_samples=128 * 200)
+    for i in range(4):
+        side = run.crew.all[i].side
+        assert side.up.num_bytes / 200 == pytest.approx(MODEL_BYTES / steps, rel=0.02)
+        assert side.down.num_bytes / 200 == pytest.approx(MODEL_BYTES / steps, rel=0.02)
+
+
 def test_the_first_update_arrives_to_the_nanosecond() -> None:
     run = simulate("async", cluster(), seconds=0.2)
     transfer_ns = 50_000 + round(MODEL_BYTES / FAST * 1e9)

@@ -144,3 +144,26 @@ def test_domo_of_one_plain_step_is_sgd_with_the_servers_momentum(train, least_sq
 def test_impossible_options_are_refused(config, options) -> None:
     with pytest.raises(ConfigError):
         config(**{"batch_size": 4, "lr": 0.1, "optimizer": {"sgd": {"lr": 0.1}}, **options})
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"local_sgd": {}},
+        {"diloco": {}},
+        {"slowmo": {}},
+        {"sign_momentum": {}},
+        {"slsgd": {"alpha": 0.7}},
+        {"local_adaalter": {}},
+        {"domo": {}},
+        {"domo": {"variant": "intra"}},
+    ],
+    ids=str,
+)
+def test_workers_with_the_same_data_are_one_worker(train, spec) -> None:
+    """Whatever the method: averaging equals changes nothing."""
+    ((name, options),) = spec.items()
+    spec, problem = {name: {"local_steps": 3, **options}}, Pulled(4.0, start=0.5, share=1)
+    one = train(spec, problem, defaults={"batch_size": 2}, num_positions=24, max_samples=24).run()
+    settings = {"defaults": {"batch_size": 6}, "num_positions": 72, "max_samples": 72}
+    same(train(spec, problem, speeds=(1, 2, 5), **settings).run(), [one.history[number] for number in sorted(one.history)])
