@@ -28,6 +28,7 @@ from mottle.sdk.local import ensure_ray, missing_resources
 from mottle.sdk.result import Result, RunFailedError
 from mottle.sdk.resuming import take_up
 from mottle.sdk.run import Run
+from mottle.sdk.short_rounds import short_rounds_warning
 from mottle.sdk.survival import survival_warning
 from mottle.sdk.trial import weighs_itself
 from mottle.sdk.until import Until
@@ -201,7 +202,10 @@ class Trainer:
             raise ConfigError("a detached run needs a Ray that does not end with this process; start one with `ray start --head`")
         if lacking := missing_resources(self.job.groups):
             raise ConfigError(f"the crew needs {lacking}; ask for fewer workers or resources, or add machines")
-        notes = [each for each in (note, survival_warning(self.job.strategy_defaults.get("rule"), self.job.groups)) if each]
+        defaults = self.job.strategy_defaults
+        survival = survival_warning(defaults.get("rule"), self.job.groups)
+        short = short_rounds_warning(strategies.build(self.job.strategy, defaults), self.job.brain.num_positions)
+        notes = [each for each in (note, survival, short) if each]
         coordinator = placing.make_coordinator(Coordinator, name=coordinator_name(self.job.name) if detached else None)
         RESERVE.clear()  # what waits yet and was not taken up may hold what this run needs
         start = coordinator.start.options(concurrency_group="control")
