@@ -20,6 +20,7 @@ BENCHMARKS = {
     "updates": "Updates a second with a tiny model",
     "step_time": "A synchronous step against DistributedDataParallel",
     "memory": "Peak memory of workers and shards",
+    "failures": "Processes that die, and what backups cost",
     "aggregation": "Robust rules against the mean",
     "correctness": "Rounds that break robust rules",
     "simulator": "Events a second of the simulator",

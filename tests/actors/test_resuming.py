@@ -1,11 +1,14 @@
 """Going on from a checkpoint of a live run: with an equal fleet bit by bit, with another one to the same model."""
 
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from ray.train import FailureConfig, RunConfig
 from tests.actors import live
 from torch import Tensor
 
@@ -49,3 +52,27 @@ def test_a_run_goes_on_where_a_checkpoint_was_taken(tmp_path: Path) -> None:
     smaller = described(tmp_path, shards=3, scaling_config=WorkerGroup(count=1, num_cpus=0.5))
     other = end_of(smaller, lambda: smaller.resume(first))
     torch.testing.assert_close(other, whole, rtol=1e-3, atol=1e-5)
+
+
+def kill_coordinator_after_a_checkpoint(job: Trainer) -> None:
+    """With SIGKILL, as soon as there is something to go on from."""
+    while not numbers(Folder.at(job.job.run_dir)):
+        time.sleep(0.02)
+    live.process_of(job, "coordinator").kill()
+
+
+def test_fit_goes_on_by_itself_when_the_coordinator_is_killed(tmp_path: Path) -> None:
+    failures = RunConfig(failure_config=FailureConfig(max_failures=1))
+    crew = WorkerGroup(count=2, num_cpus=0.5, delay_s=0.01)
+    job = live.trainer(tmp_path, scaling_config=crew, run_config=failures, until={"epochs": 4}, checkpoint_every=40)
+    killer = threading.Thread(target=kill_coordinator_after_a_checkpoint, args=(job,), daemon=True)
+    killer.start()
+    result = job.fit()
+    killer.join()
+    assert result.error is None
+    live.check(job, result)
+    assert result.summary is not None
+    assert result.summary.samples == 400
+    assert [(epoch.missed, epoch.repeated) for epoch in result.summary.epochs] == [(0, 0)] * 4
+    log = (tmp_path / "run" / "logs" / "coordinator.log").read_text()
+    assert log.count("coordinator is process") == 2

@@ -1,0 +1,146 @@
+"""What processes cost that die: a worker and a shard's primary, killed with SIGKILL in the middle of a run; and what a backup costs when
+nobody dies.
+
+    python benchmarks/failures.py [--rounds 3] [--params 25]
+
+The first runs train a linear model synchronously with 3 workers whose declared delay makes a step 50 ms; a pause is the longest time
+between two published versions after the first ten, and stands beside the usual one. The cost of backups is the step time of
+`step_time.py`'s model with a backup of each shard over that without, taking turns; all of it shares one machine.
+"""
+
+import argparse
+import os
+import signal
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import ray
+import torch
+from step_time import WARM_UP, build, dataset, loss
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from mottle.observe.record import read_run
+from mottle.sdk import Run, Trainer, WorkerGroup, kept_processes
+
+STEPS = 150
+BATCH = 15
+KILL_AT = 40
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Seconds between versions, and what was computed more than once."""
+
+    usual_s: float
+    longest_s: float
+    lost: int
+    repeated: int
+    missed: int
+
+
+def squares(model: nn.Module, batch: list[Tensor]) -> Tensor:
+    inputs, targets = batch
+    return nn.functional.mse_loss(model(inputs), targets)
+
+
+def worker(run: Run) -> int:
+    return run.processes()["w0"]
+
+
+def primary(run: Run) -> int:
+    """The process of shard 0, as its log names it."""
+    first = (Path(run.path) / "logs" / "shard0.log").read_text().split("shard0 is process ")[1]
+    return int(first.split()[0])
+
+
+def gaps(folder: str) -> list[float]:
+    """Seconds between published versions, the first ones left out."""
+    decided = read_run(folder).timeline
+    ends = sorted(decided.groupby("t_s").size().index)
+    return [after - before for before, after in zip(ends[WARM_UP:], ends[WARM_UP + 1 :], strict=False)]
+
+
+def kill_one(victim: Callable[[Run], int], replicas: int) -> Outcome:
+    generator = torch.Generator().manual_seed(0)
+    size = STEPS * BATCH
+    data = TensorDataset(torch.randn(size, 32, generator=generator), torch.randn(size, 8, generator=generator))
+    with tempfile.TemporaryDirectory() as folder:
+        run = Trainer(
+            partial(nn.Linear, 32, 8),
+            squares,
+            data,
+            optimizer={"sgd": {"lr": 0.01}},
+            batch_size=BATCH,
+            until={"epochs": 1},
+            strategy="sync",
+            scaling_config=WorkerGroup(count=3, num_cpus=0.5, delay_s=0.01),
+            replicas=replicas,
+            folder=f"{folder}/run",
+        ).start()
+        while run.progress.version < KILL_AT:
+            time.sleep(0.01)
+        os.kill(victim(run), signal.SIGKILL)
+        summary = run.result().summary
+        assert summary is not None
+        between = gaps(f"{folder}/run")
+    (epoch,) = summary.epochs
+    return Outcome(statistics.median(between), max(between), summary.updates.lost, epoch.repeated, epoch.missed)
+
+
+def step_s(params: float, replicas: int) -> float:
+    """Median seconds of a step."""
+    steps, batch = 20, 4
+    with tempfile.TemporaryDirectory() as folder:
+        Trainer(
+            partial(build, params),
+            loss,
+            dataset(2 * batch * (steps + WARM_UP)),
+            optimizer={"sgd": {"lr": 0.01}},
+            batch_size=2 * batch,
+            micro_batch_size=batch,
+            until={"epochs": 1},
+            strategy="sync",
+            scaling_config=WorkerGroup(count=2, num_cpus=1),
+            shards=2,
+            replicas=replicas,
+            seed_samples=False,
+            folder=f"{folder}/run",
+        ).fit()
+        return statistics.median(gaps(f"{folder}/run"))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--params", type=float, default=25.0, help="millions")
+    arguments = parser.parse_args()
+    ray.init(address="local", num_cpus=8, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    for name, victim, replicas in (("a worker of 3", worker, 0), ("the primary of a shard with a backup", primary, 1)):
+        for _ in range(arguments.rounds):
+            outcome = kill_one(victim, replicas)
+            print(
+                f"killed {name}: longest pause {outcome.longest_s:.2f} s (usual {outcome.usual_s:.3f} s); updates lost {outcome.lost}, "
+                f"samples repeated {outcome.repeated}, missed {outcome.missed}",
+                flush=True,
+            )
+    with kept_processes():
+        ratios = []
+        for _ in range(arguments.rounds):
+            alone, backed = (step_s(arguments.params, replicas) for replicas in (0, 1))
+            ratios.append(backed / alone)
+            print(
+                f"{arguments.params:g} M parameters: step {alone:.3f} s without backups, {backed:.3f} s with, {ratios[-1]:.2f}x", flush=True
+            )
+    print(f"{os.cpu_count()} cores: median cost of backups {statistics.median(ratios):.2f}x")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
