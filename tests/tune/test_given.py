@@ -1,11 +1,15 @@
 """A trainer taken apart into the fields of a job file, and put together again."""
 
+import importlib
 import inspect
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from ray import cloudpickle
 from tests.actors import live
 from torch import nn
 
@@ -45,6 +49,19 @@ def test_it_comes_back_as_it_was(tmp_path: Path) -> None:
     assert list(again.job.metrics) == ["accuracy", "odd name!"]
     assert first.job.optimizer["adam"]["betas"] == tuple(again.job.optimizer["adam"]["betas"])
     assert torch.equal(first._values, again._values)
+
+
+def test_its_objects_find_their_modules_in_another_process(tmp_path: Path) -> None:
+    (tmp_path / "far_away.py").write_text("def twice(number):\n    return 2 * number\n")
+    sys.path.insert(0, str(tmp_path))
+    try:
+        module = importlib.import_module("far_away")
+        packed = cloudpickle.dumps(given.Carried({"trainer:loss": module.twice}))
+    finally:
+        sys.path.remove(str(tmp_path))
+    script = "import pickle, sys; carried = pickle.load(sys.stdin.buffer); print(carried['trainer:loss'](21), len(carried))"
+    done = subprocess.run([sys.executable, "-c", script], input=packed, capture_output=True, check=True)
+    assert done.stdout.split() == [b"42", b"1"]
 
 
 def test_every_argument_of_a_trainer_is_taken_or_dropped_on_purpose() -> None:

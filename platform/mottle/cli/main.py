@@ -18,6 +18,7 @@ from mottle.cli.simulate import simulate
 from mottle.cli.status import status
 from mottle.cli.study import robustness
 from mottle.cli.train import train
+from mottle.cli.tune import tune
 from mottle.cli.workers import add, list_, remove
 
 app = typer.Typer(
@@ -31,7 +32,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for _function in (new, train, attach, resume, status, report, export, capture, place, simulate):
+for _function in (new, train, attach, resume, status, report, export, capture, place, simulate, tune):
     app.command()(command(_function))
 
 _workers = typer.Typer(help="Look at the workers of a detached run, add some, let one go.", no_args_is_help=True)

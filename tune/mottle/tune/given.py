@@ -4,10 +4,13 @@ The objects of a trainer (model, loss, data, metrics) stand in the job under nam
 searched and is checked as that of a file. They travel to the trials by pickling: a data set that is large is better given as a function.
 """
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+from ray import cloudpickle
 
 from mottle.actors.job import WorkerGroup
 from mottle.core.errors import ConfigError
@@ -21,6 +24,37 @@ _OTHERS = ("collusion", "seed_samples", "max_grad_norm", "max_grad_norm_per_work
 _OBJECTS = ("model", "loss", "train_data", "validation_data", "test_data", "collate_fn")
 DROPPED = ("attack", "scaling_config", "run_config", "folder", "loggers", "checkpoint_every")
 """Arguments of a trainer that are in its groups already, or are Ray Tune's to say for a trial."""
+
+
+class Carried(Mapping[str, Any]):
+    """Objects that travel to another process and are unpacked there when they are asked for.
+
+    By then that process looks for modules where this one does: Ray unpickles a trial before anybody could tell it where to look.
+    """
+
+    def __init__(self, objects: Mapping[str, Any]) -> None:
+        self._objects: Mapping[str, Any] | None = objects
+        self._folders: list[str] = []
+        self._packed = b""
+
+    def __getitem__(self, name: str) -> Any:
+        return self._unpacked()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._unpacked())
+
+    def __len__(self) -> int:
+        return len(self._unpacked())
+
+    def _unpacked(self) -> Mapping[str, Any]:
+        if self._objects is None:
+            sys.path.extend(folder for folder in self._folders if folder not in sys.path)
+            self._objects = cloudpickle.loads(self._packed)
+        return self._objects
+
+    def __getstate__(self) -> dict[str, Any]:
+        packed = cloudpickle.dumps(dict(self._unpacked()))
+        return {"_objects": None, "_folders": [folder for folder in sys.path if folder], "_packed": packed}
 
 
 def job_of(given: Any) -> JobFile:
@@ -60,7 +94,7 @@ def _taken_apart(trainer: Trainer) -> JobFile:
     data |= {name: plain(given[name]) for name in (*_SPECS, *_COUNTS, *_OTHERS)}
     data["until"] = {name: plain(value) for name, value in asdict(Until.of(given["until"])).items() if value is not None}
     data["fleet"] = [_group(group) for group in trainer.job.groups]
-    return jobfile.described(Path.cwd() / trainer.settings.name, data, "the trainer", objects)
+    return jobfile.described(Path.cwd() / trainer.settings.name, data, "the trainer", Carried(objects))
 
 
 def _group(group: WorkerGroup) -> dict[str, Any]:

@@ -113,7 +113,7 @@ class Trial(ray.tune.Trainable):  # type: ignore[misc]  # Ray leaves its base cl
         assert self._run is not None
         if self._over(POLL_S) and not self._run.evaluations(self._num_seen):
             self._end()
-        return {**report, DONE: self._ended, SHOULD_CHECKPOINT: True}
+        return {**report, "complete": self._ended, DONE: self._ended, SHOULD_CHECKPOINT: True}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Hand over the version of the last result."""

@@ -1,13 +1,14 @@
 """The front door: a job as a trainable for `ray.tune.Tuner`, and the same `Tuner` with every check made before it starts."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ray.train
 import ray.tune
 
 from mottle.actors.fleet import CrewError
+from mottle.actors.job import WorkerGroup
 from mottle.core.errors import ConfigError
 from mottle.sdk.jobfile import JobFile
 from mottle.sdk.local import ensure_ray, missing_resources
@@ -69,13 +70,22 @@ def check_sweep(job: JobFile, space: Mapping[str, Any] | None, tune_config: Any,
     first = check(job, space)
     for part in (tune_config, getattr(tune_config, "scheduler", None), getattr(tune_config, "search_alg", None)):
         check_metric(first, getattr(part, "metric", None))
-    groups = crew.groups_of(first)
-    if ray.is_initialized() and (lacking := missing_resources(groups)):
-        raise CrewError(f"one trial's crew needs {lacking}; ask for fewer workers or resources, or add machines")
+    if ray.is_initialized():
+        check_crew(crew.groups_of(first))
     first.trainer(folder="unused")  # model, loss and data are tried once here rather than in every trial
 
 
-def start_ray(groups: Any, num_trials: int, address: str | None = None) -> str | None:
+def check_crew(groups: Sequence[WorkerGroup]) -> None:
+    """Refuse a cluster that is smaller than the crew of one trial.
+
+    Raises:
+        CrewError: says what it lacks.
+    """
+    if lacking := missing_resources(tuple(groups)):
+        raise CrewError(f"one trial's crew needs {lacking}; ask for fewer workers or resources, or add machines")
+
+
+def start_ray(groups: Sequence[WorkerGroup], num_trials: int, address: str | None = None) -> str | None:
     """As `ensure_ray`, with room for several trials side by side."""
     return ensure_ray(tuple(groups) * num_trials, address)
 
