@@ -43,6 +43,7 @@ def test_these_are_the_commands() -> None:
         "workers add",
         "workers remove",
         "simulate",
+        "tune",
         "fleet record",
         "study robustness",
         "clusters check",

@@ -61,7 +61,7 @@ def take_up(directory: str, job: Job) -> Manifest:
     if folded(str(told["strategy"])) != folded(_name(job)):
         begun = strategies.build(job.strategy, job.strategy_defaults).state()
         manifest = replace(manifest, brain={**manifest.brain, "strategy": begun})
-    if not _fits(folder_of(run, number), manifest, job.optimizer):
+    if not _fits(folder_of(run, number), manifest, job.server_optimizer or job.optimizer):
         manifest = replace(manifest, optimizer=())
     write_manifest(run, manifest)
     return manifest
