@@ -32,6 +32,7 @@ def test_these_are_the_commands() -> None:
     assert names == {
         "new",
         "train",
+        "chaos",
         "attach",
         "resume",
         "status",

@@ -4,9 +4,10 @@ Coordinator and validator go to the host of whoever started the run; primaries s
 never lies on its primary's host where there is another. All of it is a wish: an actor whose host is gone goes elsewhere.
 """
 
+import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
 
@@ -15,6 +16,21 @@ from mottle.core.protocol import ReplicaId
 MARKET_LABEL = "ray.io/market-type"
 """Ray's own label of a node: `spot` or `on-demand`."""
 _ID_LABEL = "ray.io/node-id"
+
+
+class Place(NamedTuple):
+    """Where a process of a run is."""
+
+    pid: int
+    node: str
+    """Ray's id of the host."""
+    group: str = ""
+    """Of a worker."""
+
+
+def this_process() -> Place:
+    """Where the caller is."""
+    return Place(os.getpid(), ray.get_runtime_context().get_node_id())
 
 
 @dataclass(frozen=True)

@@ -79,3 +79,14 @@ def lives(actor: Any) -> bool:
 
 RESERVE = Reserve()
 """Of this process."""
+
+
+def let_rest(actor: Any) -> Any:
+    """Have an actor forget its run and let it go. Returns what it answered, None of one that is gone or too slow."""
+    try:
+        answer = ray.get(actor.rest.remote(), timeout=ANSWER_TIMEOUT_S)
+    except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
+        ray.kill(actor)
+        return None
+    RESERVE.put(actor)
+    return answer

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from mottle import vectors
-from mottle.actors import transport
+from mottle.actors import hosts, transport
 from mottle.actors.exchange import Door, Exchange
 from mottle.actors.lines import Message
 from mottle.actors.logs import Output
@@ -58,10 +58,12 @@ class ParameterShard:
             start: None for a newcomer, which is to `take_up` what another replica holds.
         """
         forget_peak()
-        name = f"shard{replica.shard}" + (f"-replica{replica.replica}" if replica.replica else "")
-        self._output.keep(run_dir, name, run.log)
+        self._output.keep(run_dir, log_name(replica), run.log)
         self._session = Session(run_dir, replica, run, door, spec, start)
         return self._session.ready
+
+    def where(self) -> hosts.Place:
+        return hosts.this_process()
 
     def meet(self, newcomer: p.ReplicaId, handle: Any) -> None:
         """Know the process of a newcomer to this shard."""
@@ -304,6 +306,11 @@ def _each(do: Callable[[Any], Any], numbers: vectors.Holding) -> vectors.Holding
         slots={name: do(slot) for name, slot in numbers.slots.items()},
         vectors={name: (do(values), weight) for name, (values, weight) in numbers.vectors.items()},
     )
+
+
+def log_name(replica: p.ReplicaId) -> str:
+    """Of a replica, as its log has it."""
+    return f"shard{replica.shard}" + (f"-replica{replica.replica}" if replica.replica else "")
 
 
 def line_name(replica: p.ReplicaId) -> str:

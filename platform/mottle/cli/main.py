@@ -9,6 +9,7 @@ from mottle.cli import clusters, fleet, testbed
 from mottle.cli.answers import CODES_HELP, Answer, Json, command
 from mottle.cli.attach import attach
 from mottle.cli.capture import capture
+from mottle.cli.chaos import chaos
 from mottle.cli.export import export
 from mottle.cli.new import new
 from mottle.cli.place import place
@@ -32,7 +33,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for _function in (new, train, attach, resume, status, report, export, capture, place, simulate, tune):
+for _function in (new, train, chaos, attach, resume, status, report, export, capture, place, simulate, tune):
     app.command()(command(_function))
 
 _workers = typer.Typer(help="Look at the workers of a detached run, add some, let one go.", no_args_is_help=True)

@@ -43,7 +43,7 @@ def train(
         raise BadInputError("max_failures needs somebody who takes the run up again, and --detach leaves it alone; set max_failures=0")
     folder = absolute(out or read.out)
     trainer = read.trainer(folder=folder)
-    _make_way(folder, replace=replace)
+    make_way(folder, replace=replace)
     run = trainer.start(address=address, detached=detach)
     read.record(folder)
     if detach:
@@ -52,7 +52,7 @@ def train(
     return conduct(run, as_json=as_json, again=trainer.comeback(address=address).again)
 
 
-def _make_way(folder: str, *, replace: bool) -> None:
+def make_way(folder: str, *, replace: bool) -> None:
     """See that the folder holds no run; with `replace`, delete the one that it holds, and nothing that is none.
 
     Logs and a heartbeat alone are of a crew that could not start, and are in nobody's way.

@@ -30,9 +30,9 @@ def ensure_ray(groups: tuple[WorkerGroup, ...], address: str | None = None) -> s
     """
     if ray.is_initialized():
         return None
-    put_aside()
     address = address or os.environ.get(RAY_ADDRESS)
     if address is not None:
+        put_aside()
         ray.init(address=address, **QUIET)
         return None
     declared = max(1, math.ceil(sum((group.max_count or group.count) * group.num_cpus for group in groups)))
@@ -46,6 +46,7 @@ def start_local(num_cpus: int) -> None:
     Raises:
         CrewError: it gave up three times.
     """
+    put_aside()
     for _ in range(START_ATTEMPTS):
         try:
             ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **QUIET)

@@ -8,8 +8,9 @@ import ray.train
 from torch import Tensor
 
 from mottle.actors import transport
-from mottle.actors.fleet import reason_of
+from mottle.actors.hosts import Place
 from mottle.actors.job import Job
+from mottle.actors.reasons import reason_of
 from mottle.actors.reserve import RESERVE
 from mottle.core.errors import MottleError
 from mottle.engines.flat import unflatten
@@ -78,7 +79,11 @@ class Run:
 
     def processes(self) -> dict[str, int]:
         """Process id of every worker that is present, by worker id."""
-        return {f"w{slot}": pid for slot, pid in self._ask("processes").items()}
+        return {name: place.pid for name, place in self.places().items() if name.startswith("w")}
+
+    def places(self) -> dict[str, Place]:
+        """Process id and node of the coordinator, of every worker that is present and of every live shard replica."""
+        return dict(self._ask("places"))
 
     def parameters(self) -> dict[str, Tensor]:
         """The newest parameters and floating-point buffers by name: copies."""

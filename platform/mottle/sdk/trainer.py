@@ -10,8 +10,9 @@ import torch
 from mottle import compression, data, strategies
 from mottle.actors import placing, transport
 from mottle.actors.coordinator import Coordinator
-from mottle.actors.fleet import CrewError, reason_of
+from mottle.actors.fleet import CrewError
 from mottle.actors.job import Job, Resumption
+from mottle.actors.reasons import reason_of
 from mottle.actors.reserve import RESERVE
 from mottle.core.config import BrainConfig
 from mottle.core.errors import ConfigError
