@@ -41,6 +41,16 @@ def saved_samples(checkpoint: Any) -> int:
     return int(json.loads(Path(checkpoint.path, "manifest.json").read_text())["samples"])
 
 
+class Hearer(tune.Callback):
+    """Every result, by trial. (Tune's own files may lose a line when a trial is paused: they are fetched anew from storage.)"""
+
+    def __init__(self) -> None:
+        self.results: dict[str, list[dict[str, Any]]] = {}
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
+        self.results.setdefault(trial.trial_id, []).append(dict(result))
+
+
 @pytest.mark.filterwarnings(IGNORED)
 def test_asha_stops_what_optuna_proposes_and_every_result_has_its_checkpoint(tmp_path: Path) -> None:
     searcher = OptunaSearch(seed=0, points_to_evaluate=[{"optimizer.lr": 0.1}, {"optimizer.lr": 1e-6}])
@@ -71,6 +81,7 @@ def test_asha_stops_what_optuna_proposes_and_every_result_has_its_checkpoint(tmp
 
 def test_population_based_training_copies_the_better_trial(tmp_path: Path) -> None:
     """Both begin far from good; the one that hardly moves takes over the other's model and a neighbour of its learning rate."""
+    heard = Hearer()
     scheduler = PopulationBasedTraining(
         time_attr="training_iteration",
         perturbation_interval=1,
@@ -83,12 +94,12 @@ def test_population_based_training_copies_the_better_trial(tmp_path: Path) -> No
         trainable(small.job_file(tmp_path)),
         param_space={"optimizer.lr": tune.grid_search([0.02, 1e-5])},
         tune_config=tune.TuneConfig(metric="test_loss", mode="min", scheduler=scheduler, reuse_actors=True),
-        run_config=small.run_config(tmp_path, stop={"training_iteration": 2}),
+        run_config=small.run_config(tmp_path, stop={"training_iteration": 2}, callbacks=[heard]),
     ).fit()
     assert grid.num_errors == 0
-    assert [samples(result) for result in grid] == [[100, 200]] * 2
+    assert [[result["samples"] for result in results] for results in heard.results.values()] == [[100, 200]] * 2
     assert all(result.config["optimizer.lr"] >= 0.01 for result in grid), "the bad one was given a neighbour of the good one's"
-    losses = [list(result.metrics_dataframe["test_loss"]) for result in grid]
+    losses = [[result["test_loss"] for result in results] for results in heard.results.values()]
     assert max(second for _, second in losses) < min(first for first, _ in losses), "and its model"
     assert [saved_samples(result.checkpoint) for result in grid] == [200, 200]
 
