@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 import torch
 from torch import nn
 from torch.utils.data import TensorDataset
@@ -91,7 +92,8 @@ def test_the_warning_reaches_those_who_watch_the_run(tmp_path: Path, monkeypatch
     monkeypatch.setattr("mottle.sdk.trainer.ensure_ray", lambda groups, address: "a local Ray")
     monkeypatch.setattr("mottle.sdk.trainer.missing_resources", lambda groups: "")
     monkeypatch.setattr("mottle.sdk.trainer.placing.make_coordinator", lambda actor, name: Coordinator())
-    monkeypatch.setattr("mottle.sdk.trainer.ray.kill", lambda actor: None)
+    kill = ray.kill
+    monkeypatch.setattr(ray, "kill", lambda actor: None if isinstance(actor, Coordinator) else kill(actor))
     with pytest.raises(StoppedError) as stopped:
         trainer.start()
     assert stopped.value.args[0] == "a local Ray"

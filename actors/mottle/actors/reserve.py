@@ -37,6 +37,7 @@ class Reserve:
         while (idle := self._pop(kind)) is not None:
             if lives(idle):
                 return idle
+            _kill(idle)
         for other in list(self._idle):
             if other[0] == role and other != kind:
                 self._end(other)
@@ -64,8 +65,12 @@ class Reserve:
 
     def _end(self, kind: tuple[str, str]) -> None:
         while (actor := self._pop(kind)) is not None:
-            with suppress(ValueError):  # of a Ray that this process has left since
-                ray.kill(actor)
+            _kill(actor)
+
+
+def _kill(actor: Any) -> None:
+    with suppress(ValueError):  # of a Ray that this process has left since
+        ray.kill(actor)
 
 
 def lives(actor: Any) -> bool:
