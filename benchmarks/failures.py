@@ -22,11 +22,10 @@ from pathlib import Path
 
 import ray
 import torch
-from step_time import WARM_UP, build, dataset, loss
+from step_time import gaps, mottle
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from mottle.observe.record import read_run
 from mottle.sdk import Run, Trainer, WorkerGroup, kept_processes
 
 STEPS = 150
@@ -60,13 +59,6 @@ def primary(run: Run) -> int:
     return int(first.split()[0])
 
 
-def gaps(folder: str) -> list[float]:
-    """Seconds between published versions, the first ones left out."""
-    decided = read_run(folder).timeline
-    ends = sorted(decided.groupby("t_s").size().index)
-    return [after - before for before, after in zip(ends[WARM_UP:], ends[WARM_UP + 1 :], strict=False)]
-
-
 def kill_one(victim: Callable[[Run], int], replicas: int) -> Outcome:
     generator = torch.Generator().manual_seed(0)
     size = STEPS * BATCH
@@ -94,28 +86,6 @@ def kill_one(victim: Callable[[Run], int], replicas: int) -> Outcome:
     return Outcome(statistics.median(between), max(between), summary.updates.lost, epoch.repeated, epoch.missed)
 
 
-def step_s(params: float, replicas: int) -> float:
-    """Median seconds of a step."""
-    steps, batch = 20, 4
-    with tempfile.TemporaryDirectory() as folder:
-        Trainer(
-            partial(build, params),
-            loss,
-            dataset(2 * batch * (steps + WARM_UP)),
-            optimizer={"sgd": {"lr": 0.01}},
-            batch_size=2 * batch,
-            micro_batch_size=batch,
-            until={"epochs": 1},
-            strategy="sync",
-            scaling_config=WorkerGroup(count=2, num_cpus=1),
-            shards=2,
-            replicas=replicas,
-            seed_samples=False,
-            folder=f"{folder}/run",
-        ).fit()
-        return statistics.median(gaps(f"{folder}/run"))
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
@@ -133,7 +103,7 @@ def main() -> int:
     with kept_processes():
         ratios = []
         for _ in range(arguments.rounds):
-            alone, backed = (step_s(arguments.params, replicas) for replicas in (0, 1))
+            alone, backed = (statistics.median(mottle(arguments.params, 20, 4, 2, replicas)) for replicas in (0, 1))
             ratios.append(backed / alone)
             print(
                 f"{arguments.params:g} M parameters: step {alone:.3f} s without backups, {backed:.3f} s with, {ratios[-1]:.2f}x", flush=True

@@ -84,7 +84,14 @@ def ddp(params: float, steps: int, batch: int) -> list[float]:
     return times
 
 
-def mottle(params: float, steps: int, batch: int, shards: int) -> list[float]:
+def gaps(folder: str) -> list[float]:
+    """Seconds between the published versions of a run, those of warming up left out."""
+    decided = read_run(folder).timeline
+    ends = sorted(decided.groupby("t_s").size().index)
+    return [b - a for a, b in zip(ends[WARM_UP:], ends[WARM_UP + 1 :], strict=False)]
+
+
+def mottle(params: float, steps: int, batch: int, shards: int, replicas: int = 0) -> list[float]:
     """Seconds between published versions."""
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
@@ -98,14 +105,13 @@ def mottle(params: float, steps: int, batch: int, shards: int) -> list[float]:
             strategy="sync",
             scaling_config=WorkerGroup(count=2, num_cpus=1),
             shards=shards,
+            replicas=replicas,
             evaluate_every=10**12,
             seed_samples=False,
             folder=f"{folder}/run",
         )
         trainer.fit()
-        decided = read_run(f"{folder}/run").timeline
-    ends = sorted(decided.groupby("t_s").size().index)
-    return [b - a for a, b in zip(ends[WARM_UP:], ends[WARM_UP + 1 :], strict=False)]
+        return gaps(f"{folder}/run")
 
 
 def main() -> int:
