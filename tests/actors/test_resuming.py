@@ -12,7 +12,7 @@ from ray.train import FailureConfig, RunConfig
 from tests.actors import live
 from torch import Tensor
 
-from mottle.checkpoint.manifest import numbers
+from mottle.checkpoint import numbers, read_manifest
 from mottle.sdk import Run, Trainer, WorkerGroup
 from mottle.storage import Folder
 
@@ -52,6 +52,40 @@ def test_a_run_goes_on_where_a_checkpoint_was_taken(tmp_path: Path) -> None:
     smaller = described(tmp_path, shards=3, scaling_config=WorkerGroup(count=1, num_cpus=0.5))
     other = end_of(smaller, lambda: smaller.resume(first))
     torch.testing.assert_close(other, whole, rtol=1e-3, atol=1e-5)
+
+
+def diloco(folder: Path, workers: int = 2) -> Trainer:
+    """Eight rounds of three steps of AdamW; a checkpoint after every second one."""
+    return live.trainer(
+        folder,
+        live.perceptron,
+        data=live.blobs(120),
+        strategy={"diloco": {"local_steps": 3}},
+        optimizer={"adamw": {"lr": 0.01}},
+        until={"epochs": 4},
+        checkpoint_every=120,
+        lease_floor_s=None,
+        scaling_config=WorkerGroup(count=workers, num_cpus=0.3),
+    )
+
+
+def test_workers_take_up_the_inner_optimizers_of_those_that_were(tmp_path: Path) -> None:
+    job = diloco(tmp_path)
+    whole = end_of(job, job.start)
+    run = Folder.at(tmp_path / "run")
+    first = numbers(run)[0]
+    parts = read_manifest(run, first).workers
+    assert [(part.slot, part.group, part.saved.file) for part in parts] == [
+        (slot, "workers", f"worker-{slot:05d}.safetensors") for slot in (0, 1)
+    ]
+
+    same = diloco(tmp_path)
+    again = end_of(same, lambda: same.resume(first))
+    assert all(torch.equal(again[name], whole[name]) for name in whole)
+
+    larger = diloco(tmp_path, workers=3)
+    other = end_of(larger, lambda: larger.resume(first))
+    assert not all(torch.equal(other[name], whole[name]) for name in whole), "the third one begins anew, with a share of every round"
 
 
 def kill_coordinator_after_a_checkpoint(job: Trainer) -> None:

@@ -1,5 +1,6 @@
 """Checkpoints on storage: whole or invisible, damage is told, any number of shards reads them."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -50,6 +51,21 @@ def save(run: Folder, number: int, num_shards: int = 2, metrics: dict[str, float
     )
     checkpoint.write_manifest(run, manifest)
     return manifest
+
+
+def test_a_worker_s_part_is_in_the_manifest_and_manifests_without_any_are_read(run: Folder) -> None:
+    manifest = save(run, 1)
+    state = {"inner.exp_avg": torch.arange(4.0), "inner.step.0": torch.tensor(3.0)}
+    part = checkpoint.WorkerPart(3, "gpus", checkpoint.write_worker(checkpoint.folder_of(run, 1), 3, state))
+    checkpoint.write_manifest(run, replace(manifest, workers=(part,)))
+    (read,) = checkpoint.read_manifest(run, 1).workers
+    assert read == part
+    found = checkpoint.read_part(checkpoint.folder_of(run, 1), read.saved)
+    assert all(torch.equal(found[name], value) for name, value in state.items())
+    data = json.loads(checkpoint.folder_of(run, 1).read_text("manifest.json"))
+    del data["workers"]
+    checkpoint.folder_of(run, 1).write_text("manifest.json", json.dumps(data))
+    assert checkpoint.read_manifest(run, 1).workers == ()
 
 
 @pytest.fixture

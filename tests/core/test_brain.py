@@ -701,6 +701,37 @@ def test_the_manifest_waits_for_every_replica_that_lives() -> None:
     assert saved.shards == ({"of": 0}, {"of": 0})
 
 
+def test_workers_save_what_they_kept_before_their_undecided_orders() -> None:
+    """Worker 0 has an update that waits for another one's, worker 1 an order in hand, worker 2 nothing."""
+    ear = Ear({"fedbuff": {"buffer_size": 2}}, max_samples=8, worker_state=True)
+    ear.start(3)
+    ear.hear(receipt(0, 0))
+    asked = only(ear.hear(p.CheckpointAsked()), p.SaveSlot)
+    assert asked == [p.SaveSlot(0, 1, 0), p.SaveSlot(1, 1, 1), p.SaveSlot(2, 1, 2)]
+    said = ear.hear(p.SnapshotDone(R0, 1), p.ModelSaved(1), p.SlotSaved(1, 1, {"file": "w1"}), p.SlotSaved(0, 1, {"file": "w0"}))
+    assert only(said, p.SaveCheckpoint) == [], "worker 2 has not answered"
+    (saved,) = only(ear.hear(p.SlotSaved(2, 1)), p.SaveCheckpoint)
+    assert saved.workers == tuple({"slot": slot, "group": "workers", "saved": {"file": f"w{slot}"}} for slot in (0, 1))
+
+
+def test_a_worker_that_dies_or_is_silent_keeps_no_checkpoint_from_being_whole() -> None:
+    ear = Ear(worker_state=True, lease_floor_ns=5, first_lease_ns=5, num_positions=24, max_samples=24)
+    ear.start(3)
+    ear.hear(p.CheckpointAsked(), p.SnapshotDone(R0, 1), p.ModelSaved(1), p.SlotSaved(2, 1, {"file": "w2"}))
+    assert only(ear.hear(p.Left(0, "killed", died=True), receipt(2, 2)), p.SaveCheckpoint) == []
+    ear.now_ns = 6
+    (saved,) = only(ear.hear(p.TimerFired("brain/overdue")), p.SaveCheckpoint)
+    assert [part["slot"] for part in saved.workers] == [2]
+    assert ear.hear(p.SlotSaved(1, 1, {"file": "too late"})) == []
+
+
+def test_a_checkpoint_fails_with_the_part_of_a_worker() -> None:
+    ear = Ear(worker_state=True)
+    ear.start(1)
+    said = ear.hear(p.CheckpointAsked(), p.SnapshotDone(R0, 1), p.ModelSaved(1), p.SlotSaved(0, 1, error="disk full"))
+    assert only(said, p.SaveCheckpoint, p.ForgetCheckpoint) == [p.ForgetCheckpoint(1)]
+
+
 def test_one_checkpoint_is_written_at_a_time_and_a_failed_one_is_told() -> None:
     ear = Ear()
     ear.start()

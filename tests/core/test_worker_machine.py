@@ -214,6 +214,14 @@ def test_abandoning_wins_over_a_cut_and_not_the_other_way_round(ear: Ear) -> Non
 # --- failure and leaving ----------------------------------------------------------------------------------------------------------------
 
 
+def test_a_worker_saves_its_part_of_a_checkpoint_once_whatever_it_is_doing(ear: Ear) -> None:
+    assert ear.hear(w.SaveAsked(1, 0)) == [w.SaveState(1, 0)]
+    ear.hear(w.Ordered(order(1)), w.Loaded(1))
+    assert ear.hear(w.SaveAsked(2, 1)) == [w.SaveState(2, 1)]
+    assert ear.hear(w.SaveAsked(2, 1)) == []
+    assert ear.hear(w.Computed(1, 0, 5)) == [run(1, 1)]
+
+
 def test_a_failure_gives_the_order_back_and_the_next_begins(ear: Ear) -> None:
     ear.hear(w.Ordered(order(1)), w.Ordered(order(2)))
     assert ear.hear(w.WorkFailed(1, "version 0 is gone")) == [*unfetch(0), returned(1, "version 0 is gone"), w.LoadBase(2, V0)]

@@ -157,3 +157,38 @@ def test_adaalter_on_an_engine_accumulates_squares_beside_the_parameters() -> No
         engine.zero()
     torch.testing.assert_close(engine.values()[: weight.stop], x)
     torch.testing.assert_close(training.update(order)[beside.start : beside.stop], 8 * (0.5 - squares))
+
+
+def walk(training: LocalTraining, values: Tensor, order: LocalSteps, orders: int) -> None:
+    """Rounds of two steps each on a parabola."""
+    for _ in range(orders):
+        training.start(order)
+        for _ in range(2):
+            training.step(order, values - 4.0, 1.0)
+
+
+@pytest.mark.parametrize("optimizer", [{"sgd": {"lr": 0.1, "momentum": 0.9}}, {"adamw": {"lr": 0.1}}], ids=str)
+def test_inner_steps_go_on_bit_by_bit_from_what_another_worker_kept(optimizer: Any) -> None:
+    order = LocalSteps(1, optimizer)
+    values, training = scalar(1.0)
+    walk(training, values, order, 2)
+    kept, place = training.state(), values.clone()
+    walk(training, values, order, 2)
+    again, other = scalar(place.item())
+    other.take_up(kept)
+    assert other.state().keys() == kept.keys(), "asked before its first order it says what it was given"
+    walk(other, again, order, 2)
+    assert torch.equal(again, values)
+    assert all(name.startswith("inner.") and value.device.type == "cpu" for name, value in kept.items())
+
+
+def test_only_methods_with_a_state_keep_one_and_another_methods_is_refused() -> None:
+    values, training = scalar(1.0)
+    walk(training, values, LocalSteps(1, {"sgd": {"lr": 0.1}}), 1)
+    assert training.state() == {}
+    walk(training, values, LocalSteps(1, {"adamw": {"lr": 0.1}}, fresh=True), 1)
+    assert training.state() == {}, "it begins anew in every order"
+    _, other = scalar(1.0)
+    other.take_up({"inner.momentum_buffer": torch.ones(1, dtype=torch.float64)})
+    with pytest.raises(ValueError, match="was it saved with another optimizer"):
+        other.start(LocalSteps(1, {"adamw": {"lr": 0.1}}))

@@ -1,6 +1,7 @@
 """What a checkpoint keeps for another job: parameters always; slots of an optimizer and state of a strategy where they are of its kind."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,17 @@ import torch
 from tests.actors import live
 
 from mottle.actors.job import Job
-from mottle.checkpoint import Manifest, folder_of, numbers, read_manifest, write_manifest, write_model, write_optimizer
+from mottle.checkpoint import (
+    Manifest,
+    WorkerPart,
+    folder_of,
+    numbers,
+    read_manifest,
+    write_manifest,
+    write_model,
+    write_optimizer,
+    write_worker,
+)
 from mottle.core.layout import Range
 from mottle.core.protocol import ReplicaId
 from mottle.storage import Folder
@@ -74,3 +85,25 @@ def test_another_job_takes_what_is_of_its_kind(tmp_path: Path, kept: Path, optim
     assert manifest == read_manifest(Folder.at(job.run_dir), 2)
     assert (manifest.version, manifest.samples, len(manifest.optimizer)) == ((0, 5), 100, slots)
     assert manifest.brain["strategy"] == state
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "strategy", "parts"),
+    [
+        ({"adamw": {"lr": 0.5}}, {"diloco": {"local_steps": 2}}, 1),
+        (SGD, {"diloco": {"local_steps": 2}}, 0),
+        ({"adamw": {"lr": 0.5}}, {"local_sgd": {"local_steps": 2}}, 0),
+    ],
+    ids=["other values", "other optimizer", "other strategy"],
+)
+def test_workers_go_on_with_inner_optimizers_of_their_kind(tmp_path: Path, optimizer: Any, strategy: Any, parts: int) -> None:
+    job = described(tmp_path, {"adamw": {"lr": 0.1}}, {"diloco": {"local_steps": 2}})
+    save(job, 1, 4)
+    run, kept = Folder.at(job.run_dir), tmp_path / "kept"
+    kept.mkdir()
+    moments = {f"inner.{name}": torch.ones(job.layout.size) for name in ("exp_avg", "exp_avg_sq")}
+    part = WorkerPart(0, "workers", write_worker(folder_of(run, 1), 0, {**moments, "inner.step.0": torch.ones(())}))
+    write_manifest(run, replace(read_manifest(run, 1), workers=(part,)))
+    hand_over(job, read_manifest(run, 1), str(kept))
+    taken = take_up(str(kept), described(tmp_path / "other", optimizer, strategy))
+    assert (len(taken.workers), len(taken.optimizer)) == (parts, 1 if parts or "diloco" in strategy else 0)

@@ -30,7 +30,7 @@ from mottle.actors.shard import log_name
 from mottle.actors.timers import Timers
 from mottle.actors.way import open_door
 from mottle.aggregation.decisions.rulebook import Rules
-from mottle.checkpoint import Manifest, Saved, folder_of, prune, write_manifest
+from mottle.checkpoint import Manifest, Saved, WorkerPart, folder_of, prune, write_manifest
 from mottle.core import protocol as p
 from mottle.core import worker as w
 from mottle.core.brain import Brain
@@ -92,8 +92,10 @@ class Session:
         if self._resumption is not None:
             version, slots = p.Version(*self._resumption.version), self._resumption.slots
             self._fleet.next_slot = self._brain.members.next_slot
+            self._fleet.parts = list(self._resumption.workers)
         for group in self._job.groups:  # first, for their processes take the longest to start
             self._fleet.add_workers(group.count, group.name)
+        self._fleet.parts.clear()  # whoever joins later begins anew
         self._fleet.make_shards(sorted(self._brain.shards.live), transport.receive(values), version, slots)
         self._wait_for_crew(sum(group.count for group in self._job.groups))
         self._began_ns = time.monotonic_ns()
@@ -206,6 +208,8 @@ class Session:
                 self._post(slot, w.AbandonAsked(work_id))
             case p.Dismiss(slot):
                 self._post(slot, w.DismissAsked())
+            case p.SaveSlot(slot, checkpoint, before):
+                self._post(slot, w.SaveAsked(checkpoint, before))
             case p.Refresh():
                 self._fleet.ask_validator("refresh", command)
             case p.Score():
@@ -243,6 +247,7 @@ class Session:
             brain=order.state,
             metrics=self._chronicle.metrics,
             log_seq=self._chronicle.place_of(order.checkpoint),
+            workers=tuple(WorkerPart(part["slot"], part["group"], Saved(**part["saved"])) for part in order.workers),
         )
         error = ""
         try:

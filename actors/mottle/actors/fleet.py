@@ -22,6 +22,7 @@ from mottle.actors.replicas import Replicas
 from mottle.actors.reports import RunHandle
 from mottle.actors.reserve import RESERVE, let_rest
 from mottle.actors.shard import line_name as shard_line
+from mottle.actors.slot_state import TakeUp
 from mottle.actors.way import Way
 from mottle.actors.worker import line_name as worker_line
 from mottle.core import protocol as p
@@ -68,6 +69,9 @@ class Fleet:
         self._groups = {group.name: group for group in job.groups}
         self._num_in_group: dict[str, int] = defaultdict(int)
         self.next_slot = 0
+        self.parts: list[TakeUp] = []
+        """Of a checkpoint, that workers of the first crew go on from: each from one of its group, in the order of slots."""
+        self._taken: dict[int, TakeUp] = {}
         self.replicas = Replicas(self._job, run, exchange, door, tell, note)
         self._shards_stand = threading.Event()
         self._meeting = threading.Lock()
@@ -163,6 +167,9 @@ class Fleet:
             slot, self.next_slot = self.next_slot, self.next_slot + 1
             self._num_in_group[group] += 1
             self.workers[slot] = placing.make_worker(wanted)
+            if (taken := next((each for each in self.parts if each.part.group == group), None)) is not None:
+                self.parts.remove(taken)
+                self._taken[slot] = taken
             self._accompanying.append(self._thread(self._accompany, slot, wanted))
             slots.append(slot)
         return slots
@@ -179,7 +186,7 @@ class Fleet:
             for trouble in ray.get(connected):
                 self._note(trouble)
             self.ways[slot] = Way(actor, self._exchange.line(worker_line(slot)))
-            ray.get(actor.prepare.remote(self._job, group))
+            ray.get(actor.prepare.remote(self._job, group, self._taken.get(slot)))
             ended = actor.run.remote()
             if self._job.collusion:
                 self._job.channel.join.remote(slot, group.attack is not None)

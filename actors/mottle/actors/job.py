@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from mottle.actors.slot_state import TakeUp
 from mottle.core.config import BrainConfig
 from mottle.core.layout import Layout
 from mottle.data import Loader
@@ -90,3 +91,5 @@ class Resumption:
     slots: Sequence[Mapping[str, Any]]
     """Optimizer state of each shard."""
     log_seq: int
+    workers: Sequence[TakeUp] = ()
+    """What the workers of the first crew go on from, by ascending slot."""

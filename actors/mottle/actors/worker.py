@@ -18,7 +18,7 @@ import numpy as np
 import ray
 import torch
 
-from mottle import compression
+from mottle import compression, strategies
 from mottle.actors import transport
 from mottle.actors.exchange import Door, Exchange
 from mottle.actors.faulty import Faulty, Sent
@@ -28,6 +28,7 @@ from mottle.actors.link import Replica, ShardLink, Shards, ways_to
 from mottle.actors.logs import Output
 from mottle.actors.memory import forget_peak, peak_rss_bytes
 from mottle.actors.reports import Reports, RunHandle
+from mottle.actors.slot_state import SlotState, TakeUp
 from mottle.actors.way import Way, connect
 from mottle.core import protocol as p
 from mottle.core import worker as w
@@ -86,12 +87,16 @@ class TrainingWorker:
         self._mailbox.put(event)
 
     @transport.call(group="run")
-    def prepare(self, job: Job, group: WorkerGroup) -> None:
-        """Make the model and open the data, once connected: whoever fails at that never joins."""
+    def prepare(self, job: Job, group: WorkerGroup, take_up: TakeUp | None = None) -> None:
+        """Make the model and open the data, once connected: whoever fails at that never joins.
+
+        Args:
+            take_up: what a worker of a run that is resumed goes on from.
+        """
         torch.set_num_threads(job.threads_per_worker)
         self._output.keep(job.run_dir, f"w{self._slot}", self._log)
         try:
-            self._session = Session(self._slot, job, group, self._shards, self._reports, self._mailbox)
+            self._session = Session(self._slot, job, group, self._shards, self._reports, self._mailbox, take_up)
         except Exception:
             traceback.print_exc()
             raise
@@ -136,6 +141,7 @@ class Session:
         shards: Mapping[int, list[Way]],
         reports: Reports,
         mailbox: "queue.SimpleQueue[w.WorkerEvent]",
+        take_up: TakeUp | None = None,
     ) -> None:
         self._slot = slot
         self._job = job
@@ -157,11 +163,10 @@ class Session:
             global_randomness=GLOBAL_RANDOMNESS,  # the prefetcher's thread draws from the same generators
         )
         self._codec = compression.build(job.codec)
-        self._memory: dict[int, Any] = dict.fromkeys(range(len(ranges)))
+        most = strategies.build(job.strategy, job.strategy_defaults).max_in_flight
+        self._state = SlotState(job.run_dir, slot, ranges, most, reports, take_up)
         self._faulty = None if group.attack is None else Faulty(group.attack, slot, job)
         self._prefetcher = Prefetcher(job.loader.load, depth=4)
-        self._local: LocalTraining | None = None
-        """Made by the first order of local steps: it takes two vectors of memory."""
         self._weight = 0.0
         self._compute_ns = 0
         self._base = 0
@@ -182,6 +187,7 @@ class Session:
                     orders.extend(self._machine.handle(event))
         finally:
             self._prefetcher.close()
+            self._state.close()
 
     def _execute(self, order: w.WorkerOrder) -> w.WorkerEvent | None:
         match order:
@@ -191,6 +197,8 @@ class Session:
                 self._unfetch(epoch, start, stop)
             case w.Answer(event):
                 self._reports.tell([event])
+            case w.SaveState():
+                self._state.save(order)
             case w.LoadBase(work_id) | w.ClearAccumulator(work_id) | w.RunPart(work_id) | w.Push(work_id):
                 return self._attempt(work_id, lambda: self._work(order))
         return None
@@ -206,14 +214,14 @@ class Session:
     def _work(self, order: w.WorkerOrder) -> w.WorkerEvent:
         match order:
             case w.LoadBase(work_id, version, local):
-                if self._local is not None:
-                    self._local.forget()
+                if self._state.local is not None:
+                    self._state.local.forget()
                 self._shards.load(self._engine, p.work_holder(work_id), version.number)
                 self._base = version.number
                 return self._clear(work_id, local)
             case w.ClearAccumulator(work_id, local):
-                if self._local is not None:
-                    self._local.rewind()
+                if self._state.local is not None:
+                    self._state.local.rewind()
                 return self._clear(work_id, local)
             case w.RunPart():
                 return self._compute(order)
@@ -223,15 +231,17 @@ class Session:
         raise AssertionError(order)
 
     def _clear(self, work_id: int, local: p.LocalSteps | None) -> w.Loaded:
+        self._state.begin(work_id)
         if local is not None:
-            if self._local is None:
-                self._local = LocalTraining(self._job.layout, self._engine.values(), self._job.schedule)
-            self._local.start(local)
+            self._state.training(self._make_local).start(local)
             self._engine.refresh()
         self._engine.zero()
         self._weight = 0.0
         self._compute_ns = 0
         return w.Loaded(work_id)
+
+    def _make_local(self) -> LocalTraining:
+        return LocalTraining(self._job.layout, self._engine.values(), self._job.schedule)
 
     def await_push(self) -> None:
         """Return once a push that is under way now is through."""
@@ -279,8 +289,8 @@ class Session:
 
     def _step(self, order: p.LocalSteps) -> None:
         """An inner step on what was accumulated since the last one."""
-        assert self._local is not None
-        self._local.step(order, self._engine.update(), self._weight)
+        assert self._state.local is not None
+        self._state.local.step(order, self._engine.update(), self._weight)
         self._weight = 0.0
         self._engine.refresh()
         self._engine.zero()
@@ -299,8 +309,8 @@ class Session:
         work_id, samples = order.work_id, order.samples
         flat_D = None
         if order.local is not None:
-            assert self._local is not None, "an update of local steps that were not taken"
-            flat_D, self._weight = self._local.update(order.local), self._local.weight
+            assert self._state.local is not None, "an update of local steps that were not taken"
+            flat_D, self._weight = self._state.local.update(order.local), self._state.local.weight
         if self._job.channel is None and self._faulty is None:
             encode = self._encode_parts if flat_D is None else partial(self._encode, vector=flat_D)
             self._send(p.update_name(work_id), self._slot, samples, encode)
@@ -323,7 +333,7 @@ class Session:
             parts = [torch.cat(parts)]
         payloads = []
         for part in parts:
-            payload, self._memory[shard] = self._codec.encode(part.cpu(), self._memory[shard])
+            payload, self._state.memory[shard] = self._codec.encode(part.cpu(), self._state.memory[shard])
             payloads.append(payload)
         return payloads[0] if len(payloads) == 1 else tuple(payloads)
 
@@ -340,5 +350,5 @@ class Session:
             range_S = self._faulty.on_the_wire(range_S, self._base, owned.start)
             if range_S.dtype not in (torch.float32, torch.float64):
                 return range_S
-        payload, self._memory[shard] = self._codec.encode(range_S, self._memory[shard])
+        payload, self._state.memory[shard] = self._codec.encode(range_S, self._state.memory[shard])
         return payload

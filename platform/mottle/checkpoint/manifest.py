@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mottle.checkpoint.parts import CHECKPOINTS, CheckpointError, Saved, folder_of
+from mottle.checkpoint.parts import CHECKPOINTS, CheckpointError, Saved, WorkerPart, folder_of
 from mottle.storage import Folder
 
 MANIFEST_FILE = "manifest.json"
@@ -29,6 +29,8 @@ class Manifest:
     """Latest metrics when it was written, for keeping the best."""
     log_seq: int
     """Events of the run's log up to here belong to it."""
+    workers: tuple[WorkerPart, ...] = ()
+    """By ascending slot; of those that keep something from order to order."""
     format: int = FORMAT
 
 
@@ -55,6 +57,10 @@ def read_manifest(run: Folder, number: int) -> Manifest:
     data["version"] = tuple(data["version"])
     data["model"] = Saved(**data["model"])
     data["optimizer"] = tuple(Saved(**part) for part in data["optimizer"])
+    data["workers"] = tuple(
+        WorkerPart(part["slot"], part["group"], Saved(**part["saved"]))
+        for part in data.get("workers", ())  # older ones have none
+    )
     return Manifest(**data)
 
 

@@ -1,7 +1,10 @@
-"""The parts of a checkpoint: the model by name, and each shard's optimizer slots. All are safetensors, readable without Mottle.
+"""The parts of a checkpoint: the model by name, each shard's optimizer slots, and what workers keep from order to order. All are
+safetensors, readable without Mottle.
 
 RUN/checkpoints/000007/model.safetensors           parameters and floating-point buffers, under their own names and shapes
 RUN/checkpoints/000007/optimizer-00000-0.safetensors  slots of shard 0, flat; the metadata says which coordinates
+RUN/checkpoints/000007/worker-00003.safetensors       of the worker with that slot, whole vectors: `inner.` its inner optimizer's state,
+                                                   `codec.` what its codec held back
 RUN/checkpoints/000007/manifest.json               what belongs to it, with digests; written last
 """
 
@@ -35,6 +38,15 @@ class Saved:
     num_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class WorkerPart:
+    """A worker's part that is on storage."""
+
+    slot: int
+    group: str
+    saved: Saved
+
+
 def folder_of(run: Folder, number: int) -> Folder:
     """Where checkpoint `number` of a run lies."""
     return run.child(CHECKPOINTS).child(f"{number:06d}")
@@ -54,6 +66,11 @@ def write_optimizer(folder: Folder, replica: ReplicaId, owned: Range, state: Map
         {name: value.contiguous() for name, value in state.items()},
         metadata,
     )
+
+
+def write_worker(folder: Folder, slot: int, state: Mapping[str, Tensor]) -> Saved:
+    """What a worker keeps from order to order."""
+    return _write(folder, f"worker-{slot:05d}.safetensors", {name: value.contiguous() for name, value in state.items()}, {})
 
 
 def _write(folder: Folder, name: str, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> Saved:

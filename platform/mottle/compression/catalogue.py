@@ -3,9 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 from mottle.compression.base import Codec
 from mottle.compression.bf16 import BFloat16
 from mottle.compression.identity import Identity
+from mottle.core.layout import BLOCK
 from mottle.core.naming import construct
 
 CATALOGUE: Mapping[str, type[Any]] = {"identity": Identity, "bf16": BFloat16}
@@ -23,3 +26,8 @@ def build(spec: object) -> Codec:
         return spec
     codec: Codec = construct(spec, CATALOGUE, "codec")
     return codec
+
+
+def remembers(codec: Codec) -> bool:
+    """Whether the codec keeps a memory from update to update."""
+    return codec.encode(torch.zeros(BLOCK), None)[1] is not None

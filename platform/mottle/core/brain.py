@@ -100,6 +100,7 @@ class Brain:
             p.Stepped: lambda e: self.pipeline.stepped(e.replica, e.version),
             p.SnapshotDone: lambda e: self._checkpoints.shard_saved(e),
             p.ModelSaved: lambda e: self._checkpoints.model_saved(e),
+            p.SlotSaved: lambda e: self._checkpoints.worker_saved(e),
             p.CheckpointWritten: self._on_checkpoint_written,
             p.CheckpointAsked: lambda e: self._checkpoints.ask(),
             p.WorkReturned: self._on_work_returned,
@@ -257,6 +258,7 @@ class Brain:
             return
         kind = "killed" if event.died else "left"
         self._tell(p.Notice(kind, f"worker {event.worker} {kind}: {event.reason}", event.worker))
+        self._checkpoints.worker_lost(event.worker)
         self.orders.gone(event.worker)
         self._hear(s.WorkerGone(event.worker))
         if self._started and not self.crew:
@@ -394,7 +396,8 @@ class Brain:
         elif event.name == "brain/max_time":
             self._stop("time")
         elif event.name == OVERDUE:
-            self.orders.look_for_overdue()
+            for worker in self.orders.look_for_overdue():
+                self._checkpoints.worker_lost(worker)
 
     def _on_configured(self, event: p.Configured) -> None:
         self.settings.update(event.settings)
@@ -466,8 +469,19 @@ class Brain:
         self._checkpoints.keep(self.state())
         self.shards.tell(p.Snapshot(number))
         self._tell(p.SaveModel(number, self.version))
+        if self.config.worker_state:
+            self._save_workers(number)
         self.pipeline.go_on()
         return True
+
+    def _save_workers(self, number: int) -> None:
+        """Have every worker save what it keeps from order to order, as it was before the first of its orders that is undecided here."""
+        first: dict[int, int] = {}
+        for order in self.ledger.undecided:
+            first.setdefault(order.compute.worker, order.compute.work_id)
+        self._checkpoints.await_workers((worker, self.members.here(worker).group) for worker in self.crew)
+        for worker in self.crew:
+            self._tell(p.SaveSlot(worker, number, first.get(worker, self.orders.next_work_id)))
 
     def _on_checkpoint_written(self, event: p.CheckpointWritten) -> None:
         samples = self._checkpoints.written(event.checkpoint)

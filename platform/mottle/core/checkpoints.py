@@ -1,15 +1,16 @@
 """When a checkpoint is due and what it still waits for. Knows no storage.
 
 A checkpoint is one place in the order of commands: every step told before it is in, none after it. The shards save their optimizer slots,
-the validator saves the model by name, the brain its own state; only when all of these are on storage is the manifest written, which is
-what makes a checkpoint visible.
+the validator saves the model by name, workers what they keep from order to order, the brain its own state; only when all of these are on
+storage is the manifest written, which is what makes a checkpoint visible. A worker that is gone, or not heard of, is waited for no longer:
+its part is left out.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mottle.core.protocol import ModelSaved, ReplicaId, SaveCheckpoint, SnapshotDone, Version
+from mottle.core.protocol import ModelSaved, ReplicaId, SaveCheckpoint, Settings, SlotSaved, SnapshotDone, Version
 from mottle.core.shards import ShardMap
 
 
@@ -21,6 +22,12 @@ class _Pending:
     state: Mapping[str, Any] = field(default_factory=dict)
     shards: dict[ReplicaId, SnapshotDone] = field(default_factory=dict)
     model: ModelSaved | None = None
+    awaited: dict[int, str] = field(default_factory=dict)
+    """Workers that have not saved yet, with their groups."""
+    workers: dict[int, Settings] = field(default_factory=dict)
+    """What the manifest says of those that have."""
+    error: str = ""
+    """Why a worker could not."""
     asked: bool = False
     """The manifest is being written."""
 
@@ -80,6 +87,25 @@ class Checkpoints:
         assert self._pending is not None
         self._pending.state = state
 
+    def await_workers(self, groups: Iterable[tuple[int, str]]) -> None:
+        """These (slot, group) are told to save as well."""
+        assert self._pending is not None
+        self._pending.awaited = dict(groups)
+
+    def worker_saved(self, event: SlotSaved) -> None:
+        pending = self._pending
+        if pending is None or pending.number != event.checkpoint or event.worker not in pending.awaited:
+            return
+        group = pending.awaited.pop(event.worker)
+        pending.error = pending.error or event.error
+        if event.saved:
+            pending.workers[event.worker] = {"slot": event.worker, "group": group, "saved": event.saved}
+
+    def worker_lost(self, worker: int) -> None:
+        """It is not waited for any longer."""
+        if self._pending is not None:
+            self._pending.awaited.pop(worker, None)
+
     def shard_saved(self, event: SnapshotDone) -> None:
         if self._pending is not None and self._pending.number == event.checkpoint:
             self._pending.shards[event.replica] = event
@@ -91,17 +117,18 @@ class Checkpoints:
     def take_complete(self) -> SaveCheckpoint | tuple[int, str] | None:
         """Once every part is on storage or failed, told once: what the manifest says, or (number, error) of a checkpoint that is over."""
         pending = self._pending
-        if pending is None or pending.asked or pending.model is None or not self._shards.covered_by(set(pending.shards)):
+        if pending is None or pending.asked or pending.model is None or pending.awaited or not self._shards.covered_by(set(pending.shards)):
             return None
         pending.asked = True
         parts: list[ModelSaved | SnapshotDone] = [pending.model, *pending.shards.values()]
-        error = next((part.error for part in parts if part.error), "")
+        error = next((part.error for part in parts if part.error), pending.error)
         if error:
             self._pending = None
             return pending.number, error
         by_shard = {replica.shard: part.saved for replica, part in sorted(pending.shards.items(), reverse=True) if part.saved}
         shards = tuple(by_shard[shard] for shard in sorted(by_shard))
-        return SaveCheckpoint(pending.number, pending.version, pending.samples, pending.state, pending.model.saved, shards)
+        workers = tuple(pending.workers[slot] for slot in sorted(pending.workers))
+        return SaveCheckpoint(pending.number, pending.version, pending.samples, pending.state, pending.model.saved, shards, workers)
 
     def written(self, checkpoint: int) -> int | None:
         """The manifest is there, or could not be written. Samples at its place; None for one that is not awaited."""

@@ -24,6 +24,8 @@ class BrainConfig:
     checkpoint_every: int | None = None
     save_evaluated: bool = False
     """Save a checkpoint along with every evaluation; of the evaluated version wherever no later step has been told by then."""
+    worker_state: bool = False
+    """Whether workers keep something from order to order that belongs into a checkpoint."""
     num_shards: int = 1
     replicas: int = 0
     max_grad_norm: float | None = None

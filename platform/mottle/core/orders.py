@@ -177,8 +177,9 @@ class Orders:
         if allowed_ns is not None and self._deadlines.set(work_id, self._effects.now_ns + allowed_ns):
             self._effects.tell(p.SetTimer(OVERDUE, self._effects.now_ns + allowed_ns))
 
-    def look_for_overdue(self) -> None:
-        """End the orders whose deadline has passed; their workers get nothing new until they are heard of."""
+    def look_for_overdue(self) -> list[int]:
+        """End the orders whose deadline has passed; their workers, which are returned, get nothing new until they are heard of."""
+        silent = []
         for work_id in self._deadlines.passed(self._effects.now_ns):
             order = self._ledger.get(work_id)
             if order is None or order.state != "issued":
@@ -193,8 +194,10 @@ class Orders:
             if member.state == "active":
                 self._members.mark(member, "overdue")
             self.end(order, drop=bool(order.receipts))
+            silent.append(worker)
         if (next_ns := self._deadlines.next_ns) is not None:
             self._effects.tell(p.SetTimer(OVERDUE, next_ns))
+        return silent
 
     def heard_of(self, worker: int) -> None:
         """The worker gave a sign of life."""

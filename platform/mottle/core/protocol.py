@@ -149,6 +149,16 @@ class Dismiss:
     worker: int
 
 
+@dataclass(frozen=True, slots=True)
+class SaveSlot:
+    """Save what the worker keeps from order to order, as it was before its first order from `before` on; answer `SlotSaved`."""
+
+    worker: int
+    checkpoint: int
+    before: int
+    """The oldest of its orders that the checkpoint does not contain, or an id that none has yet."""
+
+
 # --- commands to shards: the same batch, in the same order, to every replica ------------------------------------------------------------
 
 
@@ -356,6 +366,8 @@ class SaveCheckpoint:
     state: Settings
     model: Settings
     shards: tuple[Settings, ...]
+    workers: tuple[Settings, ...] = ()
+    """Slot, group and saved part of each worker that keeps something from order to order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -392,6 +404,7 @@ Command = (
     | Cut
     | Abandon
     | Dismiss
+    | SaveSlot
     | Batch
     | Refresh
     | Score
@@ -491,6 +504,16 @@ class SnapshotDone:
 class ModelSaved:
     """The model's part of a checkpoint is on storage; `saved` names it for the manifest."""
 
+    checkpoint: int
+    saved: Settings = field(default_factory=dict)
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SlotSaved:
+    """A worker's part of a checkpoint is on storage; `saved` names it for the manifest, and is empty where there was nothing to save."""
+
+    worker: int
     checkpoint: int
     saved: Settings = field(default_factory=dict)
     error: str = ""
@@ -605,6 +628,7 @@ Event = (
     | Stepped
     | SnapshotDone
     | ModelSaved
+    | SlotSaved
     | CheckpointWritten
     | CheckpointAsked
     | WorkReturned

@@ -43,6 +43,12 @@ class DismissAsked:
 
 
 @dataclass(frozen=True, slots=True)
+class SaveAsked:
+    checkpoint: int
+    before: int
+
+
+@dataclass(frozen=True, slots=True)
 class Loaded:
     """The parameters of the order's base version are in place."""
 
@@ -73,7 +79,7 @@ class WorkFailed:
     reason: str
 
 
-WorkerEvent = Ordered | CutAsked | AbandonAsked | DismissAsked | Loaded | Computed | PushConfirmed | WorkFailed
+WorkerEvent = Ordered | CutAsked | AbandonAsked | DismissAsked | SaveAsked | Loaded | Computed | PushConfirmed | WorkFailed
 
 # --- orders to the driver ---------------------------------------------------------------------------------------------------------------
 
@@ -138,6 +144,15 @@ class Unfetch:
 
 
 @dataclass(frozen=True, slots=True)
+class SaveState:
+    """Write what is kept from order to order, as it was before the first order from `before` on, and tell the coordinator `SlotSaved`;
+    nothing waits for it."""
+
+    checkpoint: int
+    before: int
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """Tell the coordinator."""
 
@@ -149,7 +164,7 @@ class Exit:
     pass
 
 
-WorkerOrder = LoadBase | ClearAccumulator | RunPart | Push | Fetch | Unfetch | Answer | Exit
+WorkerOrder = LoadBase | ClearAccumulator | RunPart | Push | Fetch | Unfetch | SaveState | Answer | Exit
 
 _REMEMBERED_ENDED = 64  # orders done with, that are told apart from new ones; more than a transport can hold of repeats for one worker
 
@@ -203,11 +218,14 @@ class Worker:
         self._ended: deque[int] = deque(maxlen=_REMEMBERED_ENDED)
         self._loaded: Version | None = None
         self._leaving = False
+        self._saved = 0
+        """The newest checkpoint that it has saved its part of."""
         self._handlers: dict[type, Callable[[Any], list[WorkerOrder]]] = {
             Ordered: self._on_ordered,
             CutAsked: lambda e: self._on_stop(e.work_id, "cut"),
             AbandonAsked: lambda e: self._on_stop(e.work_id, "abandon"),
             DismissAsked: self._on_dismissed,
+            SaveAsked: self._on_save_asked,
             Loaded: self._on_loaded,
             Computed: self._on_computed,
             PushConfirmed: self._on_push_confirmed,
@@ -268,6 +286,12 @@ class Worker:
         for job in self._jobs:
             job.stop = "abandon"
         return self._start_next()
+
+    def _on_save_asked(self, event: SaveAsked) -> list[WorkerOrder]:
+        if event.checkpoint <= self._saved:
+            return []  # said twice
+        self._saved = event.checkpoint
+        return [SaveState(event.checkpoint, event.before)]
 
     # --- one job at a time ------------------------------------------------------------------------------------------------------------
 

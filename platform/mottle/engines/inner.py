@@ -15,6 +15,7 @@ from mottle import optim
 from mottle.core.layout import Layout
 from mottle.core.naming import configured, folded, parse
 from mottle.engines.companions import companions
+from mottle.optim.state import State
 
 
 class InnerMethod(Protocol):
@@ -44,6 +45,16 @@ class InnerMethod(Protocol):
     def reset(self) -> None:
         """Forget what is kept from round to round."""
 
+    def state(self) -> State:
+        """A copy of what is kept from round to round; empty where nothing is."""
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take up a copy of another one's.
+
+        Raises:
+            ValueError: it is of another method.
+        """
+
 
 class _Torch:
     """An optimizer of `torch.optim`."""
@@ -64,6 +75,28 @@ class _Torch:
     def reset(self) -> None:
         self._optimizer.load_state({})
 
+    def state(self) -> State:
+        return self._optimizer.state()
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        self._optimizer.load_state(state)
+
+
+class _Stateless:
+    """All that a method keeps is shared, or begins anew in every round."""
+
+    def reset(self) -> None:
+        """There is nothing to forget."""
+
+    def state(self) -> State:
+        return {}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        if state:
+            raise ValueError(
+                f"{type(self).__name__} keeps nothing from round to round, got {sorted(state)}: was it saved with another optimizer?"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class AdaAlterOptions:
@@ -75,7 +108,7 @@ class AdaAlterOptions:
     placeholder: Literal["paper", "code"]
 
 
-class _AdaAlter:
+class _AdaAlter(_Stateless):
     """x <- x - eta (g / sqrt(h + k eps2) + wd x);  A <- A + g g.  h: A where the round began; k: the step in the round, or 1.
 
     Xie et al. 2019, arXiv 1911.09030; `local-steps.md` 2. A is the companion.
@@ -105,9 +138,6 @@ class _AdaAlter:
     def difference(self, values_D: Tensor, base_D: Tensor) -> Tensor:
         return base_D - values_D
 
-    def reset(self) -> None:
-        """All that it keeps is shared."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class DOMOOptions:
@@ -121,7 +151,7 @@ class DOMOOptions:
     variant: Literal["pre", "intra"]
 
 
-class _DOMO:
+class _DOMO(_Stateless):
     """v <- bl v + g;  z <- z - eta v (intra-fusion: and - eta beta m), from y = x - eta K beta m (intra-fusion: from x);  v = 0 at first.
 
     With d = (y - z) / (eta K), less beta m in intra-fusion, the server's m <- bs m + d and x <- x - alpha eta K m are linear in d: each
@@ -174,9 +204,6 @@ class _DOMO:
             difference_D[beside] = m - new_m
             difference_D[at] = new_m.mul_(options.alpha * self._planned)
         return difference_D
-
-    def reset(self) -> None:
-        """What it keeps of its own begins anew in every round."""
 
 
 _METHODS: Mapping[str, tuple[type[Any], Callable[[Any, Layout], InnerMethod]]] = {

@@ -6,6 +6,7 @@ than an engine alone, and the inner optimizer's state, which is this worker's ow
 Buffers (BatchNorm's running statistics) go along: what a batch made of them is where the next step begins.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,6 +16,10 @@ from mottle.core.layout import Layout
 from mottle.core.protocol import LocalSteps
 from mottle.engines.inner import InnerMethod, build_inner
 from mottle.optim.schedule import Schedule
+from mottle.optim.state import State
+
+INNER = "inner."
+"""Names of the inner optimizer's state begin so in a checkpoint."""
 
 
 class LocalTraining:
@@ -32,6 +37,10 @@ class LocalTraining:
         self._base_D = torch.empty_like(values_D)
         self._method: InnerMethod | None = None
         self._spec: Any = None
+        self._taken_up: State = {}
+        """What the method goes on from, once it is known which it is."""
+        self._fresh = False
+        """Whether every order begins with a new optimizer state."""
         self._num_steps = 0
         self.weight = 0.0
         """Of all samples since the base: what the update is multiplied by."""
@@ -44,11 +53,23 @@ class LocalTraining:
         self.started = True
         self._num_steps = 0
         self.weight = 0.0
+        self._fresh = order.fresh
         if self._method is None or self._spec != order.optimizer:
             self._method, self._spec = build_inner(order.optimizer, self._layout, self._values_D), order.optimizer
+            self._method.load_state(self._taken_up)
+            self._taken_up = {}
         elif order.fresh:
             self._method.reset()
         self._method.begin(self._values_D, [self._lr(order, self._method, number) for number in range(order.steps)])
+
+    def state(self) -> State:
+        """A copy of what is kept from order to order, on the CPU; empty where nothing is."""
+        state = self._taken_up if self._method is None else {} if self._fresh else self._method.state()
+        return {f"{INNER}{name}": value.to("cpu") for name, value in state.items()}
+
+    def take_up(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from `state` of a worker that was; before the first order, which raises ValueError if it is of another method."""
+        self._taken_up = {name.removeprefix(INNER): value for name, value in state.items()}
 
     def rewind(self) -> None:
         """Put the values back to the base."""

@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from mottle.actors.job import Job, Resumption
+from mottle.actors.slot_state import TakeUp
 from mottle.checkpoint import folder_of, forget_after, latest, read_manifest, read_model, read_optimizer
 from mottle.checkpoint.parts import CheckpointError
 from mottle.observe.result import RESULT_FILE
@@ -28,4 +29,5 @@ def take_up(job: Job, number: int | None = None) -> tuple[Tensor, Resumption]:
     forget_after(run, number)
     if run.has(RESULT_FILE):  # it tells of an end that is none any more
         run.remove(RESULT_FILE)
-    return values, Resumption(version=manifest.version, brain=manifest.brain, slots=slots, log_seq=manifest.log_seq)
+    workers = [TakeUp(number, part) for part in manifest.workers]
+    return values, Resumption(version=manifest.version, brain=manifest.brain, slots=slots, log_seq=manifest.log_seq, workers=workers)

@@ -16,7 +16,7 @@ from mottle.actors.reasons import reason_of
 from mottle.actors.reserve import RESERVE
 from mottle.core.config import BrainConfig
 from mottle.core.errors import ConfigError
-from mottle.core.naming import Spec
+from mottle.core.naming import Spec, parse
 from mottle.engines import Loss, Metric
 from mottle.observe.loggers import MetricLogger
 from mottle.observe.record import holds_run
@@ -126,7 +126,7 @@ class Trainer:
         make = ModelFactory(model, strategic.companion)
         beginning = Beginning.of(make, optimizer, seed)
         self._values = beginning.values
-        compression.build(codec or "identity")
+        local = strategies.takes_local_steps(parse(strategy, "strategy")[0])
         loader = data.Loader(sources.train, seed=seed, seed_samples=seed_samples)
         micro_batch_size = micro_batch_size or batch_size
         groups = worker_groups(
@@ -139,6 +139,7 @@ class Trainer:
             target=None if limits.metric is None else next(iter(limits.metric.items())),
             evaluate_every=None if sources.test is None else evaluate_every or limits.twentieth(sources.train.num_rows),
             checkpoint_every=checkpoint_every,
+            worker_state=local or compression.remembers(compression.build(codec or "identity")),
             num_shards=shards,
             replicas=replicas,
             weighted_loss=weighs_itself(beginning.module, loss, loader, min(micro_batch_size, sources.train.num_rows)),

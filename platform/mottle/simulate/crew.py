@@ -66,6 +66,7 @@ class Crew:
         tell: takes what a worker says to the coordinator.
         micro_batch: samples between two looks at the mailbox; None: a part at once.
         ring: transfers take no time; the step does.
+        save_ns: time until a worker's part of a checkpoint is on storage.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Crew:
         tell: Callable[[p.Event], None],
         micro_batch: int | None,
         ring: bool,
+        save_ns: int,
         seed: int,
         checks: bool,
     ) -> None:
@@ -95,6 +97,7 @@ class Crew:
         self._tell = tell
         self._micro_batch = micro_batch
         self._ring = ring
+        self._save_ns = save_ns
         self._seed = seed
         self._checks = checks
 
@@ -181,6 +184,9 @@ class Crew:
                 self._push(slot, worker, work_id, samples)
             case w.Answer(event):
                 self._post.message(partial(self._tell, event), worker.side.alive)
+            case w.SaveState(checkpoint):
+                saved = partial(self._tell, p.SlotSaved(slot, checkpoint))
+                self._post.at(self._clock.now_ns + self._save_ns, MESSAGE, slot, saved, worker.side.alive)
             case w.Exit():
                 self._gone(worker, "left")
             case w.Fetch() | w.Unfetch():

@@ -81,6 +81,7 @@ class Simulation:
             tell=self.tell,
             micro_batch=micro_batch,
             ring=fleet.exchange == "ring",
+            save_ns=ns(fleet.servers.save_s),
             seed=seed,
             checks=checks,
         )
@@ -163,6 +164,8 @@ class Simulation:
                 self.crew.send(slot, w.AbandonAsked(work_id))
             case p.Dismiss(slot):
                 self.crew.send(slot, w.DismissAsked())
+            case p.SaveSlot(slot, checkpoint, before):
+                self.crew.send(slot, w.SaveAsked(checkpoint, before))
             case p.Batch():
                 self.hosts.batch(command, self.brain.shards.recipients(command))
             case p.MakeReplica(replica):

@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.fs as pafs
+import torch
 
 from mottle import optim, strategies
 from mottle.actors.job import Job
-from mottle.checkpoint import Manifest, folder_of, numbers, read_manifest, write_manifest
-from mottle.checkpoint.parts import CheckpointError, read_part
+from mottle.checkpoint import Manifest, WorkerPart, folder_of, numbers, read_manifest, read_part, write_manifest
+from mottle.checkpoint.parts import CheckpointError
+from mottle.core.layout import GroupRange
 from mottle.core.naming import folded, parse
-from mottle.optim import catalogue
-from mottle.optim.state import Slots
+from mottle.engines.local import INNER
 from mottle.storage import Folder
 
 TRIAL_FILE = "trial.json"
@@ -60,7 +61,9 @@ def take_up(directory: str, job: Job) -> Manifest:
     manifest = read_manifest(run, number)
     if folded(str(told["strategy"])) != folded(_name(job)):
         begun = strategies.build(job.strategy, job.strategy_defaults).state()
-        manifest = replace(manifest, brain={**manifest.brain, "strategy": begun})
+        manifest = replace(manifest, brain={**manifest.brain, "strategy": begun}, workers=())
+    if not all(_goes_on(folder_of(run, number), part, job) for part in manifest.workers):
+        manifest = replace(manifest, workers=())
     if not _fits(folder_of(run, number), manifest, job.server_optimizer or job.optimizer):
         manifest = replace(manifest, optimizer=())
     write_manifest(run, manifest)
@@ -86,10 +89,21 @@ def _told(file: Path) -> dict[str, Any]:
 def _fits(folder: Folder, manifest: Manifest, optimizer: Any) -> bool:
     """Whether the optimizer keeps what the checkpoint has of one, or the checkpoint has nothing."""
     saved = {name for part in manifest.optimizer for name in read_part(folder, part)}
-    spec = optim.read(optimizer)
-    cls = catalogue.find(spec.name)
-    kept = {key for group in range(1 + len(spec.group_options)) for key in Slots.of(cls, spec.options_of(group)).keys(group)}
-    return not saved or saved == kept
+    return not saved or saved == _kept_by(optimizer)
+
+
+def _kept_by(optimizer: Any) -> set[str]:
+    """Names of what an optimizer keeps, found by taking one step on a coordinate of each group."""
+    num_groups = 1 + len(optim.read(optimizer).group_options)
+    stepper = optim.build_server(optimizer, torch.zeros(num_groups), [GroupRange(each, each + 1, each) for each in range(num_groups)])
+    stepper.step(torch.zeros(num_groups))
+    return set(stepper.state())
+
+
+def _goes_on(folder: Folder, part: WorkerPart, job: Job) -> bool:
+    """Whether a worker of the job can go on from the part: its inner optimizer keeps what the part has of one."""
+    inner = {name.removeprefix(INNER) for name in read_part(folder, part.saved) if name.startswith(INNER)}
+    return not inner or inner == _kept_by(job.optimizer)
 
 
 def _copy(source: Folder, destination: Folder) -> None:

@@ -1,0 +1,107 @@
+"""What a worker keeps from order to order, and its part of a checkpoint: an inner optimizer's state and what its codec held back.
+
+A copy of the inner state is made at the beginning of each order, in the host's memory; what a codec holds back is replaced, never changed,
+so that keeping it costs nothing but its memory. A part holds whole vectors and fits any number of shards.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from typing import NamedTuple
+
+from torch import Tensor
+
+from mottle.actors.reports import Reports
+from mottle.checkpoint import WorkerPart, folder_of, read_part, write_worker
+from mottle.compression import Memory
+from mottle.core import protocol as p
+from mottle.core.kept import KeptStates
+from mottle.core.layout import Range
+from mottle.core.worker import SaveState
+from mottle.engines import LocalTraining
+from mottle.optim.state import cut, join
+from mottle.storage import Folder
+
+CODEC = "codec."
+
+
+class TakeUp(NamedTuple):
+    """Where a worker's part of a checkpoint lies that another worker goes on from."""
+
+    checkpoint: int
+    part: WorkerPart
+
+
+class _Kept(NamedTuple):
+    """At the beginning of an order."""
+
+    inner: Mapping[str, Tensor]
+    memory: Mapping[int, Memory]
+
+
+class SlotState:
+    """One worker's.
+
+    Args:
+        run_dir: where checkpoints lie.
+        ranges: coordinates of each shard.
+        most: orders of the worker that may be undecided at once.
+        take_up: what it goes on from; None begins anew.
+    Raises:
+        CheckpointError: that part is damaged.
+    """
+
+    def __init__(
+        self, run_dir: str, slot: int, ranges: Sequence[Range], most: int, reports: Reports, take_up: TakeUp | None = None
+    ) -> None:
+        self._run = Folder.at(run_dir)
+        self._slot = slot
+        self._ranges = ranges
+        self._reports = reports
+        self._kept: KeptStates[_Kept] = KeptStates(most)
+        self._local: LocalTraining | None = None
+        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        taken = {} if take_up is None else read_part(folder_of(self._run, take_up.checkpoint), take_up.part.saved)
+        held_back = {name.removeprefix(CODEC): value for name, value in taken.items() if name.startswith(CODEC)}
+        self._taken_up = {name: value for name, value in taken.items() if not name.startswith(CODEC)}
+        self.memory: dict[int, Memory] = {shard: cut(held_back, owned) or None for shard, owned in enumerate(ranges)}
+        """What the codec holds back of each shard's range."""
+
+    def training(self, make: Callable[[], LocalTraining]) -> LocalTraining:
+        """The worker's inner steps; made by its first order that has some, for they take memory."""
+        if self._local is None:
+            self._local = make()
+            self._local.take_up(self._taken_up)
+            self._taken_up = {}
+        return self._local
+
+    @property
+    def local(self) -> LocalTraining | None:
+        """Inner steps, if there have been any."""
+        return self._local
+
+    def begin(self, work_id: int) -> None:
+        """An order begins with what is kept now."""
+        self._kept.keep(work_id, self._now())
+
+    def _now(self) -> _Kept:
+        return _Kept(self._taken_up if self._local is None else self._local.state(), dict(self.memory))
+
+    def save(self, order: SaveState) -> None:
+        """Write the part that a checkpoint wants, in a thread of its own."""
+        kept = self._kept.before(order.before)
+        self._writer.submit(self._write, order.checkpoint, self._now() if kept is None else kept)
+
+    def _write(self, checkpoint: int, kept: _Kept) -> None:
+        held_back = join([kept.memory[shard] or {} for shard in range(len(self._ranges))], self._ranges)
+        state = {**kept.inner, **{f"{CODEC}{name}": value for name, value in held_back.items()}}
+        try:
+            saved = asdict(write_worker(folder_of(self._run, checkpoint), self._slot, state)) if state else {}
+            done = p.SlotSaved(self._slot, checkpoint, saved)
+        except OSError as error:
+            done = p.SlotSaved(self._slot, checkpoint, error=f"{error}")
+        self._reports.tell([done])
+
+    def close(self) -> None:
+        """Return when everything is written."""
+        self._writer.shutdown()
