@@ -7,24 +7,21 @@ messages into the mailbox, which the compute thread looks into at every micro-ba
 import gc
 import os
 import queue
-import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
-import numpy as np
 import ray
 import torch
 
-from mottle import compression, strategies
+from mottle import strategies
 from mottle.actors import transport
+from mottle.actors.bench import Bench
 from mottle.actors.exchange import Door, Exchange
-from mottle.actors.faulty import Faulty, Sent
 from mottle.actors.job import Job, WorkerGroup
 from mottle.actors.lines import Message
-from mottle.actors.link import Replica, ShardLink, Shards, ways_to
+from mottle.actors.link import Replica, Shards, ways_to
 from mottle.actors.logs import Output
 from mottle.actors.memory import forget_peak, peak_rss_bytes
 from mottle.actors.reports import Reports, RunHandle
@@ -32,9 +29,6 @@ from mottle.actors.slot_state import SlotState, TakeUp
 from mottle.actors.way import Way, connect
 from mottle.core import protocol as p
 from mottle.core import worker as w
-from mottle.core.layout import Range
-from mottle.data import GLOBAL_RANDOMNESS, Positions, Prefetcher, derive_seed
-from mottle.engines import LocalTraining, TorchEngine
 
 
 class TrainingWorker:
@@ -143,33 +137,13 @@ class Session:
         mailbox: "queue.SimpleQueue[w.WorkerEvent]",
         take_up: TakeUp | None = None,
     ) -> None:
-        self._slot = slot
-        self._job = job
-        self._delay_s = group.delay_s
         self._reports = reports
         self._mailbox = mailbox
         self._machine = w.Worker(slot)
         ranges = job.layout.cut(len(shards))
-        self._shards = ShardLink(shards, ranges, np.dtype(job.layout.dtype).itemsize, slot, wants_news=True)
-        device = "cuda" if group.num_gpus and torch.cuda.is_available() else "cpu"
-        self._engine = TorchEngine(
-            job.model(),
-            job.loss,
-            job.layout,
-            device,
-            job.micro_batch_size,
-            group.autocast,  # type: ignore[arg-type]  # checked by the engine, which names the choices
-            job.max_grad_norm_per_worker,
-            global_randomness=GLOBAL_RANDOMNESS,  # the prefetcher's thread draws from the same generators
-        )
-        self._codec = compression.build(job.codec)
         most = strategies.build(job.strategy, job.strategy_defaults).max_in_flight
         self._state = SlotState(job.run_dir, slot, ranges, most, reports, take_up)
-        self._faulty = None if group.attack is None else Faulty(group.attack, slot, job)
-        self._prefetcher = Prefetcher(job.loader.load, depth=4)
-        self._weight = 0.0
-        self._compute_ns = 0
-        self._base = 0
+        self._bench = Bench(slot, job, group, shards, self._state)
 
     def run(self) -> None:
         """Execute what the machine orders until it says `Exit`."""
@@ -186,15 +160,15 @@ class Session:
                 if event is not None:
                     orders.extend(self._machine.handle(event))
         finally:
-            self._prefetcher.close()
+            self._bench.close()
             self._state.close()
 
     def _execute(self, order: w.WorkerOrder) -> w.WorkerEvent | None:
         match order:
             case w.Fetch(epoch, start, stop):
-                self._prefetch(epoch, start, stop)
+                self._bench.prefetch(epoch, start, stop)
             case w.Unfetch(epoch, start, stop):
-                self._unfetch(epoch, start, stop)
+                self._bench.unfetch(epoch, start, stop)
             case w.Answer(event):
                 self._reports.tell([event])
             case w.SaveState():
@@ -214,86 +188,27 @@ class Session:
     def _work(self, order: w.WorkerOrder) -> w.WorkerEvent:
         match order:
             case w.LoadBase(work_id, version, local):
-                if self._state.local is not None:
-                    self._state.local.forget()
-                self._shards.load(self._engine, p.work_holder(work_id), version.number)
-                self._base = version.number
+                self._bench.load(p.work_holder(work_id), version.number)
                 return self._clear(work_id, local)
             case w.ClearAccumulator(work_id, local):
-                if self._state.local is not None:
-                    self._state.local.rewind()
+                self._bench.rewind()
                 return self._clear(work_id, local)
             case w.RunPart():
-                return self._compute(order)
+                done = self._bench.compute(order, lambda: self._interrupted(order.work_id))
+                return w.Computed(order.work_id, order.part, order.start + done)
             case w.Push():
-                self._push(order)
+                self._bench.push(order)
                 return w.PushConfirmed(order.work_id)
         raise AssertionError(order)
 
     def _clear(self, work_id: int, local: p.LocalSteps | None) -> w.Loaded:
         self._state.begin(work_id)
-        if local is not None:
-            self._state.training(self._make_local).start(local)
-            self._engine.refresh()
-        self._engine.zero()
-        self._weight = 0.0
-        self._compute_ns = 0
+        self._bench.clear(local)
         return w.Loaded(work_id)
-
-    def _make_local(self) -> LocalTraining:
-        return LocalTraining(self._job.layout, self._engine.values(), self._job.schedule)
 
     def await_push(self) -> None:
         """Return once a push that is under way now is through."""
-        self._shards.await_push()
-
-    # --- computing --------------------------------------------------------------------------------------------------------------------
-
-    def _prefetch(self, epoch: int, start: int, stop: int) -> None:
-        size = self._engine.micro_batch_size
-        for low in range(start, stop, size):
-            if not self._prefetcher.request(Positions(epoch, low, min(low + size, stop))):
-                return
-
-    def _unfetch(self, epoch: int, start: int, stop: int) -> None:
-        """Make room for what comes next; all that can be on the shelf is micro-batches from `start` on."""
-        size = self._engine.micro_batch_size
-        for low in range(start, stop, size):
-            self._prefetcher.discard(Positions(epoch, low, min(low + size, stop)))
-
-    def _compute(self, order: w.RunPart) -> w.Computed:
-        began_ns = time.monotonic_ns()
-
-        def fetch(start: int, stop: int) -> Any:
-            batch = self._prefetcher.take(Positions(order.epoch, start, stop))
-            self._prefetch(order.epoch, stop, min(order.stop, stop + 3 * self._engine.micro_batch_size))
-            if self._delay_s:
-                time.sleep(self._delay_s * (stop - start))
-            return batch if self._faulty is None else self._faulty.batch(batch, self._base)
-
-        done = self._engine.accumulate(
-            fetch,
-            order.start,
-            order.stop,
-            seed_of_position=lambda position: derive_seed(self._job.seed, "model", order.epoch, position),
-            should_stop=lambda: self._interrupted(order.work_id),
-            coefficient=order.coefficient,
-        )
-        if done.num_out_of_memory:
-            print(f"out of memory: micro-batches of {done.micro_batch_size} from here on", flush=True)
-        self._weight += done.weight
-        if order.step is not None and order.start + done.num_samples == order.stop:
-            self._step(order.step)
-        self._compute_ns += time.monotonic_ns() - began_ns
-        return w.Computed(order.work_id, order.part, order.start + done.num_samples)
-
-    def _step(self, order: p.LocalSteps) -> None:
-        """An inner step on what was accumulated since the last one."""
-        assert self._state.local is not None
-        self._state.local.step(order, self._engine.update(), self._weight)
-        self._weight = 0.0
-        self._engine.refresh()
-        self._engine.zero()
+        self._bench.await_push()
 
     def _interrupted(self, work_id: int) -> bool:
         """Look into the mailbox: a new order is only queued here, a cut or an abandonment ends this one."""
@@ -301,54 +216,3 @@ class Session:
             for order in self._machine.handle(self._mailbox.get()):
                 self._execute(order)
         return self._machine.interrupted(work_id)
-
-    # --- pushing ----------------------------------------------------------------------------------------------------------------------
-
-    def _push(self, order: w.Push) -> None:
-        """Send every shard its range, encoded; wait until each has copied it."""
-        work_id, samples = order.work_id, order.samples
-        flat_D = None
-        if order.local is not None:
-            assert self._state.local is not None, "an update of local steps that were not taken"
-            flat_D, self._weight = self._state.local.update(order.local), self._state.local.weight
-        if self._job.channel is None and self._faulty is None:
-            encode = self._encode_parts if flat_D is None else partial(self._encode, vector=flat_D)
-            self._send(p.update_name(work_id), self._slot, samples, encode)
-            return
-        flat_D = self._engine.update() if flat_D is None else flat_D
-        if self._job.channel is not None:
-            ray.get(self._job.channel.deposit.remote(self._slot, self._base, transport.publish(flat_D / self._weight)))
-        honest = Sent(p.update_name(work_id), self._slot, samples, flat_D)
-        for sent in [honest] if self._faulty is None else self._lie(honest, work_id, samples):
-            self._send(sent.name, sent.sender, sent.samples, partial(self._encode, vector=sent.vector))
-
-    def _send(self, name: str, sender: int, samples: Any, encode: Callable[[int, Range], Any]) -> None:
-        weight = self._weight if self._job.brain.weighted_loss else None
-        self._shards.push(name, encode, sender=sender, samples=samples, weight=weight, compute_ns=self._compute_ns)
-
-    def _encode_parts(self, shard: int, owned: Range) -> Any:
-        """A shard's range of the honest update; large ones from where they lie, if the codec loses nothing: then it may be divided."""
-        parts = self._engine.parts(owned.start, owned.stop)
-        if len(parts) > 1 and (self._codec.contraction < 1 or (owned.stop - owned.start) * parts[0].itemsize <= transport.INLINE_BYTES):
-            parts = [torch.cat(parts)]
-        payloads = []
-        for part in parts:
-            payload, self._state.memory[shard] = self._codec.encode(part.cpu(), self._state.memory[shard])
-            payloads.append(payload)
-        return payloads[0] if len(payloads) == 1 else tuple(payloads)
-
-    def _lie(self, honest: Sent, work_id: int, samples: int) -> list[Sent]:
-        assert self._faulty is not None
-        return self._faulty.messages(honest.vector, self._weight, work_id=work_id, base=self._base, samples=samples)
-
-    def _encode(self, shard: int, owned: Range, vector: Any) -> Any:
-        """A shard's range as the codec sends it; what no codec would take, only a liar sends, and as it is."""
-        if not isinstance(vector, torch.Tensor) or vector.dim() != 1:
-            return vector
-        range_S = vector[owned.start : owned.stop].cpu()
-        if self._faulty is not None:
-            range_S = self._faulty.on_the_wire(range_S, self._base, owned.start)
-            if range_S.dtype not in (torch.float32, torch.float64):
-                return range_S
-        payload, self._state.memory[shard] = self._codec.encode(range_S, self._state.memory[shard])
-        return payload
