@@ -18,6 +18,16 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_worker_niceness", "0")  # Ray starts workers at 15: on a busy machine they would starve
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """For two processes at a time (`make test`): one takes a whole file, for its tests share runs; all hosts of the testbed are one's,
+    for they share names. What starts processes comes first, so that neither is left alone with the longest file at the end."""
+    items.sort(key=lambda item: [item.get_closest_marker(mark) is None for mark in ("testbed", "ray")])
+    for item in items:
+        file = f"{item.path.parent.name}/{item.path.stem}"
+        item.add_marker(pytest.mark.xdist_group("testbed" if item.get_closest_marker("testbed") else file))
+
+
 @pytest.fixture(scope="session")
 def local_ray() -> Iterator[None]:
     """One Ray for all tests that need one, on which runs take up each other's processes: starting either takes longer than most tests."""
