@@ -31,6 +31,8 @@ SPECS = (
     {"diloco": {"local_steps": 3, "deadline_s": 0.05}},
     {"slsgd": {"local_steps": 2, "participants": 3}},
     {"fedasync": {"local_steps": 3}},
+    "gradient_coding",
+    {"gradient_coding": {"code": "cyclic"}},
 )
 DEFAULTS = {"batch_size": 24, "lr": 0.1, "rho": 0.001, "optimizer": "sgd"}
 
@@ -93,6 +95,9 @@ def random_run(seed: int) -> Logged:
         Fault(kind="slow", at_s=rng.uniform(0, 1), for_s=rng.uniform(0.001, 0.5), factor=4, worker=f"w{rng.randrange(num_workers)}-0")
         for _ in range(rng.randint(0, 1))
     ]
+    spec = rng.choice(SPECS)
+    if "gradient_coding" in spec:  # a code wants more than one worker: two come that stay
+        faults += [Fault(kind="join", at_s=2 + rng.random(), group=NEWCOMERS[0].name) for _ in range(2)]
     if replicas:
         faults.append(Fault(kind="lose_replica", at_s=rng.uniform(0, 1), shard=rng.randrange(config.num_shards), replica=rng.randint(0, 1)))
     fleet = Fleet(
@@ -102,8 +107,7 @@ def random_run(seed: int) -> Logged:
         detect_s=rng.uniform(1e-3, 0.2),
         faults=tuple(faults),
     )
-    strategy = strategies.build(rng.choice(SPECS), DEFAULTS)
-    return Logged(strategy, config, fleet, seed, relentless=rng.random() < 0.5)
+    return Logged(strategies.build(spec, DEFAULTS), config, fleet, seed, relentless=rng.random() < 0.5)
 
 
 def check_outcome(run: Logged) -> None:

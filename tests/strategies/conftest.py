@@ -84,7 +84,7 @@ class Spread:
     def gradient(self, values: torch.Tensor, done: Sequence[Done]) -> tuple[torch.Tensor, None]:
         total_D = np.zeros(self._dim)
         for piece in done:
-            total_D += self._problem.gradient_sum(self.narrow(values), piece.start, piece.stop)
+            total_D += piece.coefficient * self._problem.gradient_sum(self.narrow(values), piece.start, piece.stop)
         return self.wide(total_D), None
 
     def reference(self, values: torch.Tensor, order: p.Refresh) -> torch.Tensor:
@@ -136,6 +136,8 @@ class Training:
         self.problem = Spread(problem, self.brain.strategy.companion)
         self.history: dict[int, Vector] = {}
         self.used: Counter[tuple[int, int]] = Counter()
+        self._counted: set[int] = set()
+        """Leases that an accepted update counts: of those that computed copies of a chunk, the first."""
         self.orders: dict[int, p.Compute] = {}
         self.verdicts: list[p.Verdict] = []
         self.notices: list[p.Notice] = []
@@ -259,10 +261,13 @@ class Training:
         self.verdicts.append(verdict)
         left = verdict.samples
         if verdict.verdict in ("accepted", "unselected"):
-            for part in self.orders[verdict.work_id].parts:
+            parts = [part for part in self.orders[verdict.work_id].parts if part.lease.id not in self._counted]
+            self._counted.update(part.lease.id for part in parts)
+            for part in parts:
                 stop = min(part.lease.start + left, part.lease.stop)
                 self.used.update((part.lease.epoch, position) for position in range(part.lease.start, stop))
                 left -= stop - part.lease.start
+            assert left == 0, f"{verdict} names samples that were counted before"
 
 
 @dataclass

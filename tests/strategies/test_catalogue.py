@@ -14,6 +14,7 @@ from mottle.strategies import (
     FedAsyncConfig,
     FedBuffConfig,
     FedFixConfig,
+    GradientCodingConfig,
     LBBSPConfig,
     LocalAdaAlterConfig,
     LocalSGDConfig,
@@ -49,6 +50,7 @@ def test_the_names_of_job_files() -> None:
         "domo": DOMOConfig,
         "slsgd": SLSGDConfig,
         "fedasync": FedAsyncConfig,
+        "gradient_coding": GradientCodingConfig,
     }
 
 
@@ -128,6 +130,28 @@ def test_impossible_staleness_weights_are_refused(spec) -> None:
         staleness_weight(spec)
 
 
+# --- what a job must be like ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("spec", "job", "told"),
+    [
+        ({"gradient_coding": {"num_stragglers": 3}}, {"num_workers": 3}, "num_stragglers 3 needs at least 4 workers, there are 3"),
+        ("gradient_coding", {"weighted_loss": True}, "return a mean over samples"),
+        ("gradient_coding", {"clips_workers": True}, "max_grad_norm in place of max_grad_norm_per_worker"),
+        ("gradient_coding", {"lossy_codec": True}, "code: fractional"),
+    ],
+)
+def test_what_does_not_go_with_coded_sums_is_refused_by_name(spec, job, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        strategies.check_coded(spec, **{"num_workers": 4, **job})
+    strategies.check_coded("sync", **{"num_workers": 1, **job})
+
+
+def test_coded_sums_go_with_whatever_else_a_job_may_have() -> None:
+    strategies.check_coded({"gradient_coding": {"code": "fractional"}}, num_workers=2, lossy_codec=True)
+
+
 # --- turns ------------------------------------------------------------------------------------------------------------------------------
 
 
@@ -177,6 +201,8 @@ SPECS = [
     {"domo": {"local_steps": 3}},
     {"slsgd": {"local_steps": 3, "participants": 2, "alpha": 0.8}},
     {"fedasync": {"local_steps": 3, "rho": 0.1}},
+    "gradient_coding",
+    {"gradient_coding": {"code": "cyclic"}},
 ]
 
 

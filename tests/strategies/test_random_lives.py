@@ -31,6 +31,8 @@ SPECS = (
     {"domo": {"local_steps": 2, "variant": "intra"}},
     {"slsgd": {"local_steps": 2, "participants": 2}},
     {"fedasync": {"local_steps": 2, "max_staleness": 3}},
+    {"gradient_coding": {"code": "cyclic"}},
+    {"gradient_coding": {"code": "fractional"}},
 )
 
 

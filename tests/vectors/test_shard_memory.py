@@ -260,6 +260,22 @@ def test_buffers_become_their_mean_over_samples_whatever_the_step_does_to_the_pa
     assert torch.equal(cut.values[NUM_PARAMS:TAIL], torch.zeros(TAIL - NUM_PARAMS))
 
 
+def test_a_decoded_sum_averages_running_statistics_by_the_size_of_its_weights() -> None:
+    """Of coded sums one may be subtracted; a variance that was subtracted would be none."""
+    start_D = vector(0)
+    ends = (vector(1)[TAIL:], vector(2)[TAIL:])
+    cut = Cut.of(start_D, 3)
+    sums = [vector(10 + work_id) for work_id in range(2)]
+    for work_id, end in enumerate(ends):
+        sums[work_id][TAIL:] = 20.0 * (start_D[TAIL:] - end)
+        cut.store(f"update/{work_id}", sums[work_id], 20.0)
+    cut.run(p.Combine("direction", (("update/0", 2 / 30), ("update/1", -1 / 30))))
+    cut.run(step(1, "direction", 1.0))
+    torch.testing.assert_close(cut.values[TAIL:], (2 * ends[0] + ends[1]) / 3)
+    decoded_D = (2 * sums[0] - sums[1])[:NUM_PARAMS] / 30
+    torch.testing.assert_close(cut.values[:NUM_PARAMS], start_D[:NUM_PARAMS] - 0.5 * decoded_D)
+
+
 def test_a_single_update_is_applied_without_a_combination() -> None:
     start_D, end = vector(0), vector(1)[TAIL:]
     cut = Cut.of(start_D, 2)

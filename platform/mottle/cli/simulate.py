@@ -132,6 +132,7 @@ def _job_task(file: Path, machines: "Fleet") -> "tuple[Task, tuple[str, ...], di
         micro_batch=job.micro_batch_size,
         defaults=job.strategy_defaults,
         untested=_untested(job),
+        num_workers=machines.num_workers,
     )
     metrics = tuple(f"test_{name}" for name in ("loss", *job.metrics)) if job.test is not None else ()
     hostile = any(group.attack is not None for group in job.groups) and all(group.attack is None for group in machines.workers)

@@ -15,6 +15,7 @@ from mottle.core import exactsum
 from mottle.core import protocol as p
 from mottle.core import strategy as s
 from mottle.core.checkpoints import Checkpoints
+from mottle.core.chunks import Chunks
 from mottle.core.config import BrainConfig
 from mottle.core.deadlines import Deadlines
 from mottle.core.effects import Effects
@@ -51,6 +52,7 @@ class Brain:
             overlap_epochs=not strategy.barriered,
             retry_rejected=config.retry_rejected,
         )
+        self.chunks = Chunks(self.book)
         self.ledger = Ledger()
         self.members = Members()
         self.shards = ShardMap(config.num_shards, config.replicas, epoch=config.coordination_epoch)
@@ -69,6 +71,7 @@ class Brain:
         self._tell, self._hear = self._effects.tell, self._effects.hear
         self.orders = Orders(
             self.book,
+            self.chunks,
             self.ledger,
             self.members,
             self.pipeline,
@@ -77,7 +80,15 @@ class Brain:
             max_in_flight=strategy.max_in_flight,
         )
         self.updates = Updates(
-            self.book, self.ledger, self.members, self.shards, self.pipeline, self.orders, self._effects, weighted_loss=config.weighted_loss
+            self.book,
+            self.chunks,
+            self.ledger,
+            self.members,
+            self.shards,
+            self.pipeline,
+            self.orders,
+            self._effects,
+            weighted_loss=config.weighted_loss,
         )
         self._newcomers = Newcomers(self.shards, self.pipeline, self._effects, first=config.replicas + 1)
         self._leaving: set[int] = set()
@@ -118,6 +129,9 @@ class Brain:
         }
         self._decisions: dict[type, Callable[[Any], None]] = {
             s.Assign: self._assign,
+            s.LendChunk: lambda d: self.chunks.lend(d.chunk, d.samples, self.version),
+            s.AssignChunks: self._assign_chunks,
+            s.ReleaseChunks: self._release_chunks,
             s.Apply: self._apply,
             s.ApplyRule: self._apply_rule,
             s.Reject: lambda d: self.updates.judge(d.work_id, "rejected", d.reason, score=d.score, drop=True),
@@ -128,6 +142,7 @@ class Brain:
             s.MeasureDots: self._measure_dots,
             s.Forget: self._forget,
             s.Halt: lambda d: self._fail(d.reason),
+            s.Warn: lambda d: self._tell(p.Notice("warning", d.text)),
             s.SetAlarm: lambda d: self._tell(p.SetTimer(f"strategy/{d.name}", self._effects.now_ns + d.after_ns)),
         }
 
@@ -203,6 +218,8 @@ class Brain:
     def _wind_down(self) -> bool:
         """When all is spent: let the strategy close its books, evaluate the last model, finish. Whether anything was set going."""
         if not self._started or (self._paused and not self._stopping) or self.book.free or not self.pipeline.idle:
+            return False
+        if self.chunks.leases and not self._stopping:  # a round is not over, though nobody may be there to compute it
             return False
         if self._references.pending or any(order.state == "issued" for order in self.ledger.undecided):
             return False
@@ -290,6 +307,26 @@ class Brain:
         if self.orders.assign(decision, self.version):
             self._told_nothing_left = False
 
+    def _assign_chunks(self, decision: s.AssignChunks) -> None:
+        self.orders.assign_chunks(decision)
+        self._told_nothing_left = False
+
+    def _release_chunks(self, decision: s.ReleaseChunks) -> None:
+        self._end_copies(decision.chunks, decision.reason)
+        refused = [self.chunks.give_back(chunk) for chunk in decision.chunks]
+        self._hear(s.ChunksReleased(decision.chunks, any(refused)))
+
+    def _end_copies(self, chunks: tuple[int, ...], reason: str, keep: frozenset[int] = frozenset()) -> None:
+        """Give up the orders of these chunks, all but those to keep."""
+        for order in self.ledger.undecided:
+            work_id = order.compute.work_id
+            if work_id in keep or not set(order.chunks) & set(chunks):
+                continue
+            if order.state == "stored":
+                self.updates.judge(work_id, "discarded", reason, drop=True)
+            else:
+                self.orders.abandon(s.AbandonOrder(work_id, reason))
+
     def _on_work_returned(self, event: p.WorkReturned) -> None:
         if hopeless := self.orders.returned(event):
             self._fail(hopeless)
@@ -303,10 +340,11 @@ class Brain:
     # --- steps ------------------------------------------------------------------------------------------------------------------------
 
     def _apply(self, decision: s.Apply) -> None:
+        self._end_copies(decision.chunks, "surplus: the step was made without it", keep=frozenset(dict(decision.terms)))
         stale = {work_id: self.updates.staleness(work_id) for work_id in (*dict(decision.terms), *decision.unselected)}
-        self.pipeline.submit(
-            Application(decision.terms, decision.unselected, lead=decision.lead, scores=dict(decision.scores), staleness=stale)
-        )
+        application = Application(decision.terms, decision.unselected, chunks=decision.chunks, lead=decision.lead, staleness=stale)
+        application.scores.update(decision.scores)
+        self.pipeline.submit(application)
 
     def _apply_rule(self, decision: s.ApplyRule) -> None:
         terms = tuple((work_id, 0.0) for work_id, _ in decision.rows)
@@ -320,7 +358,7 @@ class Brain:
         validator = {name: version.number for name, version in (*self._references.pending, *self._checkpoints.holds)}
         if self._evaluations.running is not None:
             validator["evaluate"] = self._evaluations.running.number
-        return (self.samples, *self.ledger.holds.changes(validator))
+        return (self.samples, *self.ledger.holds.changes({**validator, **self.chunks.holds}))
 
     def _publish(self, application: Application) -> None:
         """A version exists: only now are its updates applied."""
@@ -330,6 +368,8 @@ class Brain:
             self.updates.judge(work_id, "accepted", "applied", score=score, staleness=staleness)
         for work_id in application.unselected:
             self.updates.judge(work_id, "unselected", "left out of the average", staleness=application.staleness[work_id])
+        for chunk in application.chunks:
+            self.chunks.apply(chunk)
         self._rule_inputs.published(application.version)
         self._tell(p.Published(application.version, self.samples))
         self._hear(s.VersionPublished(application.version))
@@ -528,8 +568,12 @@ class Brain:
         self.book.check()
         self.ledger.check()
         self.strategy.check()
-        lent = {part.lease.id for order in self.ledger.undecided for part in order.compute.parts}
-        assert len(lent) == self.book.out, f"{self.book.out} leases are out, {len(lent)} belong to an open order"
+        undecided = self.ledger.undecided
+        self.chunks.check(undecided)
+        owned = {part.lease.id for order in undecided if not order.chunks for part in order.compute.parts}
+        assert not owned & self.chunks.leases, "a lease belongs to an order and to a round"
+        lent = owned | self.chunks.leases
+        assert len(lent) == self.book.out, f"{self.book.out} leases are out, {len(lent)} belong to an open order or a round"
         for member in self.members.all:
             assert len(member.orders) <= self.strategy.max_in_flight, f"worker {member.slot} holds {len(member.orders)} orders"
 

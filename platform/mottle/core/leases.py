@@ -1,7 +1,8 @@
 """Who may compute which samples: leases on the positions of a data order.
 
 Positions [0, num_positions) of an epoch are lent in ranges. A lease ends applied, unselected or rejected (its positions are spent) or it
-comes back and is lent again, lowest position first. An epoch is closed when its spent positions are exactly [0, num_positions): every
+comes back and is lent again, lowest position first. It has one owner, an order or a round: however many workers compute copies of it, it
+ends once. An epoch is closed when its spent positions are exactly [0, num_positions): every
 sample is used once, or is listed as rejected (design, invariant 2; `elasticity.md` 4.3).
 
 Knows no worker's state, no update and no clock.
@@ -18,6 +19,10 @@ from mottle.core.errors import ProtocolError
 from mottle.core.protocol import Lease
 
 SPENT = ("applied", "unselected", "rejected")
+NOBODY = -1
+"""In the place of a worker: anybody may have a range that was rejected once."""
+ROUND = -2
+"""In the place of a worker: a strategy's round, which lends its samples on to several at once (`mottle.core.chunks`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +197,7 @@ class LeaseBook:
         if start < lease.stop:
             epoch = self._open[lease.epoch]
             if retried:  # its one retry is not used up by a worker that left
-                epoch.barred[start] = (lease.stop, -1)
+                epoch.barred[start] = (lease.stop, NOBODY)
             else:
                 heapq.heappush(epoch.returned, (start, lease.stop))
                 epoch.untouched.update([start] if untouched else [])
@@ -273,7 +278,7 @@ class LeaseBook:
         for loan in self._out.values():
             lease = loan.lease
             if loan.retried:
-                barred.setdefault(lease.epoch, {})[lease.start] = (lease.stop, -1)
+                barred.setdefault(lease.epoch, {})[lease.start] = (lease.stop, NOBODY)
             else:
                 out.setdefault(lease.epoch, []).append((lease.start, lease.stop))
         return {

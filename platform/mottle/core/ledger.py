@@ -58,6 +58,8 @@ class Order:
     state: str = "issued"  # issued, stored, or ended (no update came in time)
     cut: bool = False
     """It was told to push what it had; fewer samples than ordered are then in order."""
+    chunks: tuple[int, ...] = ()
+    """Chunks that it computes copies of; its leases are then theirs (`mottle.core.chunks`), not its own."""
     used: int = 0
     """Samples of the update, once it is stored: the first ones of its parts."""
 
@@ -76,10 +78,10 @@ class Ledger:
         self._orders: dict[int, Order] = {}
         self._ended: OrderedDict[int, Order] = OrderedDict()
 
-    def issue(self, compute: Compute, *, now_ns: int) -> None:
+    def issue(self, compute: Compute, *, now_ns: int, chunks: tuple[int, ...] = ()) -> None:
         if compute.work_id in self._orders:
             raise ProtocolError(f"order {compute.work_id} was issued before")
-        self._orders[compute.work_id] = Order(compute, now_ns)
+        self._orders[compute.work_id] = Order(compute, now_ns, chunks=chunks)
         self.holds.order_issued(compute.work_id, compute.base)
 
     def add_receipt(self, work_id: int, receipt: Receipt) -> Order | None:

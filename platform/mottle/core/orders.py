@@ -2,8 +2,10 @@
 
 from mottle.core import protocol as p
 from mottle.core import strategy as s
+from mottle.core.chunks import Chunks
 from mottle.core.deadlines import Deadlines
 from mottle.core.effects import Effects
+from mottle.core.errors import ProtocolError
 from mottle.core.leases import LeaseBook
 from mottle.core.ledger import Ledger, Order
 from mottle.core.members import Members
@@ -24,6 +26,7 @@ class Orders:
     def __init__(
         self,
         book: LeaseBook,
+        chunks: Chunks,
         ledger: Ledger,
         members: Members,
         pipeline: Pipeline,
@@ -33,6 +36,7 @@ class Orders:
         max_in_flight: int,
     ) -> None:
         self._book = book
+        self._chunks = chunks
         self._ledger = ledger
         self._members = members
         self._pipeline = pipeline
@@ -70,16 +74,32 @@ class Orders:
             return False
         samples = sum(len(lease) for lease in leases)
         until = p.Samples(samples) if decision.least is None else p.VersionAfter(version.next(), min(decision.least, samples))
-        order = p.Compute(self.next_work_id, worker, version, tuple(p.Part(lease) for lease in leases), until, decision.local)
-        self.next_work_id += 1
-        self._ledger.issue(order, now_ns=self._effects.now_ns)
-        self._members.here(worker).orders.append(order.work_id)
-        self._effects.tell(order)
-        self._effects.hear(s.OrderIssued(order.work_id, worker, samples))
-        if decision.least is None:
-            self._watch(order.work_id, worker, samples)
-        self.offer(worker)
+        self._issue(p.Compute(self.next_work_id, worker, version, tuple(p.Part(lease) for lease in leases), until, decision.local), samples)
         return True
+
+    def assign_chunks(self, decision: s.AssignChunks) -> None:
+        """Order copies of chunks, at the version that they were lent for.
+
+        Raises:
+            ProtocolError: the worker cannot take an order, or a chunk is not open.
+        """
+        if not self.has_room(decision.worker):
+            raise ProtocolError(f"worker {decision.worker} cannot take an order of chunks now")
+        chunks = tuple(chunk for chunk, _ in decision.parts)
+        parts, base = self._chunks.parts(decision.parts)
+        samples = sum(len(part.lease) for part in parts)
+        self._chunks.issued(self.next_work_id, chunks)
+        self._issue(p.Compute(self.next_work_id, decision.worker, base, parts, p.Samples(samples)), samples, chunks)
+
+    def _issue(self, compute: p.Compute, samples: int, chunks: tuple[int, ...] = ()) -> None:
+        self.next_work_id += 1
+        self._ledger.issue(compute, now_ns=self._effects.now_ns, chunks=chunks)
+        self._members.here(compute.worker).orders.append(compute.work_id)
+        self._effects.tell(compute)
+        self._effects.hear(s.OrderIssued(compute.work_id, compute.worker, samples))
+        if isinstance(compute.until, p.Samples):
+            self._watch(compute.work_id, compute.worker, samples)
+        self.offer(compute.worker)
 
     def offer_again(self) -> bool:
         """Wake workers that found nothing to do, now that samples are free again. Whether any was woken."""
@@ -113,12 +133,15 @@ class Orders:
             member.orders.remove(order.compute.work_id)
 
     def end(self, order: Order, *, drop: bool) -> None:
-        """No update will come of the order: its leases are free again."""
+        """No update will come of the order: its leases are free again, but for those of a round."""
         work_id = order.compute.work_id
         self._ledger.end(work_id)
         self.release(order)
-        for part in order.compute.parts:
-            self._book.give_back(part.lease)
+        if order.chunks:
+            self._chunks.lost(order)
+        else:
+            for part in order.compute.parts:
+                self._book.give_back(part.lease)
         if drop:
             self._pipeline.drop((p.update_name(work_id),))
         self._effects.hear(s.OrderEnded(work_id, order.compute.worker, "no update"))
@@ -147,6 +170,7 @@ class Orders:
     def cut(self, decision: s.CutOrder) -> None:
         order = self._ledger.get(decision.work_id)
         if order is not None and order.state == "issued":
+            assert not order.chunks, "a part of a coded sum is of no use"
             order.cut = True
             self._effects.tell(p.Cut(order.compute.worker, decision.work_id))
             if isinstance(order.compute.until, p.VersionAfter):  # until now it lasted as long as others took

@@ -80,6 +80,8 @@ class Application:
     rule: Settings | None = None
     counts: tuple[float, ...] = ()
     num_expected: int = 0
+    chunks: tuple[int, ...] = ()
+    """Chunks whose samples the terms contain once each."""
     lead: int = 0
     """Samples by which the schedule's argument is ahead of those spent."""
     scores: dict[int, float] = field(default_factory=dict)

@@ -81,6 +81,8 @@ class OrderEnded:
     work_id: int
     worker: int
     reason: str
+    refused: bool = False
+    """Its update came, and was refused for its content."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,15 @@ class RuleChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class ChunksReleased:
+    """These chunks ended without a step."""
+
+    chunks: tuple[int, ...]
+    refused: bool
+    """Whether some samples among them may be what is wrong: all that came of them was refused for its content."""
+
+
+@dataclass(frozen=True, slots=True)
 class NothingLeft:
     """No samples are left to lend, no order is out and no step is under way; undecided updates may still be held."""
 
@@ -139,6 +150,7 @@ StrategyEvent = (
     | DotsMeasured
     | AlarmRang
     | RuleChanged
+    | ChunksReleased
     | NothingLeft
 )
 
@@ -159,14 +171,44 @@ class Assign:
 
 
 @dataclass(frozen=True, slots=True)
+class LendChunk:
+    """Lend samples to the round itself, under a number of the strategy's own: several workers may then be ordered to compute them, at the
+    version that is the newest now. At most `View.free_samples`; the round ends with `Apply` or `ReleaseChunks`."""
+
+    chunk: int
+    samples: int
+
+
+@dataclass(frozen=True, slots=True)
+class AssignChunks:
+    """Order the sum of coefficient * gradient sum over these chunks, all of one version, from a worker that has room for an order."""
+
+    worker: int
+    parts: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseChunks:
+    """Nothing comes of these chunks: orders of them are given up, their samples are free again (or rejected, see `mottle.core.chunks`)."""
+
+    chunks: tuple[int, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Apply:
-    """Step with direction sum of weight * update over `terms`, added in that order; `unselected` updates are spent without a part in it."""
+    """Step with direction sum of weight * update over `terms`, added in that order; `unselected` updates are spent without a part in it.
+
+    The terms are of ordinary orders, or each sample of `chunks` is in them once. Other orders of these chunks are then given up.
+    """
 
     terms: tuple[tuple[int, float], ...]
     unselected: tuple[int, ...] = ()
     scores: Mapping[int, float] = field(default_factory=dict)
     lead: int = 0
     """Samples from the first to the last inner step of the updates: the schedule's rate at this step is that of the last one."""
+    chunks: tuple[int, ...] = ()
+    """That end with this step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,8 +288,30 @@ class Halt:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Warn:
+    """Something that people should know, such as why there is no step."""
+
+    text: str
+
+
 Decision = (
-    Assign | Apply | ApplyRule | Reject | Discard | CutOrder | AbandonOrder | RequestReference | MeasureDots | Forget | SetAlarm | Halt
+    Assign
+    | LendChunk
+    | AssignChunks
+    | ReleaseChunks
+    | Apply
+    | ApplyRule
+    | Reject
+    | Discard
+    | CutOrder
+    | AbandonOrder
+    | RequestReference
+    | MeasureDots
+    | Forget
+    | SetAlarm
+    | Halt
+    | Warn
 )
 
 

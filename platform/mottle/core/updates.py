@@ -2,6 +2,7 @@
 
 from mottle.core import protocol as p
 from mottle.core import strategy as s
+from mottle.core.chunks import Chunks
 from mottle.core.effects import Effects
 from mottle.core.evidence import fault_of, is_padding, update_of
 from mottle.core.leases import LeaseBook
@@ -24,6 +25,7 @@ class Updates:
     def __init__(
         self,
         book: LeaseBook,
+        chunks: Chunks,
         ledger: Ledger,
         members: Members,
         shards: ShardMap,
@@ -34,6 +36,7 @@ class Updates:
         weighted_loss: bool,
     ) -> None:
         self._book = book
+        self._chunks = chunks
         self._ledger = ledger
         self._members = members
         self._shards = shards
@@ -94,7 +97,7 @@ class Updates:
             self.judge(work_id, "discarded", "late: its samples had been given back", leases=False, drop=True)
         elif fault := fault_of(order, receipts, weighted_loss=self._weighted_loss):
             self.judge(work_id, "rejected", fault, drop=True)
-            self._effects.hear(s.OrderEnded(work_id, worker, fault))
+            self._effects.hear(s.OrderEnded(work_id, worker, fault, refused=True))
         elif is_padding(receipts):
             self.judge(work_id, "accepted", "nothing in it counts for the loss", drop=True)
             self._effects.hear(s.OrderEnded(work_id, worker, "nothing in it counts for the loss"))
@@ -117,7 +120,7 @@ class Updates:
         leases: bool = True,
         drop: bool = False,
     ) -> None:
-        """Give an acknowledged update its one verdict, and its leases their end.
+        """Give an acknowledged update its one verdict, and its leases their end (those of a round end with it, see `mottle.core.chunks`).
 
         Args:
             staleness: at the time of its step, where that was decided earlier; None for now.
@@ -127,9 +130,10 @@ class Updates:
         staleness = self.staleness(work_id) if staleness is None else staleness
         order = self._ledger.decide(work_id, verdict)
         worker, parts = order.compute.worker, order.compute.parts if leases else ()
+        samples = self._chunks.judged(order, verdict) if leases and order.chunks else order.used
         redone = sum(len(part.lease) for part in parts if self._book.lent_before(part.lease))
         left = order.used
-        for part in parts:
+        for part in () if order.chunks else parts:
             if verdict == "discarded":
                 self._book.give_back(part.lease)
             else:
@@ -138,9 +142,9 @@ class Updates:
                 left -= used
         spent_ns = max(receipt.compute_ns for receipt in order.receipts.values())
         member = self._members.ever(worker)
-        member.note_verdict(verdict, staleness=staleness, samples=order.used, compute_ns=spent_ns, redone=redone / order.samples)
+        member.note_verdict(verdict, staleness=staleness, samples=samples, compute_ns=spent_ns, redone=redone / order.samples)
         if streak := member.take_streak(REJECTED_STREAK):
             self._effects.tell(p.Notice("rejected_streak", f"worker {worker}: {streak} updates rejected in a row", worker))
         if drop:
             self._pipeline.drop((p.update_name(work_id),))
-        self._effects.tell(p.Verdict(work_id, worker, verdict, reason, order.used, staleness, score))
+        self._effects.tell(p.Verdict(work_id, worker, verdict, reason, samples, staleness, score))

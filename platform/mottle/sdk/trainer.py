@@ -127,6 +127,7 @@ class Trainer:
         beginning = Beginning.of(make, optimizer, seed)
         self._values = beginning.values
         local = strategies.takes_local_steps(parse(strategy, "strategy")[0])
+        built_codec = compression.build(codec or "identity")
         loader = data.Loader(sources.train, seed=seed, seed_samples=seed_samples)
         micro_batch_size = micro_batch_size or batch_size
         groups = worker_groups(
@@ -139,7 +140,7 @@ class Trainer:
             target=None if limits.metric is None else next(iter(limits.metric.items())),
             evaluate_every=None if sources.test is None else evaluate_every or limits.twentieth(sources.train.num_rows),
             checkpoint_every=checkpoint_every,
-            worker_state=local or compression.remembers(compression.build(codec or "identity")),
+            worker_state=local or compression.remembers(built_codec),
             num_shards=shards,
             replicas=replicas,
             weighted_loss=weighs_itself(beginning.module, loss, loader, min(micro_batch_size, sources.train.num_rows)),
@@ -148,6 +149,13 @@ class Trainer:
             rule_samples=rule_samples,
             lease_floor_ns=None if lease_floor_s is None else round(lease_floor_s * 1e9),
             seed=seed,
+        )
+        strategies.check_coded(
+            strategy,
+            num_workers=sum(group.count for group in groups),
+            weighted_loss=brain.weighted_loss,
+            lossy_codec=built_codec.contraction < 1,
+            clips_workers=max_grad_norm_per_worker is not None,
         )
         self.job = Job(
             name=self.settings.name,

@@ -30,6 +30,7 @@ class Task:
         micro_batch: samples between two looks of a worker at its mailbox; None: an order at once.
         defaults: options that strategies take from the job: batch_size, lr, optimizer, rule.
         untested: why strategies that test updates on trusted data cannot run; empty if they can.
+        num_workers: of the fleet, at the beginning.
     """
 
     config: BrainConfig
@@ -37,14 +38,16 @@ class Task:
     micro_batch: int | None
     defaults: Mapping[str, Any]
     untested: str = ""
+    num_workers: int
 
     def strategy(self, spec: Spec) -> Strategy:
         """The strategy that a spec names.
 
         Raises:
-            ConfigError: it is unknown, lacks an option, or wants trusted data that there are not.
+            ConfigError: it is unknown, lacks an option, or wants trusted data or workers that there are not.
         """
         strategy = strategies.build(spec, self.defaults)
+        strategies.check_coded(spec, num_workers=self.num_workers, weighted_loss=self.config.weighted_loss)
         if strategy.needs_validation and self.untested:
             raise ConfigError(f"strategy {parse(spec, 'strategy')[0]} tests updates on trusted data, and {self.untested}")
         return strategy
@@ -78,6 +81,7 @@ def timing_task(fleet: Fleet, *, seconds: float) -> Task:
         numbers=numbers,
         micro_batch=work.micro_batch_size,
         defaults={"batch_size": work.batch_size, "lr": TIMING_LR, "optimizer": "sgd"},
+        num_workers=fleet.num_workers,
     )
 
 

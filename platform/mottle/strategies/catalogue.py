@@ -14,6 +14,7 @@ from mottle.strategies.domo import DOMOConfig
 from mottle.strategies.fedasync import FedAsyncConfig
 from mottle.strategies.fedbuff import FedBuffConfig
 from mottle.strategies.fedfix import FedFixConfig
+from mottle.strategies.gradient_coding import GradientCodingConfig
 from mottle.strategies.lb_bsp import LBBSPConfig
 from mottle.strategies.local_adaalter import LocalAdaAlterConfig
 from mottle.strategies.local_sgd import LocalSGDConfig
@@ -42,6 +43,7 @@ _STRATEGIES: dict[str, Any] = {
     "domo": DOMOConfig,
     "slsgd": SLSGDConfig,
     "fedasync": FedAsyncConfig,
+    "gradient_coding": GradientCodingConfig,
 }
 
 
@@ -60,6 +62,20 @@ def takes_local_steps(name: str) -> bool:
     return "optimizer" in {field.name for field in fields(lookup(name, _STRATEGIES, "strategy"))}
 
 
+def is_coded(name: str) -> bool:
+    """Whether its workers push coded sums, which only together give a step."""
+    return getattr(lookup(name, _STRATEGIES, "strategy"), "coded", False)
+
+
+def config_of(spec: Spec, defaults: Mapping[str, object] | None = None) -> Any:
+    """The configuration of the strategy that `spec` names; see `build`."""
+    name, options = parse(spec, "strategy")
+    config = lookup(name, _STRATEGIES, "strategy")
+    known = {field.name for field in fields(config)}
+    given = {key: value for key, value in (defaults or {}).items() if key in known}
+    return configured(config, {**given, **options}, f"strategy {name}")
+
+
 def build(spec: Spec, defaults: Mapping[str, object] | None = None) -> Strategy:
     """The strategy that `spec` names.
 
@@ -70,9 +86,5 @@ def build(spec: Spec, defaults: Mapping[str, object] | None = None) -> Strategy:
     Raises:
         ConfigError: unknown name or option, with the nearest one; or values that cannot be.
     """
-    name, options = parse(spec, "strategy")
-    config = lookup(name, _STRATEGIES, "strategy")
-    known = {field.name for field in fields(config)}
-    given = {key: value for key, value in (defaults or {}).items() if key in known}
-    strategy: Strategy = configured(config, {**given, **options}, f"strategy {name}").build()
+    strategy: Strategy = config_of(spec, defaults).build()
     return strategy

@@ -182,11 +182,15 @@ class ShardMemory:
         return Ran(command)
 
     def _combine(self, into: str, terms: tuple[tuple[str, float], ...]) -> None:
-        """Parameters: sum of weight * vector. Buffers: the same, normalised to a mean over samples. The first vector's memory is used."""
-        count = sum(weight * self._vectors[name].weight for name, weight in terms)
+        """Parameters: sum of weight * vector. Buffers: the same, normalised to a mean over samples. The first vector's memory is used.
+
+        Weights of a decoded sum may be negative. Running statistics are no sums to be decoded, every worker's are an estimate of the whole
+        batch's: they are averaged with the weights' absolute values, so that a variance stays one.
+        """
+        count = sum(abs(weight) * self._vectors[name].weight for name, weight in terms)
         cut, vectors = self._num_params, [(self._vectors[name].values, weight) for name, weight in terms]
         add_up([(values[:cut], weight) for values, weight in vectors])
-        add_up([(values[cut:], weight / count if count else 0.0) for values, weight in vectors])
+        add_up([(values[cut:], abs(weight) / count if count else 0.0) for values, weight in vectors])
         self._vectors[into] = _Held(self._vectors.pop(terms[0][0]).values, 1.0)
 
     # --- robust rules -----------------------------------------------------------------------------------------------------------------
