@@ -1,6 +1,8 @@
 """By when an order should be back."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mottle.core.deadlines import Deadlines
 
@@ -50,3 +52,14 @@ def test_deadlines_pass_in_order_and_once() -> None:
     assert (deadlines.passed(9), deadlines.next_ns) == ([], 10)
     assert (deadlines.passed(20), deadlines.next_ns) == ([8, 9], 30)
     assert (deadlines.passed(30), deadlines.next_ns, deadlines.passed(99)) == ([7], None, [])
+
+
+@given(st.lists(st.tuples(st.floats(0.01, 40), st.integers(1, 64)), min_size=1, max_size=32), st.integers(1, 64), st.floats(0.1, 1000))
+def test_what_is_surely_short_is_what_the_medians_would_say(orders: list[tuple[float, int]], samples: int, floor_s: float) -> None:
+    low, floored = Deadlines(1, first_ns=S), Deadlines(round(floor_s * S), first_ns=S)
+    for time_s, count in orders:
+        for deadlines in (low, floored):
+            deadlines.note(0, round(time_s * S), count)
+    usual = low.allowed_ns(0, samples)
+    assert usual is not None
+    assert floored.allowed_ns(0, samples) == max(usual, round(floor_s * S))

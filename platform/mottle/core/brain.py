@@ -201,7 +201,8 @@ class Brain:
                     self._on_refresh_failed(reference)
                 elif not self._rule_inputs.ready(reference.name):
                     self._hear(reference)
-            self._let_go()
+            if self._leaving:
+                self._let_go()
             if self._checkpoint() or (self._checkpoints.idle and self._newcomers.adopt()):
                 continue  # before the strategy hears of new versions: a barriered one has nothing out then
             if self._effects.heard:

@@ -117,7 +117,9 @@ class Checkpoints:
     def take_complete(self) -> SaveCheckpoint | tuple[int, str] | None:
         """Once every part is on storage or failed, told once: what the manifest says, or (number, error) of a checkpoint that is over."""
         pending = self._pending
-        if pending is None or pending.asked or pending.model is None or pending.awaited or not self._shards.covered_by(set(pending.shards)):
+        if pending is None or pending.asked or pending.model is None or pending.awaited:
+            return None
+        if not self._shards.covered_by(pending.shards.keys()):
             return None
         pending.asked = True
         parts: list[ModelSaved | SnapshotDone] = [pending.model, *pending.shards.values()]

@@ -7,6 +7,7 @@ deadline is the median plus a number of deviations of that worker's own last tim
 
 import heapq
 from collections import defaultdict, deque
+from collections.abc import Iterable
 from statistics import median
 
 REMEMBERED = 32
@@ -46,11 +47,21 @@ class Deadlines:
         times = self._times.get(worker)
         if not times:
             return max(self._floor_ns, self._first_ns)
+        if self._surely_short(times, samples):
+            return self._floor_ns
         # An order of more samples than usual may take longer in proportion, one of fewer not less: some of the time is overhead.
         longer = max(1.0, samples / median(count for _, count in times))
         usual = median(duration for duration, _ in times)
         deviation = max(LEAST_DEVIATION * usual, NORMAL * median(abs(duration - usual) for duration, _ in times))
         return max(self._floor_ns, round(longer * (usual + DEVIATIONS * deviation)))
+
+    def _surely_short(self, times: Iterable[tuple[int, int]], samples: int) -> bool:
+        """Whether the floor is above what `allowed_ns` would say for any times between the extremes of these: spares the medians."""
+        (longest_ns, _), (shortest_ns, _) = max(times), min(times)
+        fewest = min([count for _, count in times])
+        deviation_ns = max(LEAST_DEVIATION * longest_ns, NORMAL * (longest_ns - shortest_ns))
+        assert self._floor_ns is not None
+        return max(1.0, samples / fewest) * (longest_ns + DEVIATIONS * deviation_ns) < self._floor_ns
 
     def set(self, work_id: int, at_ns: int) -> bool:
         """Watch an order. Whether its deadline is the earliest one now, so that a timer must be set."""

@@ -42,7 +42,7 @@ def update_of(order: Order, *, now_ns: int) -> Update:
     An inner product is known if every replica measured it: one that had not yet got a reference leaves it out.
     """
     answers = {replica: dict(receipt.dots) for replica, receipt in order.receipts.items()}
-    names = sorted(set.intersection(*(set(dots) for dots in answers.values())))
+    names = sorted(set.intersection(*(set(dots) for dots in answers.values()))) if all(answers.values()) else []
     totals = exact_totals({replica: (order.receipts[replica].norm2, *(dots[name] for name in names)) for replica, dots in answers.items()})
     norm2, *dots = map(exactsum.to_float, totals)
     compute = order.compute

@@ -52,6 +52,12 @@ class _Epoch:
     """Rejected once: start -> (stop, the worker that may not have it again)."""
     covered: list[tuple[int, int]] = field(default_factory=list)
     """Spent ranges, merged and sorted; two of them never overlap."""
+    num_free: int = 0
+    """Positions in `returned` and `barred`, so that nobody has to add them up."""
+
+    def measure_free(self) -> int:
+        """What `num_free` must be."""
+        return sum(stop - start for start, stop in (*self.returned, *((start, stop) for start, (stop, _) in self.barred.items())))
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,15 +153,17 @@ class LeaseBook:
         return tuple(leases)
 
     def _take(self, epoch: _Epoch, worker: int, count: int) -> tuple[int, int, bool, bool] | None:
-        for start in sorted(epoch.barred):
+        for start in sorted(epoch.barred) if epoch.barred else ():
             stop, barred_worker = epoch.barred[start]
             if barred_worker != worker:
                 del epoch.barred[start]
+                epoch.num_free -= min(stop - start, count)
                 if stop - start > count:
                     epoch.barred[start + count] = (stop, barred_worker)
                 return start, min(stop, start + count), True, True
         if epoch.returned:
             start, stop = heapq.heappop(epoch.returned)
+            epoch.num_free -= min(stop - start, count)
             untouched = start in epoch.untouched
             epoch.untouched.discard(start)
             if stop - start > count:
@@ -185,6 +193,7 @@ class LeaseBook:
         if used:
             if how == "rejected" and self._retry and not loan.retried:
                 epoch.barred[lease.start] = (kept, worker)
+                epoch.num_free += used
             else:
                 self._cover(epoch, lease.start, kept, how)
         self._give_back(lease, kept, untouched=not loan.again)
@@ -196,6 +205,7 @@ class LeaseBook:
         self.revision += 1
         if start < lease.stop:
             epoch = self._open[lease.epoch]
+            epoch.num_free += lease.stop - start
             if retried:  # its one retry is not used up by a worker that left
                 epoch.barred[start] = (lease.stop, NOBODY)
             else:
@@ -212,6 +222,7 @@ class LeaseBook:
         for start, (stop, barred_worker) in sorted(epoch.barred.items()):
             if barred_worker == worker:
                 del epoch.barred[start]
+                epoch.num_free -= stop - start
                 self._cover(epoch, start, stop, "rejected")
         self._close_if_done(epoch)
 
@@ -239,8 +250,7 @@ class LeaseBook:
         if self._stopped:
             return 0
         for epoch in self._open.values():
-            ranges = [*epoch.returned, *((start, stop) for start, (stop, _) in epoch.barred.items())]
-            free = sum(stop - start for start, stop in ranges) + max(0, self._room(epoch.index) - epoch.cursor)
+            free = epoch.num_free + max(0, self._room(epoch.index) - epoch.cursor)
             if free or not self._overlap:
                 return free
         return self._room(self._newest + 1) if self._may_open_next() else 0
@@ -306,6 +316,7 @@ class LeaseBook:
             epoch.returned = [(start, stop) for start, stop in saved["returned"]]
             epoch.barred = {start: (stop, worker) for start, stop, worker in saved["barred"]}
             epoch.covered = [(start, stop) for start, stop in saved["covered"]]
+            epoch.num_free = epoch.measure_free()
             self._open[epoch.index] = epoch
         self._out = {}
         self.spent = sum(count.applied + count.unselected + count.rejected for count in self.epochs)
@@ -321,6 +332,7 @@ class LeaseBook:
             assert all(a[1] <= b[0] for a, b in pairwise(ranges)), f"overlap in epoch {epoch.index}: {ranges}"
             assert sum(stop - start for start, stop in ranges) == epoch.cursor, f"hole in epoch {epoch.index}: {ranges}"
             assert sum(epoch.spent.values()) == sum(stop - start for start, stop in epoch.covered)
+            assert epoch.num_free == epoch.measure_free(), f"{epoch.num_free} positions are said to be free, {epoch.measure_free()} are"
 
 
 def _insert(ranges: list[tuple[int, int]], start: int, stop: int) -> bool:

@@ -62,10 +62,11 @@ class Order:
     """Chunks that it computes copies of; its leases are then theirs (`mottle.core.chunks`), not its own."""
     used: int = 0
     """Samples of the update, once it is stored: the first ones of its parts."""
+    samples: int = field(init=False)
+    """That were ordered."""
 
-    @property
-    def samples(self) -> int:
-        return sum(len(part.lease) for part in self.compute.parts)
+    def __post_init__(self) -> None:
+        self.samples = sum([part.lease.stop - part.lease.start for part in self.compute.parts])
 
 
 class Ledger:

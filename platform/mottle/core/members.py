@@ -66,7 +66,7 @@ class Members:
         if slot in self._all:
             raise ValueError(f"slot {slot} joined before; a returning machine takes a new slot")
         self._all[slot] = Member(slot, device, group, now_ns)
-        self._crew = None
+        self._crew = (*self._crew, slot) if self._crew and slot > self._crew[-1] else None
         return self._all[slot]
 
     def mark(self, member: Member, state: str) -> None:

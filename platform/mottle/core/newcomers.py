@@ -50,6 +50,8 @@ class Newcomers:
 
     def adopt(self) -> bool:
         """Have a donor hand over to a newcomer that waits, if this place is quiet. Whether one did."""
+        if not self._phases:
+            return False
         newcomer = next((each for each, phase in self._phases.items() if phase == "waiting"), None)
         if newcomer is None or not self._pipeline.hold():
             return False

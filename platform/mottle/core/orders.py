@@ -67,7 +67,8 @@ class Orders:
         worker, crew = decision.worker, self._members.crew
         if not self.has_room(worker):
             return False
-        leases = self._book.lend(worker, decision.samples, others=any(slot != worker for slot in crew)) if self.lending else ()
+        others = len(crew) > 1 or (len(crew) == 1 and crew[0] != worker)
+        leases = self._book.lend(worker, decision.samples, others=others) if self.lending else ()
         if not leases:
             self._starving.add(worker)
             self._effects.hear(s.NoWork(worker))
@@ -103,8 +104,10 @@ class Orders:
 
     def offer_again(self) -> bool:
         """Wake workers that found nothing to do, now that samples are free again. Whether any was woken."""
+        if not self._starving or not self.lending:
+            return False
         state_of_supply = (self._book.revision, self._members.crew)
-        if not self._starving or not self.lending or state_of_supply == self._offered_at or not self._book.free:
+        if state_of_supply == self._offered_at or not self._book.free:
             return False
         self._offered_at = state_of_supply
         waiting, self._starving = sorted(self._starving), set()

@@ -321,7 +321,7 @@ class Pipeline:
         return self._next_request
 
     def _settle_questions(self) -> None:
-        for request in [r for r, q in self._questions.items() if self._shards.covered_by(set(q.answers))]:
+        for request in [r for r, q in self._questions.items() if self._shards.covered_by(q.answers.keys())]:
             question = self._questions.pop(request)
             question.then(exact_totals(question.answers))
         self._advance()
@@ -333,5 +333,7 @@ class Pipeline:
 
 def exact_totals(answers: dict[ReplicaId, tuple[int, ...]]) -> tuple[int, ...]:
     """Add the partial sums of one replica per shard; all replicas of a shard hold the same range."""
+    if len(answers) == 1:
+        return next(iter(answers.values()))
     per_shard = {replica.shard: values for replica, values in sorted(answers.items(), reverse=True)}
     return tuple(sum(column) for column in zip(*per_shard.values(), strict=True))

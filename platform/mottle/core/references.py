@@ -43,7 +43,7 @@ class References:
         """References that every live replica has come to hold since the last call."""
         done: list[ReferenceReady | RefreshFailed] = []
         for name, reference in self._known.items():
-            if reference.ready or not self._shards.covered_by(set(reference.receipts)):
+            if reference.ready or not self._shards.covered_by(reference.receipts.keys()):
                 continue
             reference.ready = True
             if all(receipt.finite and not receipt.fault for receipt in reference.receipts.values()):

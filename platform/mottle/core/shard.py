@@ -197,8 +197,11 @@ class Shard:
         self._next_seq = 0
         self._early: dict[int, p.Batch] = {}
         self._vectors: dict[str, _Vector] = {}
+        self._references: dict[str, _Vector] = {}
+        """Those of them that are references, whole or in part."""
         self._kept: set[int] = {version.number}
-        self._holders: dict[int, set[str]] = {}
+        self._unread: dict[int, set[str]] = {}
+        """Version -> holders that have yet to read it."""
         self._holding: dict[str, int] = {}
         """The same by holder."""
         self._has_read: dict[int, set[str]] = {}
@@ -234,7 +237,10 @@ class Shard:
             return [self._fault(event, fault)]
         self._vectors[event.name] = vector
         vector.ranges[event.start, event.stop] = None
-        references = () if event.name.startswith(p.REFERENCE) else self.references
+        is_reference = event.name.startswith(p.REFERENCE)
+        if is_reference:
+            self._references[event.name] = vector
+        references = () if is_reference else self.references
         weight = float(event.samples) if event.weight is None else event.weight
         order = StoreRange(event.name, event.start, event.stop, weight, event.payload, references)
         return [*self._pass_on(event), order]
@@ -262,10 +268,10 @@ class Shard:
             return []  # dropped meanwhile
         vector.ranges[event.start, event.stop] = event
         stored = [part for part in vector.ranges.values() if part is not None]
-        whole = sum(part.stop - part.start for part in stored) == self.owned.stop - self.owned.start
+        whole = sum([part.stop - part.start for part in stored]) == self.owned.stop - self.owned.start
         if not whole or len(stored) < len(vector.ranges):
             return []
-        shared = set.intersection(*({name for name, _ in part.dots} for part in stored))
+        shared = set.intersection(*({name for name, _ in part.dots} for part in stored)) if stored[0].dots else ()
         dots = tuple((name, sum(dict(part.dots)[name] for part in stored)) for name in sorted(shared))
         vector.receipt = p.Receipt(
             self.replica,
@@ -284,7 +290,7 @@ class Shard:
     @property
     def references(self) -> tuple[str, ...]:
         """Reference vectors that are held whole; arriving updates are measured against them."""
-        return tuple(name for name, vector in self._vectors.items() if name.startswith(p.REFERENCE) and vector.receipt is not None)
+        return tuple(name for name, vector in self._references.items() if vector.receipt is not None)
 
     @property
     def held(self) -> tuple[str, ...]:
@@ -321,8 +327,7 @@ class Shard:
             case p.Step() as step:
                 return self._stepped(step)
             case p.Drop(names):
-                for name in names:
-                    self._vectors.pop(name, None)
+                self._forget(names)
             case p.Measure(request) | p.RuleStatistics(request):
                 return [SendUp(p.Measured(self.replica, request, event.values))]
             case p.Adopt(donor, newcomer) if donor == self.replica:
@@ -346,6 +351,8 @@ class Shard:
             vector = self._vectors[known.name] = _Vector(known.sender, known.samples, known.compute_ns, known.weight)
             vector.ranges = {(part.start, part.stop): part for part in known.parts}
             vector.receipt = None if known.receipt is None else replace(known.receipt, replica=self.replica)
+            if known.name.startswith(p.REFERENCE):
+                self._references[known.name] = vector
         receipts = [vector.receipt for vector in self._vectors.values() if vector.receipt is not None]
         return [*map(SendUp, receipts), SendUp(p.ReplicaReady(self.replica))]
 
@@ -356,21 +363,30 @@ class Shard:
         self._floor = step.floor
         self._kept.add(step.version.number)
         self._note_holders(step)
-        for name in step.drop:
-            self._vectors.pop(name, None)
+        self._forget(step.drop)
         waiting, self._waiting = self._waiting, []
         served = [order for read in waiting for order in self._on_read(read)]
         return [SendUp(p.Stepped(self.replica, step.version)), *served, *self._free()]
+
+    def _forget(self, names: tuple[str, ...]) -> None:
+        for name in names:
+            self._vectors.pop(name, None)
+            if self._references:
+                self._references.pop(name, None)
 
     def _note_holders(self, step: p.Step) -> None:
         for name in step.released:
             number = self._holding.pop(name, None)
             if number is not None:
-                self._holders[number].discard(name)
+                self._unread[number].discard(name)
         for number, names in step.holds:
-            if number in self._kept:
-                self._holders.setdefault(number, set()).update(names)
-                self._holding |= dict.fromkeys(names, number)
+            if number not in self._kept:
+                continue
+            has_read, unread = self._has_read.get(number, ()), self._unread.setdefault(number, set())
+            for name in names:
+                if name not in has_read:
+                    unread.add(name)
+                    self._holding[name] = number
 
     # --- versions out -----------------------------------------------------------------------------------------------------------------
 
@@ -381,22 +397,18 @@ class Shard:
         if event.number not in self._kept:
             return [Refuse(event.reader, event.number, f"version {event.number} is gone, the newest is {self.version.number}")]
         self._has_read.setdefault(event.number, set()).add(event.reader)
+        if self._holding.get(event.reader) == event.number:
+            del self._holding[event.reader]
+            self._unread[event.number].discard(event.reader)
         return [Serve(event.reader, event.number), *self._free()]
 
     def _free(self) -> list[ShardOrder]:
         """Forget versions below the floor that nobody has still to read."""
-        gone = tuple(
-            sorted(
-                number
-                for number in self._kept
-                if number < self._floor and not self._holders.get(number, set()) - self._has_read.get(number, set())
-            )
-        )
+        gone = tuple(sorted(number for number in self._kept if number < self._floor and not self._unread.get(number)))
         for number in gone:
             self._kept.discard(number)
             self._has_read.pop(number, None)
-            for name in self._holders.pop(number, ()):
-                self._holding.pop(name, None)
+            self._unread.pop(number, None)
         return [FreeVersions(gone)] if gone else []
 
     # --- invariants -------------------------------------------------------------------------------------------------------------------
@@ -404,7 +416,7 @@ class Shard:
     def check(self) -> None:
         """Raise AssertionError if an invariant is broken."""
         assert self.version.number in self._kept
-        assert all(number >= self._floor or self._holders.get(number) for number in self._kept), f"useless versions {self._kept}"
+        assert all(number >= self._floor or self._unread.get(number) for number in self._kept), f"useless versions {self._kept}"
         assert all(seq > self._next_seq for seq in self._early)
 
 

@@ -4,6 +4,8 @@ Every replica runs every batch in order, so a backup is a second primary: losing
 for. A newcomer is waited for before it counts as a replica that the shard can go on with. Knows no worker and no strategy.
 """
 
+from collections.abc import Set as AbstractSet
+
 from mottle.core.errors import ProtocolError
 from mottle.core.protocol import Batch, ReplicaId, ShardCommand
 
@@ -22,6 +24,8 @@ class ShardMap:
             raise ValueError(f"needs at least one shard and 0 or 1 replicas, got {num_shards} and {replicas}")
         self._live = {ReplicaId(shard, replica) for shard in range(num_shards) for replica in range(replicas + 1)}
         self._num_shards = num_shards
+        self.complete = True
+        """Whether every shard has a live replica."""
         self._epoch = epoch
         self._seq = 0
         self._pending: list[ShardCommand] = []
@@ -35,11 +39,6 @@ class ShardMap:
     def live(self) -> frozenset[ReplicaId]:
         return frozenset(self._live)
 
-    @property
-    def complete(self) -> bool:
-        """Whether every shard has a live replica."""
-        return {replica.shard for replica in self._live} == set(range(self._num_shards))
-
     def primary(self, shard: int) -> ReplicaId:
         """The replica that readers ask."""
         candidates = sorted(replica for replica in self._live if replica.shard == shard)
@@ -52,6 +51,7 @@ class ShardMap:
         known = replica in self._live or replica in self._awaited
         self._live.discard(replica)
         self._awaited.discard(replica)
+        self._count()
         return known
 
     def wait_for(self, newcomer: ReplicaId) -> None:
@@ -64,8 +64,12 @@ class ShardMap:
         """It holds all that the others hold."""
         self._awaited.discard(newcomer)
         self._live.add(newcomer)
+        self._count()
 
-    def covered_by(self, answers: set[ReplicaId]) -> bool:
+    def _count(self) -> None:
+        self.complete = len({replica.shard for replica in self._live}) == self._num_shards
+
+    def covered_by(self, answers: AbstractSet[ReplicaId]) -> bool:
         """Whether these answers come from every replica that is waited for, and so from every shard."""
         return self.complete and self._live <= answers and self._awaited <= answers
 

@@ -68,7 +68,7 @@ class Updates:
             return
         if order.state == "ended":
             self._pipeline.drop((receipt.name,))
-        if self._shards.covered_by(set(order.receipts)):
+        if self._shards.covered_by(order.receipts.keys()):
             self._acknowledge(order)
 
     def _refuse(self, receipt: p.Receipt, known: Order | None) -> None:
@@ -82,7 +82,7 @@ class Updates:
     def replica_lost(self) -> None:
         """Fewer replicas to wait for: some updates may be complete now."""
         for order in self._ledger.undecided:
-            if order.state == "issued" and order.receipts and self._shards.covered_by(set(order.receipts)):
+            if order.state == "issued" and order.receipts and self._shards.covered_by(order.receipts.keys()):
                 self._acknowledge(order)
 
     def _acknowledge(self, order: Order) -> None:

@@ -188,6 +188,8 @@ class _Job:
 
     @property
     def must_stop(self) -> bool:
+        if not self.stop:
+            return False
         local = self.compute.local
         whole_steps = local is None or self.done % local.batch == 0
         return self.stop == "abandon" or (self.stop == "cut" and self.done >= self.least and whole_steps)
@@ -242,7 +244,10 @@ class Worker:
 
     def interrupted(self, work_id: int) -> bool:
         """Whether the computation should stop at this micro-batch boundary."""
-        return any(job.compute.work_id == work_id and job.must_stop for job in self._jobs)
+        for job in self._jobs:
+            if job.compute.work_id == work_id:
+                return job.must_stop
+        return False
 
     # --- orders in --------------------------------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 from mottle.core import protocol as p
 from mottle.core import worker as w
@@ -100,6 +101,17 @@ class Crew:
         self._save_ns = save_ns
         self._seed = seed
         self._checks = checks
+        self._obeying: dict[type, Callable[[int, SimWorker, Any], None]] = {
+            w.LoadBase: self._load,
+            w.ClearAccumulator: self._begin,
+            w.RunPart: lambda slot, worker, order: self._compute(slot, worker, order, order.start),
+            w.Push: self._push,
+            w.Answer: lambda slot, worker, order: self._post.message(partial(self._tell, order.event), worker.side.alive),
+            w.SaveState: self._save_state,
+            w.Exit: lambda slot, worker, order: self._gone(worker, "left"),
+            w.Fetch: lambda slot, worker, order: None,  # data are there as soon as they are wanted
+            w.Unfetch: lambda slot, worker, order: None,
+        }
 
     # --- who is here ------------------------------------------------------------------------------------------------------------------
 
@@ -166,59 +178,41 @@ class Crew:
             return
         self.num_facts += 1
         for order in worker.machine.handle(event):
-            self._obey(slot, worker, order)
+            self._obeying[type(order)](slot, worker, order)
         if (piece := worker.piece) is not None and worker.machine.interrupted(piece.order.work_id):
             self._stop_at_boundary(slot, worker, piece)
         if self._checks:
             worker.machine.check()
 
-    def _obey(self, slot: int, worker: SimWorker, order: w.WorkerOrder) -> None:
-        match order:
-            case w.LoadBase(work_id, version):
-                self._load(slot, worker, work_id, version)
-            case w.ClearAccumulator(work_id):
-                self._begin(slot, worker, work_id)
-            case w.RunPart():
-                self._compute(slot, worker, order, order.start)
-            case w.Push(work_id, samples):
-                self._push(slot, worker, work_id, samples)
-            case w.Answer(event):
-                self._post.message(partial(self._tell, event), worker.side.alive)
-            case w.SaveState(checkpoint):
-                saved = partial(self._tell, p.SlotSaved(slot, checkpoint))
-                self._post.at(self._clock.now_ns + self._save_ns, MESSAGE, slot, saved, worker.side.alive)
-            case w.Exit():
-                self._gone(worker, "left")
-            case w.Fetch() | w.Unfetch():
-                pass  # data are there as soon as they are wanted
-            case _:
-                raise AssertionError(f"the simulator does not know what {type(order).__name__} asks of a worker")
-
-    def _load(self, slot: int, worker: SimWorker, work_id: int, version: p.Version) -> None:
+    def _load(self, slot: int, worker: SimWorker, order: w.LoadBase) -> None:
         asked_ns = self._clock.now_ns
 
         def loaded(base: Base) -> None:
-            self._tally.span(slot, "pull", asked_ns, self._clock.now_ns, work_id)
-            worker.base, worker.version = base, version
-            self._begin(slot, worker, work_id)
+            self._tally.span(slot, "pull", asked_ns, self._clock.now_ns, order.work_id)
+            worker.base, worker.version = base, order.version
+            self._begin(slot, worker, order)
 
-        failed = partial(self.hear, slot, w.WorkFailed(work_id, "the version is gone"))
-        self._hosts.read(p.work_holder(work_id), version.number, self._primaries(), worker.side, loaded, failed)
+        failed = partial(self.hear, slot, w.WorkFailed(order.work_id, "the version is gone"))
+        self._hosts.read(p.work_holder(order.work_id), order.version.number, self._primaries(), worker.side, loaded, failed)
 
-    def _begin(self, slot: int, worker: SimWorker, work_id: int) -> None:
+    def _begin(self, slot: int, worker: SimWorker, order: w.LoadBase | w.ClearAccumulator) -> None:
         worker.done, worker.compute_ns = [], 0
-        self.hear(slot, w.Loaded(work_id))
+        self.hear(slot, w.Loaded(order.work_id))
 
-    def _push(self, slot: int, worker: SimWorker, work_id: int, samples: int) -> None:
+    def _push(self, slot: int, worker: SimWorker, order: w.Push) -> None:
         assert worker.version is not None
         began_ns = self._clock.now_ns
         shipment = self._numbers.update(slot, worker.group, worker.base, worker.version, worker.done)
 
         def confirmed() -> None:
-            self._tally.span(slot, "push", began_ns, self._clock.now_ns, work_id)
-            self.hear(slot, w.PushConfirmed(work_id))
+            self._tally.span(slot, "push", began_ns, self._clock.now_ns, order.work_id)
+            self.hear(slot, w.PushConfirmed(order.work_id))
 
-        self._hosts.push(p.update_name(work_id), worker.side, samples, worker.compute_ns, shipment, confirmed)
+        self._hosts.push(p.update_name(order.work_id), worker.side, order.samples, worker.compute_ns, shipment, confirmed)
+
+    def _save_state(self, slot: int, worker: SimWorker, order: w.SaveState) -> None:
+        saved = partial(self._tell, p.SlotSaved(slot, order.checkpoint))
+        self._post.at(self._clock.now_ns + self._save_ns, MESSAGE, slot, saved, worker.side.alive)
 
     # --- computing --------------------------------------------------------------------------------------------------------------------
 
@@ -230,7 +224,8 @@ class Crew:
             return
         now_ns = self._clock.now_ns
         sample_s, until_ns = worker.pace.sample_s(worker.num_pieces, now_ns)
-        sample_s *= math.prod(worker.slowed)
+        if worker.slowed:
+            sample_s *= math.prod(worker.slowed)
         worker.num_pieces += 1
         micro = min(self._micro_batch or order.stop - at, order.stop - at)
         whole, rest = divmod(order.stop - at, micro)

@@ -49,7 +49,7 @@ class _Call:
             self.missing.clear()
             self.failed()
         elif not self.missing:
-            self.then(tuple(self.answers[each] for each in sorted(self.answers)))
+            self.then(tuple([self.answers[each] for each in sorted(self.answers)]))
 
 
 @dataclass(slots=True)
@@ -154,7 +154,7 @@ class Hosts:
         self, reader: str, number: int, primaries: Iterable[p.ReplicaId], side: Side, then: Callable[[Base], None], failed: Action
     ) -> None:
         """Ask the primaries for a version; `then` when all of it has arrived."""
-        asked = sorted(primaries)
+        asked = tuple(primaries)
         call = self._remember(_Call(set(asked), {}, then, failed))
         for replica in asked:
             self._readers[replica, reader, number] = partial(self._served, call, replica, side)
@@ -213,12 +213,12 @@ class Hosts:
         match order:
             case sh.StoreRange():
                 self._handle(replica, self._numbers.store(replica, order))
-            case sh.Run(command):
-                self._handle(replica, self._numbers.run(replica, command))
-                if isinstance(command, p.Snapshot):
-                    self._say(p.SnapshotDone(replica, command.checkpoint), host, self._save_ns)
-            case sh.SendUp(event):
-                self._say(event, host, self._step_ns() if isinstance(event, p.Stepped) else 0)
+            case sh.Run():
+                self._handle(replica, self._numbers.run(replica, order.command))
+                if isinstance(order.command, p.Snapshot):
+                    self._say(p.SnapshotDone(replica, order.command.checkpoint), host, self._save_ns)
+            case sh.SendUp():
+                self._say(order.event, host, self._step_ns() if isinstance(order.event, p.Stepped) else 0)
             case sh.Serve(reader, number):
                 self._readers.pop((replica, reader, number), _nobody)(self._numbers.read(replica, number), True)
             case sh.Refuse(reader, number):

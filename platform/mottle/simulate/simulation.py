@@ -6,12 +6,14 @@ bit by the same fleet, seed and strategy.
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from mottle.core import protocol as p
 from mottle.core import worker as w
 from mottle.core.brain import Brain
 from mottle.data.seeds import derive_seed
 from mottle.simulate.clock import FAULT, MESSAGE, NOBODY, TIMER, Clock
+from mottle.simulate.collecting import rare_collections
 from mottle.simulate.crew import Crew
 from mottle.simulate.faults import Fault
 from mottle.simulate.fleet import Fleet, Workers
@@ -92,6 +94,7 @@ class Simulation:
         self._joined: dict[str, int] = {}
         self._by_samples = [fault for fault in fleet.faults if fault.at_samples is not None]
         self._joins_to_come = sum(fault.kind == "join" for fault in fleet.faults)
+        self._obeying = self._handlers()
 
     # --- running ----------------------------------------------------------------------------------------------------------------------
 
@@ -106,16 +109,20 @@ class Simulation:
         Raises:
             AssertionError: it took more than `max_steps` steps.
         """
-        self.start()
+        with rare_collections():
+            self.start()
+            self._go_on(until, max_steps)
+        if self.finished is not None or self.deserted:
+            self.crew.settle()
+        return self
+
+    def _go_on(self, until: Callable[[], bool] | None, max_steps: int | None) -> None:
         step, crew, clock = self.clock.step, self.crew, self.clock
         while self.finished is None and not (crew.num_alive == 0 and self._over()) and not (until is not None and until()):
             if max_steps is not None and clock.num_events >= max_steps:
                 raise AssertionError(f"the run did not end within {max_steps} steps of the clock")
             if not step():
                 break
-        if self.finished is not None or self.deserted:
-            self.crew.settle()
-        return self
 
     def start(self) -> None:
         """Let the workers join and training begin; done by `run` as well."""
@@ -150,46 +157,47 @@ class Simulation:
         if self._on_event is not None:
             self._on_event(event, commands)
         for command in commands:
-            self._obey(command)
+            self._obeying[type(command)](command)
         if self._by_samples:
             self._fire_due()
 
-    def _obey(self, command: p.Command) -> None:
-        match command:
-            case p.Compute(worker=slot):
-                self.crew.send(slot, w.Ordered(command))
-            case p.Cut(slot, work_id):
-                self.crew.send(slot, w.CutAsked(work_id))
-            case p.Abandon(slot, work_id):
-                self.crew.send(slot, w.AbandonAsked(work_id))
-            case p.Dismiss(slot):
-                self.crew.send(slot, w.DismissAsked())
-            case p.SaveSlot(slot, checkpoint, before):
-                self.crew.send(slot, w.SaveAsked(checkpoint, before))
-            case p.Batch():
-                self.hosts.batch(command, self.brain.shards.recipients(command))
-            case p.MakeReplica(replica):
-                self._later(ns(self.fleet.servers.start_s), partial(self._made, replica))
-            case p.Introduce(replica):
-                self.hosts.introduce(replica, partial(self._post.message, partial(self.tell, p.ReplicaKnown(replica))))
-            case p.Refresh():
-                self._refresh(command)
-            case p.Evaluate():
-                self._evaluate(command)
-            case p.SaveModel():
-                self._save(command)
-            case p.SetTimer(name, at_ns):
-                self.clock.at(max(at_ns, self.clock.now_ns), TIMER, NOBODY, partial(self.tell, p.TimerFired(name)))
-            case p.SaveCheckpoint(checkpoint):
-                self._later(ns(self.fleet.servers.save_s), partial(self.tell, p.CheckpointWritten(checkpoint)))
-            case p.ForgetCheckpoint():
-                pass  # nothing was written
-            case p.Finished():
-                self.finished = command
-            case p.Verdict() | p.Published() | p.Notice():
-                self.tally.note(command, self.clock.now_ns)
-            case _:
-                raise AssertionError(f"the simulator does not know what {type(command).__name__} asks of it")
+    def _handlers(self) -> dict[type, Callable[[Any], None]]:
+        """What each command of the brain does."""
+        crew, servers, later = self.crew, self.fleet.servers, self._later
+
+        def note(command: p.Command) -> None:
+            self.tally.note(command, self.clock.now_ns)
+
+        def finish(command: p.Finished) -> None:
+            self.finished = command
+
+        return {
+            p.Compute: lambda c: crew.send(c.worker, w.Ordered(c)),
+            p.Cut: lambda c: crew.send(c.worker, w.CutAsked(c.work_id)),
+            p.Abandon: lambda c: crew.send(c.worker, w.AbandonAsked(c.work_id)),
+            p.SaveSlot: lambda c: crew.send(c.worker, w.SaveAsked(c.checkpoint, c.before)),
+            p.Dismiss: lambda c: crew.send(c.worker, w.DismissAsked()),
+            p.Batch: lambda c: self.hosts.batch(c, self.brain.shards.recipients(c)),
+            p.MakeReplica: lambda c: later(ns(servers.start_s), partial(self._made, c.replica)),
+            p.Introduce: self._introduce,
+            p.Refresh: self._refresh,
+            p.Evaluate: self._evaluate,
+            p.SaveModel: self._save,
+            p.SetTimer: self._set_timer,
+            p.SaveCheckpoint: lambda c: later(ns(servers.save_s), partial(self.tell, p.CheckpointWritten(c.checkpoint))),
+            p.ForgetCheckpoint: lambda c: None,  # nothing was written
+            p.Finished: finish,
+            p.Verdict: note,
+            p.Published: note,
+            p.Notice: note,
+        }
+
+    def _introduce(self, order: p.Introduce) -> None:
+        replica = order.replica
+        self.hosts.introduce(replica, partial(self._post.message, partial(self.tell, p.ReplicaKnown(replica))))
+
+    def _set_timer(self, order: p.SetTimer) -> None:
+        self.clock.at(max(order.at_ns, self.clock.now_ns), TIMER, NOBODY, partial(self.tell, p.TimerFired(order.name)))
 
     def _find_primaries(self) -> tuple[p.ReplicaId, ...]:
         """Of every shard that has a living replica, the one that readers ask."""

@@ -93,9 +93,11 @@ class LBBSP:
 
     def _begin(self, view: s.View, refused: AbstractSet[int] = frozenset()) -> list[s.Decision]:
         """See `SyncSGD` for who is refused."""
+        if self._round is not None or view.head != view.version:
+            return []
         crew = [worker for worker in view.crew if worker not in refused]
         batch = min(self.config.batch_size, view.free_samples)
-        if self._round is not None or view.head != view.version or not crew or batch == 0:
+        if not crew or batch == 0:
             return []
         shares = self._split(batch, crew)
         self._round = Round.of(shares, refused)

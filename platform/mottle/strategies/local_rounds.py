@@ -116,11 +116,13 @@ class LocalRounds:
 
         `refused`: those who found nothing in a round that ended without any order; without them the next one cannot end likewise.
         """
+        if self._round is not None or view.head != view.version:
+            return []
         crew = [worker for worker in view.crew if worker not in refused]
         config = self.config
         most = 1 if self._rounds < config.warmup_rounds else config.local_steps
         total = min(config.batch_size * most, view.free_samples)
-        if self._round is not None or view.head != view.version or not crew or total == 0:
+        if not crew or total == 0:
             return []
         crew = self._members(crew)
         whole, rest = divmod(total, config.batch_size)

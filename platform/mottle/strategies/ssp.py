@@ -71,6 +71,8 @@ class SSP:
         """Workers that have an order."""
         self._idle: set[int] = set()
         """Workers that could begin."""
+        self._unsure: set[int] = set()
+        """Those of them that may begin now for all that is known; the others wait for the least clock."""
         self._unpublished: dict[int, int] = {}
         """Worker -> version that will have its update."""
         self._buffer: list[tuple[int, s.Update]] = []
@@ -81,6 +83,7 @@ class SSP:
         match event:
             case s.WorkerIdle(worker):
                 self._idle.add(worker)
+                self._unsure.add(worker)
                 if worker not in self._clocks:
                     self._set(worker, max(self._away.pop(worker, 0), self._least))
             case s.OrderIssued(_, worker, _):
@@ -117,6 +120,7 @@ class SSP:
     def _published(self, number: int) -> None:
         for worker in [worker for worker, needed in self._unpublished.items() if needed <= number]:
             del self._unpublished[worker]
+            self._unsure.add(worker)
             self._tick(worker)
 
     def _leave(self, worker: int) -> None:
@@ -140,6 +144,7 @@ class SSP:
         while self._clocks and not self._at[self._least]:
             del self._at[self._least]
             self._least += 1
+            self._unsure |= self._idle
 
     # --- what follows -----------------------------------------------------------------------------------------------------------------
 
@@ -149,7 +154,8 @@ class SSP:
             return [s.Apply(mean_over_samples(step))]
         if self.config.buffered and view.head != view.version:
             return []
-        ready = [worker for worker in sorted(self._idle) if worker not in self._unpublished and self._lead(worker) <= self.config.slack]
+        unsure, self._unsure = sorted(self._unsure & self._idle) if self._unsure else [], set()
+        ready = [worker for worker in unsure if worker not in self._unpublished and self._lead(worker) <= self.config.slack]
         self._idle -= set(ready)
         return [s.Assign(worker, self.config.batch_size) for worker in ready]
 

@@ -81,11 +81,11 @@ class SyncSGD:
 
         `refused`: those who found nothing in a round that ended without any order; without them the next one cannot end likewise.
         """
-        crew = [worker for worker in view.crew if worker not in refused]
-        if self._round is not None or view.head != view.version or not crew:
+        if self._round is not None or view.head != view.version:
             return []
+        crew = [worker for worker in view.crew if worker not in refused]
         batch = min(self.config.batch_size, view.free_samples)
-        if batch == 0:
+        if not crew or batch == 0:
             return []
         shares = even_shares(batch, crew)
         self._round = Round.of(shares, refused)
