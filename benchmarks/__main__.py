@@ -1,60 +1,51 @@
-"""All benchmarks, one after the other; their output becomes `docs/benchmarks.md`.
+"""All benchmarks, one after the other; their rows go into the table of `docs/benchmarks.md`.
 
 python -m benchmarks [--only step_time updates ...]
+
+Each script also runs by itself and then prints more than its rows. What stands around the table, and rows that no script made, stay.
 """
 
 import argparse
-import datetime
-import os
-import platform
 import subprocess
 import sys
 from pathlib import Path
 
-import psutil
-import torch
+from benchmarks.table import PAGE, replaced, rows_of
 
 HERE = Path(__file__).resolve().parent
-DOCUMENT = HERE.parent / "docs" / "benchmarks.md"
-BENCHMARKS = {
-    "updates": "Updates a second with a tiny model",
-    "step_time": "A synchronous step against DistributedDataParallel",
-    "memory": "Peak memory of workers and shards",
-    "failures": "Processes that die, and what backups cost",
-    "aggregation": "Robust rules against the mean",
-    "correctness": "Rounds that break robust rules",
-    "simulator": "Events a second of the simulator",
-    "placement": "Placing operator graphs",
-    "placement_models": "Predicted steps of well-known models under every placer",
-}
+ARGUMENTS: dict[str, list[str]] = {"step_time": ["--batch", "4"]}
+"""What the page's figures are taken with, where that is not the default."""
 
 
-def machine() -> str:
-    memory = psutil.virtual_memory().total / 2**30
-    return f"{os.cpu_count()} cores ({platform.machine()}), {memory:.0f} GiB, Python {platform.python_version()}, torch {torch.__version__}"
+def names() -> list[str]:
+    """Scripts that tell rows, in the alphabet's order."""
+    return sorted(path.stem for path in HERE.glob("*.py") if "\nfrom table import tell\n" in path.read_text())
 
 
-def section(name: str) -> str:
-    """The output of one benchmark under its heading; a failure is shown, not hidden."""
-    done = subprocess.run([sys.executable, str(HERE / f"{name}.py")], capture_output=True, text=True, check=False)
-    failure = "" if done.returncode == 0 else f"\n(ended with exit code {done.returncode}: {done.stderr.strip().splitlines()[-1:]})"
-    return f"## {BENCHMARKS[name]}\n\n`python benchmarks/{name}.py`\n\n```text\n{done.stdout.rstrip()}{failure}\n```\n"
+def run(name: str) -> bool:
+    """Run one script, show what it prints, put its rows into the page. Whether it ended well; a failure leaves the page as it is."""
+    arguments = [f"benchmarks/{name}.py", *ARGUMENTS.get(name, [])]
+    with subprocess.Popen([sys.executable, *arguments], cwd=HERE.parent, stdout=subprocess.PIPE, text=True) as script:
+        assert script.stdout is not None
+        output = ""
+        for line in script.stdout:
+            print(line, end="", flush=True)
+            output += line
+    if script.returncode != 0:
+        print(f"{name} ended with exit code {script.returncode}: its rows stay as they were", file=sys.stderr)
+        return False
+    PAGE.write_text(replaced(PAGE.read_text(), name, rows_of(output, " ".join(["python", *arguments]))))
+    return True
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=BENCHMARKS, default=list(BENCHMARKS))
-    names = parser.parse_args().only
-    text = f"# Benchmarks\n\nMade by `make bench` on {datetime.date.today()}: {machine()}.\n\n"
-    for name in names:
-        print(f"{name} ...", flush=True)
-        text += section(name) + "\n"
-    if set(names) == set(BENCHMARKS):
-        DOCUMENT.write_text(text.rstrip() + "\n")
-        print(f"wrote {DOCUMENT}")
-    else:
-        print(text)
-    return 0
+    parser.add_argument("--only", nargs="+", choices=names(), default=names(), metavar="NAME", help=", ".join(names()))
+    ended_well = []
+    for name in parser.parse_args().only:
+        print(f"--- {name}", flush=True)
+        ended_well.append(run(name))
+    return 0 if all(ended_well) else 1
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ import psutil
 import ray
 from ray._private.internal_api import get_memory_info_reply, get_state_from_address
 from step_time import build, dataset, loss
+from table import tell
 
 from mottle.sdk import Run, Trainer, WorkerGroup
 
@@ -151,6 +152,12 @@ def main() -> int:
         f"(allowed {allowed}, and 1 for each held version)\n"
         f"  largest VmHWM of one process, shared pages and all: {high:.2f}",
         flush=True,
+    )
+    tell(
+        f"peak memory, {arguments.params:g} M parameters, {arguments.optimizer}, {WORKERS} workers, {arguments.shards} shards",
+        f"a worker {max(workers):.2f} times the parameters, {max(workers) + 1:.2f} with its update in the object store; all shards "
+        f"{shards + max(0.0, live - WORKERS):.2f}",
+        f"3; {allowed} and 1 for each held version",
     )
     return 0
 
