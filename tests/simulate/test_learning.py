@@ -112,6 +112,30 @@ def test_one_local_step_a_round_is_synchronous_sgd() -> None:
     torch.testing.assert_close(end(one), end(other), rtol=1e-4, atol=1e-5)
 
 
+def normalised() -> nn.Module:
+    """Dropout, and running statistics."""
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.Tanh(), nn.Dropout(0.1), nn.Linear(16, 3))
+
+
+def test_gradient_coding_in_pairs_is_synchronous_sgd_of_half_the_crew_with_dropout_and_running_statistics(monkeypatch) -> None:
+    """Whoever of a pair comes first: the same samples give the same gradient and the same statistics wherever they are computed."""
+    monkeypatch.setitem(globals(), "model", normalised)
+    coded = Fleet(workers=(Workers(count=4, sample_s=Lognormal(median_s=0.001, sigma=1)),))
+    run = train({"gradient_coding": {"code": "fractional"}}, coded)
+    plain = train("sync", Fleet(workers=(Workers(count=2, sample_s=0.001),)))
+    assert torch.equal(end(run), end(plain))
+    assert {verdict.slot for verdict in run.tally.judged if verdict.verdict == "accepted"} == {0, 1, 2, 3}
+
+
+def test_a_cyclic_code_learns_as_synchronous_sgd_does_and_keeps_its_statistics_in_bounds(monkeypatch) -> None:
+    monkeypatch.setitem(globals(), "model", normalised)
+    run = train({"gradient_coding": {"code": "cyclic", "num_stragglers": 2}}, Fleet(workers=(Workers(count=4, sample_s=0.001),)))
+    plain = train("sync", Fleet(workers=(Workers(count=4, sample_s=0.001),)))
+    ours, theirs = (each.tally.points[-1].metrics["test_loss"] for each in (run, plain))
+    assert ours == pytest.approx(theirs, rel=0.1)
+
+
 def test_another_seed_meets_other_luck() -> None:
     first, second = (train("async", seed=seed).tally.judged for seed in (0, 1))
     assert [judged.now_ns for judged in first] != [judged.now_ns for judged in second]

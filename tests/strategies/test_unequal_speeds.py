@@ -12,7 +12,7 @@ from mottle import strategies
 from mottle.core.brain import Brain
 from mottle.core.config import BrainConfig
 from mottle.simulate import Fault, Fleet, Simulation, Synthetic, Workers
-from mottle.simulate.closed_form import apart, ring_s, together
+from mottle.simulate.closed_form import apart, first_of, ring_s, together
 
 MODEL_BYTES = 44_695_848
 SAMPLE_S = (0.002, 0.002, 0.004, 0.008)
@@ -186,3 +186,30 @@ def test_backup_workers_make_the_step_as_long_as_the_nth_fastest() -> None:
     moments = [now_ns / 1e9 for now_ns, step in rounds_of(run) if len(step) == 3]
     assert moments[0] == pytest.approx(period_s, abs=1e-8)
     assert [b - a for a, b in pairwise(moments)] == pytest.approx([period_s] * (len(moments) - 1), abs=1e-8)
+
+
+# --- gradient coding --------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("bandwidth", "exchange_s"), [(FAST, 0.053935018), (SLOW, 0.536650176)], ids=["10Gb/s", "1Gb/s"])
+@pytest.mark.parametrize(
+    ("spec", "load", "num_needed"),
+    [
+        ({"gradient_coding": {"num_stragglers": 0, "code": "cyclic"}}, 1 / 4, 4),
+        ({"gradient_coding": {"num_stragglers": 1, "code": "cyclic"}}, 2 / 4, 3),
+        ({"gradient_coding": {"num_stragglers": 2, "code": "cyclic"}}, 3 / 4, 2),
+        ({"gradient_coding": {"num_stragglers": 1}}, 2 / 4, 3),  # of the pair 0.004, 0.008 the first, after both of the other
+        ({"backup": {"num_backups": 2}}, 1 / 2, 2),
+    ],
+    ids=str,
+)
+def test_a_step_of_the_first_that_are_enough_takes_the_closed_forms_time(bandwidth, exchange_s, spec, load, num_needed) -> None:
+    """10.3 on the cluster of 10.9, a batch of 128."""
+    steady = first_of([load * 128 * c for c in SAMPLE_S], 128, num_needed, exchange_s)
+    run = simulate(spec, cluster(bandwidth=bandwidth), seconds=40 * steady.period_s[0], batch=128, micro=1)
+    made = sorted({judged.now_ns for judged in run.tally.judged if judged.verdict == "accepted"})
+    assert (made[-1] - made[0]) / 1e9 / (len(made) - 1) == pytest.approx(steady.period_s[0], abs=1e-6)
+    elapsed_s = run.clock.now_ns / 1e9
+    assert sum(worker.samples for worker in run.tally.workers.values()) / elapsed_s == pytest.approx(steady.samples_per_s, rel=0.03)
+    for worker, utilisation in zip(run.tally.workers.values(), steady.utilisation, strict=True):
+        assert worker.compute_ns / 1e9 / elapsed_s == pytest.approx(utilisation, rel=0.06)

@@ -51,6 +51,26 @@ def together(compute_s: Sequence[float], batches: Sequence[int], exchange_s: flo
     )
 
 
+def first_of(compute_s: Sequence[float], batch: int, num_needed: int, exchange_s: float) -> Steady:
+    """Synchronous SGD whose step is made of the first `num_needed` updates: P = t_(N) + T (10.3).
+
+    Args:
+        compute_s: t_i, each of all that it computes for a step: its share, or with gradient coding the load L of the full batch.
+        batch: samples of a step.
+        num_needed: N of backup workers, n - s of gradient coding.
+        exchange_s: T, as in `together`.
+    """
+    round_s = sorted(compute_s)[num_needed - 1]
+    period_s = round_s + exchange_s
+    return Steady(
+        period_s=(period_s,) * len(compute_s),
+        steps_per_s=1 / period_s,
+        samples_per_s=batch / period_s,
+        utilisation=tuple(min(t, round_s) / period_s for t in compute_s),
+        staleness=(0.0,) * len(compute_s),
+    )
+
+
 def apart(compute_s: Sequence[float], batches: Sequence[int], transfer_s: Sequence[float]) -> Steady:
     """Asynchronous SGD: P_i = t_i + 2 X_i, staleness sum over j != i of P_i / P_j (10.4).
 
