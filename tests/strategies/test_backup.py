@@ -104,7 +104,7 @@ def test_impossible_settings_are_refused(backup, options: dict[str, int]) -> Non
 @given(num_workers=st.integers(1, 9), batch=st.integers(1, 40), free=st.integers(1, 80), num_backups=st.integers(0, 10))
 def test_a_step_has_n_updates_and_no_more_samples_are_asked_for_than_there_are(num_workers, batch, free, num_backups) -> None:
     machine = BackupConfig(batch_size=batch, num_backups=num_backups).build()
-    shares = dict(machine._shares(list(range(num_workers)), min(batch, free), free))
+    shares = {order.worker: order.samples for order in machine._orders(list(range(num_workers)), free)}
     assert sum(shares.values()) <= free
     assert list(shares) == sorted(shares)
     assert machine._needed == min(max(1, num_workers - num_backups), batch, free)

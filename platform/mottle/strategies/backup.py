@@ -10,14 +10,12 @@ Source: Chen et al., "Revisiting Distributed Synchronous SGD", arXiv 1604.00981;
 synchronous SGD, step for step.
 """
 
-from collections.abc import Mapping
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Any
 
 from mottle.core import strategy as s
 from mottle.core.errors import ConfigError
 from mottle.core.protocol import Settings
+from mottle.strategies.barriered import Barriered
 from mottle.strategies.rounds import Round, even_shares
 
 
@@ -40,49 +38,20 @@ class BackupConfig:
         return Backup(self)
 
 
-class Backup:
+class Backup(Barriered):
     """State machine of synchronous SGD with backup workers."""
 
-    max_in_flight = 1
-    barriered = True
-    needs_validation = False
-    server_optimizer = None
-    companion = None
-
     def __init__(self, config: BackupConfig) -> None:
+        super().__init__(config.rule, surplus="a backup: the step was made without it")
         self.config = config
-        self._rule = config.rule
-        self._round: Round | None = None
         self._needed = 0
         """Updates that the round's step is made of: N."""
         self._prompt: frozenset[int] = frozenset()
         """Who made the last step."""
 
-    def handle(self, event: s.StrategyEvent, view: s.View) -> list[s.Decision]:
-        current = self._round
-        if isinstance(event, s.VersionPublished | s.WorkerIdle):
-            return self._begin(view)
-        if isinstance(event, s.RuleChanged):
-            self._rule = event.rule
-        if current is None:
-            return []
-        current.hear(event)
-        return self._close_if_done(current, view)
-
-    def _begin(self, view: s.View, refused: AbstractSet[int] = frozenset()) -> list[s.Decision]:
-        """See `SyncSGD` for who is refused."""
-        if self._round is not None or view.head != view.version:
-            return []
-        crew = [worker for worker in view.crew if worker not in refused]
-        batch = min(self.config.batch_size, view.free_samples)
-        if not crew or batch == 0:
-            return []
-        shares = self._shares(crew, batch, view.free_samples)
-        self._round = Round.of(shares, refused)
-        return [s.Assign(worker, share) for worker, share in shares]
-
-    def _shares(self, crew: list[int], batch: int, free: int) -> list[tuple[int, int]]:
-        """The batch for N workers, and as much as one of those has for each backup that there are samples for; ascending slot."""
+    def _orders(self, crew: list[int], free: int) -> list[s.Assign]:
+        """The batch for N workers, and as much as one of those has for each backup that there are samples for."""
+        batch = min(self.config.batch_size, free)
         self._needed = min(max(1, len(crew) - self.config.num_backups), batch)
         least = batch // self._needed
         num_backups = min(len(crew) - self._needed, (free - batch) // least)
@@ -90,25 +59,18 @@ class Backup:
         if num_members < len(crew):
             crew = sorted(sorted(crew, key=lambda worker: (worker not in self._prompt, worker))[:num_members])
         first = even_shares(batch, crew[: self._needed])
-        return first + [(worker, least) for worker in crew[self._needed :]]
+        return [s.Assign(worker, share) for worker, share in (*first, *((worker, least) for worker in crew[self._needed :]))]
 
-    def _close_if_done(self, current: Round, view: s.View) -> list[s.Decision]:
-        if not current.complete and (current.asked or len(current.arrived) < self._needed):
-            return []
-        self._round = None
-        decisions = current.abandon_rest("a backup: the step was made without it")
-        if not current.arrived:
-            return decisions + self._begin(view, current.refused)
+    def _enough(self, current: Round) -> bool:
+        return len(current.arrived) >= self._needed
+
+    def _step(self, current: Round) -> s.Decision:
         self._prompt = frozenset(current.arrived)
-        return [*decisions, current.step(self._rule, self._needed)]
+        return current.step(self._rule, self._needed)
 
-    def state(self) -> dict[str, Any]:
-        return {}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Nothing to take up: a round does not outlive the run."""
+    def _heard(self, event: s.StrategyEvent, current: Round | None) -> list[s.Decision]:
+        return []
 
     def check(self) -> None:
-        if self._round is not None:
-            self._round.check()
-            assert len(self._round.arrived) < self._needed, "a step is overdue"
+        super().check()
+        assert self._round is None or len(self._round.arrived) < self._needed, "a step is overdue"

@@ -12,16 +12,14 @@ place of the recurrent predictor; times are what workers report of themselves, s
 reference: synchronous SGD.
 """
 
-from collections.abc import Mapping
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
 
 from mottle.core import strategy as s
 from mottle.core.errors import ConfigError
 from mottle.core.protocol import Settings
 from mottle.strategies.balance import Predictor, Speed, balanced
+from mottle.strategies.barriered import Barriered
 from mottle.strategies.rounds import Round, even_shares
 
 _GAIN = 0.02  # of the predicted time of a round, that new shares must bring; [D] of the specification
@@ -58,56 +56,32 @@ class LBBSPConfig:
         return LBBSP(self)
 
 
-class LBBSP:
+class LBBSP(Barriered):
     """State machine of load-balanced synchronous SGD."""
 
-    max_in_flight = 1
-    barriered = True
-    needs_validation = False
-    server_optimizer = None
-    companion = None
-
     def __init__(self, config: LBBSPConfig) -> None:
+        super().__init__(config.rule)
         self.config = config
-        self._rule = config.rule
-        self._round: Round | None = None
         self._predictors: dict[int, Predictor] = {}
         self._shares: dict[int, int] = {}
         """Of the last round with nobody on probation."""
 
-    def handle(self, event: s.StrategyEvent, view: s.View) -> list[s.Decision]:
-        current = self._round
+    def _orders(self, crew: list[int], free: int) -> list[s.Assign]:
+        return [s.Assign(worker, share) for worker, share in self._split(min(self.config.batch_size, free), crew)]
+
+    def _enough(self, current: Round) -> bool:
+        return False
+
+    def _step(self, current: Round) -> s.Decision:
+        return current.step(self._rule, len(current.members))
+
+    def _heard(self, event: s.StrategyEvent, current: Round | None) -> list[s.Decision]:
         match event:
-            case s.VersionPublished() | s.WorkerIdle():
-                return self._begin(view)
-            case s.RuleChanged(rule):
-                self._rule = rule
             case s.UpdateArrived(update):
                 self._predictor(update.worker).note(update.samples, max(1, update.compute_ns))
             case s.WorkerGone(worker):
                 self._predictors.pop(worker, None)
-        if current is None:
-            return []
-        current.hear(event)
-        return self._close(current, view) if current.complete else []
-
-    def _begin(self, view: s.View, refused: AbstractSet[int] = frozenset()) -> list[s.Decision]:
-        """See `SyncSGD` for who is refused."""
-        if self._round is not None or view.head != view.version:
-            return []
-        crew = [worker for worker in view.crew if worker not in refused]
-        batch = min(self.config.batch_size, view.free_samples)
-        if not crew or batch == 0:
-            return []
-        shares = self._split(batch, crew)
-        self._round = Round.of(shares, refused)
-        return [s.Assign(worker, share) for worker, share in shares]
-
-    def _close(self, current: Round, view: s.View) -> list[s.Decision]:
-        self._round = None
-        if not current.arrived:
-            return self._begin(view, current.refused)
-        return [current.step(self._rule, len(current.members))]
+        return []
 
     # --- shares -----------------------------------------------------------------------------------------------------------------------
 
@@ -153,15 +127,3 @@ class LBBSP:
             return shares
         takes, took = (max(speeds[worker].time(share) for worker, share in each.items()) for each in (shares, before))
         return shares if takes < (1 - _GAIN) * took else before
-
-    # --- checkpoints ------------------------------------------------------------------------------------------------------------------
-
-    def state(self) -> dict[str, Any]:
-        return {}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Nothing to take up: the workers of a resumed run are other ones."""
-
-    def check(self) -> None:
-        if self._round is not None:
-            self._round.check()

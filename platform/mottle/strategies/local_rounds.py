@@ -3,19 +3,17 @@ they went. What the methods of this family differ in is that last step, which is
 
 An inner step takes `batch_size` samples over all workers, so a round takes H times as many; with H = 1 and plain averaging it is
 synchronous SGD. Participants weigh by their samples (`local-steps.md` 0). A round never reaches beyond its data epoch: the last one of an
-epoch has fewer steps. A worker that dies in a round contributes nothing to it, one that joins waits for the next and begins with a new
-inner optimizer state.
+epoch has fewer steps. One that joins waits for the next round and begins with a new inner optimizer state.
 """
 
-from collections.abc import Mapping
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 from mottle.core import strategy as s
 from mottle.core.errors import ConfigError
 from mottle.core.naming import Spec
 from mottle.core.protocol import LocalSteps, Settings
+from mottle.strategies.barriered import Barriered
 from mottle.strategies.rounds import Round, even_shares
 
 
@@ -55,7 +53,7 @@ class RobustLocalOptions(LocalOptions):
     """Robust rule on the workers' pseudo-gradients in place of their mean: `{phocas: {trim: 2}}`."""
 
 
-class LocalRounds:
+class LocalRounds(Barriered):
     """State machine of the family.
 
     Args:
@@ -65,10 +63,6 @@ class LocalRounds:
         rule: in place of the mean.
         participants: workers of a round, taken in turn by slot; None for all.
     """
-
-    max_in_flight = 1
-    barriered = True
-    needs_validation = False
 
     def __init__(
         self,
@@ -80,63 +74,28 @@ class LocalRounds:
         rule: Settings | None = None,
         participants: int | None = None,
     ) -> None:
+        super().__init__(rule, deadline_s=config.deadline_s)
         self.config = config
         self.server_optimizer = server_optimizer
         self.companion = companion
         self._inner = config.optimizer if method is None else method
         self._participants = participants
-        self._rule = rule
-        self._round: Round | None = None
         self._lead = 0
         """Samples of the round before its last inner step."""
-        self._rounds = 0
-        """Rounds begun; the one that is out is the last of them."""
         self._last_turn = -1
         """The worker whose turn ended the last round's participants."""
 
-    def handle(self, event: s.StrategyEvent, view: s.View) -> list[s.Decision]:
-        current = self._round
-        if isinstance(event, s.VersionPublished | s.WorkerIdle):
-            return self._begin(view)
-        if isinstance(event, s.RuleChanged):
-            self._rule = event.rule
-        if current is None:
-            return []
-        if event == s.AlarmRang(self._alarm):
-            return [s.CutOrder(work_id) for _, work_id in sorted(current.orders.items())]
-        current.hear(event)
-        return self._close(current, view) if current.complete else []
-
-    @property
-    def _alarm(self) -> str:
-        return f"round-{self._rounds - 1}"
-
-    def _begin(self, view: s.View, refused: AbstractSet[int] = frozenset()) -> list[s.Decision]:
-        """Ask everybody for an even share of every inner step.
-
-        `refused`: those who found nothing in a round that ended without any order; without them the next one cannot end likewise.
-        """
-        if self._round is not None or view.head != view.version:
-            return []
-        crew = [worker for worker in view.crew if worker not in refused]
+    def _orders(self, crew: list[int], free: int) -> list[s.Assign]:
+        """From everybody an even share of every inner step."""
         config = self.config
         most = 1 if self._rounds < config.warmup_rounds else config.local_steps
-        total = min(config.batch_size * most, view.free_samples)
-        if not crew or total == 0:
-            return []
         crew = self._members(crew)
-        whole, rest = divmod(total, config.batch_size)
+        whole, rest = divmod(min(config.batch_size * most, free), config.batch_size)
         each, last = dict(even_shares(config.batch_size, crew)), dict(even_shares(rest, crew))
         shares = {worker: whole * batch + last.get(worker, 0) for worker, batch in each.items()}
-        members = [(worker, samples) for worker, samples in shares.items() if samples]
-        self._round = Round.of(members, refused)
         steps = whole + (rest > 0)
         self._lead = (steps - 1) * config.batch_size
-        self._rounds += 1
-        decisions: list[s.Decision] = [s.Assign(worker, samples, local=self._local(each[worker], steps)) for worker, samples in members]
-        if config.deadline_s is not None:
-            decisions.append(s.SetAlarm(self._alarm, round(config.deadline_s * 1e9)))
-        return decisions
+        return [s.Assign(worker, samples, local=self._local(each[worker], steps)) for worker, samples in shares.items() if samples]
 
     def _members(self, crew: list[int]) -> list[int]:
         if self._participants is None:
@@ -148,18 +107,14 @@ class LocalRounds:
     def _local(self, batch: int, steps: int) -> LocalSteps:
         return LocalSteps(batch, self._inner, steps, advance=self.config.batch_size, fresh=self.config.inner_state == "reset")
 
-    def _close(self, current: Round, view: s.View) -> list[s.Decision]:
-        self._round = None
-        if not current.arrived:
-            return self._begin(view, current.refused)
-        return [replace(current.step(self._rule, len(current.members)), lead=self._lead)]
+    def _enough(self, current: Round) -> bool:
+        return False
 
-    def state(self) -> dict[str, Any]:
-        return {"rounds": self._rounds}
+    def _step(self, current: Round) -> s.Decision:
+        return replace(current.step(self._rule, len(current.members)), lead=self._lead)
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        self._rounds = state["rounds"]
-
-    def check(self) -> None:
-        if self._round is not None:
-            self._round.check()
+    def _heard(self, event: s.StrategyEvent, current: Round | None) -> list[s.Decision]:
+        """At the deadline those who are out push after the step at hand."""
+        if current is None or event != s.AlarmRang(self._alarm):
+            return []
+        return [s.CutOrder(work_id) for _, work_id in sorted(current.orders.items())]

@@ -1,0 +1,118 @@
+"""What strategies with a barrier have in common: one round after another, each begun when the last one's version is published and there are
+workers and samples for it, each ended by one step.
+
+How a round's batch is split, when it is over though somebody is still out, and what its step is: that is what they differ in. A worker that
+dies mid-round takes nobody along: the round ends with those who are left, and its samples go to the next one.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from typing import Any
+
+from mottle.core import strategy as s
+from mottle.core.protocol import Settings
+from mottle.strategies.rounds import Round
+
+
+class Barriered(ABC):
+    """State machine of the family.
+
+    Args:
+        rule: robust rule in place of the mean; None is the mean.
+        surplus: why orders are given up that are still out when a round is over.
+        deadline_s: after which a round is late; None for never.
+    """
+
+    max_in_flight = 1
+    barriered = True
+    needs_validation = False
+    server_optimizer: Settings | None = None
+    companion: float | None = None
+
+    def __init__(self, rule: Settings | None, *, surplus: str = "", deadline_s: float | None = None) -> None:
+        self._rule = rule
+        self._surplus = surplus
+        self._deadline_ns = None if deadline_s is None else round(deadline_s * 1e9)
+        self._round: Round | None = None
+        self._rounds = 0
+        """Rounds begun; the one that is out is the last of them."""
+        self._late = False
+        """The round's deadline is past."""
+
+    # --- what they differ in ----------------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _orders(self, crew: list[int], free: int) -> list[s.Assign]:
+        """Of the next round, ascending slot.
+
+        Args:
+            crew: who may be asked, ascending slot; at least one.
+            free: samples that may be lent; at least one.
+        """
+
+    @abstractmethod
+    def _enough(self, current: Round) -> bool:
+        """Whether the step may be made though somebody is still out."""
+
+    @abstractmethod
+    def _step(self, current: Round) -> s.Decision:
+        """Of a round that is over, in which at least one update came."""
+
+    @abstractmethod
+    def _heard(self, event: s.StrategyEvent, current: Round | None) -> list[s.Decision]:
+        """What else an event means to this strategy, before the round hears of it."""
+
+    # --- rounds -----------------------------------------------------------------------------------------------------------------------
+
+    def handle(self, event: s.StrategyEvent, view: s.View) -> list[s.Decision]:
+        current = self._round
+        if isinstance(event, s.VersionPublished | s.WorkerIdle):
+            return self._begin(view)
+        if isinstance(event, s.RuleChanged):
+            self._rule = event.rule
+        decisions = self._heard(event, current)
+        if current is None:
+            return decisions
+        current.hear(event)
+        self._late = self._late or event == s.AlarmRang(self._alarm)
+        return decisions + self._close_if_done(current, view)
+
+    @property
+    def _alarm(self) -> str:
+        return f"round-{self._rounds - 1}"
+
+    def _begin(self, view: s.View, refused: AbstractSet[int] = frozenset()) -> list[s.Decision]:
+        """`refused`: those who found nothing in a round that ended without any order; without them the next one cannot end likewise."""
+        if self._round is not None or view.head != view.version:
+            return []
+        crew = [worker for worker in view.crew if worker not in refused]
+        if not crew or not view.free_samples:
+            return []
+        orders = self._orders(crew, view.free_samples)
+        self._round = Round.of(((order.worker, order.samples) for order in orders), refused)
+        self._rounds += 1
+        self._late = False
+        return [*orders] if self._deadline_ns is None else [*orders, s.SetAlarm(self._alarm, self._deadline_ns)]
+
+    def _close_if_done(self, current: Round, view: s.View) -> list[s.Decision]:
+        if not current.complete and (current.asked or not self._enough(current)):
+            return []
+        self._round = None
+        decisions = current.abandon_rest(self._surplus)
+        if not current.arrived:
+            return decisions + self._begin(view, current.refused)
+        return [*decisions, self._step(current)]
+
+    # --- checkpoints ------------------------------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """A round does not outlive the run, its number does: alarms are named after it."""
+        return {"rounds": self._rounds}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self._rounds = state["rounds"]
+
+    def check(self) -> None:
+        if self._round is not None:
+            self._round.check()
