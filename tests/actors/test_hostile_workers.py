@@ -52,6 +52,18 @@ def test_zenopp_survives_a_liar_and_a_broken_machine_and_names_both(tmp_path: Pa
     live.assert_replay(job)
 
 
+def test_kardam_filters_a_liar_among_four_without_trusted_data(tmp_path: Path) -> None:
+    """The liar begins when the warm-up is over; until then nobody is filtered."""
+    liar = replace(LIAR, attack={"sign_flip": {"scale": 100, "start": 40}})
+    job = contested(tmp_path, {"kardam": {"num_byzantine": 1}}, [replace(HONEST, count=3), liar], shards=2, until={"epochs": 5})
+    result = live.fit(job)
+    assert result.metrics is not None
+    assert result.metrics["test_accuracy"] > 0.9
+    told = [(worker, verdict, reason) for _, worker, verdict, reason, *_ in live.verdicts(job)]
+    assert ("w3", "rejected", "fails Kardam's Lipschitz test") in told
+    live.assert_replay(job)
+
+
 def test_rules_with_trusted_data_survive_a_majority_of_liars(tmp_path: Path) -> None:
     """FLTrust by a reference gradient, Zeno by the losses of the candidate models; the worker's own words count for neither."""
     crew = [replace(HONEST, count=1), replace(LIAR, count=2)]

@@ -24,7 +24,7 @@ class Ear:
             for order in self.machine.handle(event):
                 orders.append(order)
                 if isinstance(order, sh.Run):
-                    orders += self.hear(sh.Ran(order.command, (5,) if isinstance(order.command, p.Measure) else ()))
+                    orders += self.hear(sh.Ran(order.command, (5,) if isinstance(order.command, p.Measure | p.Distances) else ()))
             self.machine.check()
         return orders
 
@@ -227,12 +227,14 @@ def test_a_new_coordinator_counts_from_zero_and_early_batches_of_the_old_one_are
 def test_answers_go_up_in_the_order_of_the_commands(ear: Ear) -> None:
     measure = p.Measure(6, (("update/1", "update/1"),))
     statistics = p.RuleStatistics(7, {"krum": {}}, ())
-    silent = (p.Snapshot(3), p.Configure({"lr": 0.1}), p.Combine("direction", ()))
-    orders = ear.hear(batch(0, measure, step(1), *silent, statistics))
+    silent = (p.Snapshot(3), p.Configure({"lr": 0.1}), p.Combine("direction", ()), p.Keep("kept/base", p.PARAMS))
+    distances = p.Distances(8, (("update/1", "kept/base"),))
+    orders = ear.hear(batch(0, measure, step(1), *silent, statistics, distances))
     assert [order.event for order in orders if isinstance(order, sh.SendUp)] == [
         p.Measured(REPLICA, 6, (5,)),
         p.Stepped(REPLICA, p.Version(0, 1)),
         p.Measured(REPLICA, 7, ()),
+        p.Measured(REPLICA, 8, (5,)),
     ]
 
 

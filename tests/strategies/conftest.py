@@ -22,7 +22,9 @@ from mottle.core import strategy as s
 from mottle.core.brain import Brain
 from mottle.core.config import BrainConfig
 from mottle.core.layout import BLOCK, BUFFER_GROUP, Layout, Slice
+from mottle.core.shard import Ran
 from mottle.engines.companions import SUFFIX
+from mottle.optim.state import cut, join
 from mottle.simulate import Fleet, Learning, Servers, Simulation, Workers
 from mottle.simulate.numbers import Done
 
@@ -103,6 +105,23 @@ class Saved:
     version: p.Version
     params: Vector
     used: Counter[tuple[int, int]]
+    slots: Mapping[str, torch.Tensor]
+    """What the shards saved, over the whole vector."""
+
+
+class Saving(Learning):
+    """Keeps what shards save at a snapshot."""
+
+    def run(self, replica: p.ReplicaId, command: p.ShardCommand) -> Ran:
+        if isinstance(command, p.Snapshot):
+            self.__dict__.setdefault("saved", {})[replica.shard] = self.memories[replica].optimizer_state()
+        return super().run(replica, command)
+
+    @property
+    def slots(self) -> Mapping[str, torch.Tensor]:
+        """Of the last snapshot."""
+        saved = self.__dict__["saved"]
+        return join([saved[shard] for shard in sorted(saved)], self.ranges)
 
 
 @dataclass
@@ -149,7 +168,7 @@ class Training:
             self.brain.restore(json.loads(resume.state))
             version, start_D, self.used = resume.version, resume.params, Counter(resume.used)
         self.history[version.number] = np.array(start_D, dtype=np.float64)
-        self._numbers = Learning(
+        self._numbers = Saving(
             self.problem,
             self.brain.shards.live,
             optimizer=self.brain.strategy.server_optimizer or {"sgd": {"lr": lr}},
@@ -158,6 +177,8 @@ class Training:
             version=version.number,
             corrupt=self._corrupt,
         )
+        for replica, memory in self._numbers.memories.items():
+            memory.restore_optimizer(dict(cut({} if resume is None else resume.slots, self._numbers.ranges[replica.shard])))
         groups = tuple(Workers(name=f"first{i}", sample_s=each * 1e-9) for i, each in enumerate(speeds))
         fleet = Fleet(workers=groups, servers=Servers(step_s=step_ns * 1e-9, save_s=2e-9), detect_s=0)
         self._simulation = Simulation(
@@ -252,7 +273,7 @@ class Training:
                 self._saved = Counter(self.used), self._values(version)
             case p.SaveCheckpoint(_, version, state=state):
                 used, params_D = self._saved
-                self.checkpoint = Saved(json.dumps(state), version, params_D, used)
+                self.checkpoint = Saved(json.dumps(state), version, params_D, used, self._numbers.slots)
 
     def _values(self, version: p.Version) -> Vector:
         return self.problem.narrow(self._numbers.values(self._simulation.primaries, version.number))

@@ -33,6 +33,8 @@ SPECS = (
     {"fedasync": {"local_steps": 2, "max_staleness": 3}},
     {"gradient_coding": {"code": "cyclic"}},
     {"gradient_coding": {"code": "fractional"}},
+    {"kardam": {"num_byzantine": 0.3}},
+    {"kardam": {"num_byzantine": 0.3, "frequency": "count", "max_in_flight": 2, "max_staleness": 4}},
 )
 
 

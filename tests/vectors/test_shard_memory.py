@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mottle import compression
+from mottle.aggregation.decisions import Rules
 from mottle.compression.payload import Payload
 from mottle.core import exactsum
 from mottle.core import protocol as p
@@ -334,6 +335,25 @@ def test_a_version_that_nobody_has_read_yet_survives_the_step_that_replaces_it()
     assert torch.equal(memory.read(0), vector(0, PLAIN))
 
 
+@pytest.mark.parametrize("num_shards", [1, 2, 3])
+def test_distances_are_those_of_means_and_do_not_cancel(num_shards: int) -> None:
+    """Two gradients of nearly the same direction, as sums over unlike numbers of samples; and two models, one of them kept on the way."""
+    cut = Cut.of(vector(0, PLAIN), num_shards, PLAIN)
+    near = vector(1, PLAIN) + 1e-4 * vector(2, PLAIN)
+    cut.store("update/0", 4.0 * vector(1, PLAIN), 4.0)
+    cut.store("update/1", 2.0 * near, 2.0)
+    cut.run(p.Keep("model/0", p.PARAMS))
+    cut.run(p.Keep("kept/gradient", "update/0"))
+    cut.run(step(1, "update/0", 0.25, drop=("update/0",)))
+    cut.run(p.Keep("model/1", p.PARAMS))
+    answers = cut.run(p.Distances(1, (("update/1", "kept/gradient"), ("model/1", "model/0"))))
+    apart, moved = (exactsum.to_float(sum(column)) for column in zip(*(answer.values for answer in answers), strict=True))
+    params = slice(0, PLAIN.num_params)
+    expected = ((near - vector(1, PLAIN))[params].double() ** 2).sum()
+    assert apart == pytest.approx(float(expected), rel=2e-3)
+    assert moved == pytest.approx(float(((0.5 * vector(1, PLAIN))[params].double() ** 2).sum()), rel=1e-5)
+
+
 def test_writing_into_a_version_that_was_read_never_reaches_the_shard() -> None:
     memory = Cut.of(vector(0, PLAIN), 1, PLAIN).shards[0]
     memory.read(0).fill_(torch.nan)
@@ -359,6 +379,31 @@ def test_optimizer_state_is_taken_up_by_another_shard_that_goes_on_alike() -> No
     for memory in (first, second):
         memory.store("update/1", 0, PLAIN.size, 1.0, encoded(vector(2, PLAIN)), ())
         memory.run(step(2, "update/1", 1.0))
+    assert torch.equal(first.values, second.values)
+
+
+def test_what_a_rule_and_a_strategy_keep_is_part_of_a_checkpoint() -> None:
+    """Centred clipping clips around the last direction: a run that goes on begins around the same one."""
+    rule: Any = {"centered_clipping": {"radius": 1.0}}
+
+    def fresh(values_D: Tensor, version: int) -> ShardMemory:
+        spec = ShardSpec(layout=PLAIN, owned=Range(0, PLAIN.size), optimizer={"sgd": {"lr": 0.5}})
+        return ShardMemory(spec, values_D, version, copied)
+
+    def round_of(memory: ShardMemory, number: int) -> None:
+        memory.store(f"update/{number}", 0, PLAIN.size, 1.0, encoded(vector(number, PLAIN)), ())
+        rows = ((f"update/{number}", 1.0),)
+        sums = memory.run(p.RuleStatistics(1, rule, rows)).values
+        decision = Rules().decide(rule, sums, (1.0,), 1)
+        memory.run(p.ApplyRule("direction", rule, rows, decision.instructions))
+        memory.run(step(number + 1, "direction", 1.0, drop=(f"update/{number}", "direction")))
+
+    first = fresh(vector(9, PLAIN), 0)
+    round_of(first, 0)
+    second = fresh(first.read(1).clone(), 1)
+    second.restore_optimizer(first.optimizer_state())
+    for memory in (first, second):
+        round_of(memory, 1)
     assert torch.equal(first.values, second.values)
 
 

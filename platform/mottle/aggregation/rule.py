@@ -18,6 +18,7 @@ from typing import final
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from mottle.aggregation import measuring
@@ -218,7 +219,8 @@ class _Facts:
         there_N[list(self.rows.positions)] = True
         decision = self._decide(None, there_N)
         aggregate, finite = self._applied(decision)
-        if finite or not self.rule.config.gated:
+        # A plain mean, which a rule without a budget left comes to, has no flag: its result shows what went into it.
+        if not self.rule.config.gated or (finite and bool(torch.isfinite(aggregate).all())):
             return decision, aggregate
         return self._gated(there_N)
 

@@ -14,6 +14,7 @@ from typing import Any
 from mottle.core import exactsum
 from mottle.core import protocol as p
 from mottle.core import strategy as s
+from mottle.core.bases import Bases
 from mottle.core.checkpoints import Checkpoints
 from mottle.core.chunks import Chunks
 from mottle.core.config import BrainConfig
@@ -90,6 +91,7 @@ class Brain:
             self._effects,
             weighted_loss=config.weighted_loss,
         )
+        self._bases = Bases(self.ledger, self.pipeline)
         self._newcomers = Newcomers(self.shards, self.pipeline, self._effects, first=config.replicas + 1)
         self._leaving: set[int] = set()
         """Workers that go as soon as they have nothing in hand."""
@@ -140,9 +142,12 @@ class Brain:
             s.AbandonOrder: self.orders.abandon,
             s.RequestReference: self._request_reference,
             s.MeasureDots: self._measure_dots,
+            s.KeepModels: lambda d: self._bases.begin(),
+            s.Keep: lambda d: self.pipeline.keep(p.KEPT + d.name, d.source),
+            s.MeasureDistances: self._measure_distances,
             s.Forget: self._forget,
-            s.Halt: lambda d: self._fail(d.reason),
             s.Warn: lambda d: self._tell(p.Notice("warning", d.text)),
+            s.Halt: lambda d: self._fail(d.reason),
             s.SetAlarm: lambda d: self._tell(p.SetTimer(f"strategy/{d.name}", self._effects.now_ns + d.after_ns)),
         }
 
@@ -372,6 +377,7 @@ class Brain:
         for chunk in application.chunks:
             self.chunks.apply(chunk)
         self._rule_inputs.published(application.version)
+        self._bases.published()
         self._tell(p.Published(application.version, self.samples))
         self._hear(s.VersionPublished(application.version))
         if self._evaluations.due(self.samples):
@@ -408,6 +414,12 @@ class Brain:
             self._hear(s.DotsMeasured(decision.tag, tuple(map(exactsum.to_float, sums))))
 
         self.pipeline.ask(tuple((p.update_name(work_id), decision.reference) for work_id in decision.work_ids), measured)
+
+    def _measure_distances(self, decision: s.MeasureDistances) -> None:
+        def measured(sums: tuple[int, ...]) -> None:
+            self._hear(s.DistancesMeasured(decision.tag, tuple(map(exactsum.to_float, sums))))
+
+        self.pipeline.ask(decision.pairs, measured, p.Distances)
 
     def _forget(self, decision: s.Forget) -> None:
         if self._references.forget(decision.name):

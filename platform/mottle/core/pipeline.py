@@ -11,15 +11,19 @@ from typing import Protocol
 
 from mottle.core import exactsum
 from mottle.core.protocol import (
+    PARAMS,
     ApplyRule,
     Combine,
+    Distances,
     Drop,
+    Keep,
     Measure,
     ReplicaId,
     RuleStatistics,
     Settings,
     Step,
     Version,
+    model_name,
     update_name,
 )
 from mottle.core.shards import ShardMap
@@ -66,6 +70,11 @@ class Trusted:
     failure: str = ""
     """Why there is neither."""
 
+
+Pairs = tuple[tuple[str, str], ...]
+Answered = Callable[[tuple[int, ...]], None]
+Kind = type[Measure] | type[Distances]
+"""What is measured of pairs of vectors."""
 
 Obtain = Callable[[frozenset[str], tuple[str, ...], Callable[[Trusted], None]], None]
 """Gets the inputs of these kinds for rows of these names, now or later."""
@@ -144,8 +153,10 @@ class Pipeline:
         self._questions: dict[int, _Question] = {}
         self._next_request = 0
         self._held = False
-        self._deferred: list[tuple[tuple[tuple[str, str], ...], Callable[[tuple[int, ...]], None]]] = []
+        self._deferred: list[tuple[Pairs, Answered, Kind]] = []
         """Questions that came while steps are held."""
+        self.keeps_models = False
+        """Whether the shards keep every version that they make, until they are told to drop it."""
 
     @property
     def idle(self) -> bool:
@@ -163,15 +174,15 @@ class Pipeline:
         self._waiting.append(application)
         self._advance()
 
-    def ask(self, pairs: tuple[tuple[str, str], ...], then: Callable[[tuple[int, ...]], None]) -> None:
-        """Have the shards measure inner products; `then` gets the exact sums."""
+    def ask(self, pairs: Pairs, then: Answered, kind: Kind = Measure) -> None:
+        """Have the shards measure inner products, or distances; `then` gets the exact sums."""
         if self._held:
-            self._deferred.append((pairs, then))
+            self._deferred.append((pairs, then, kind))
         else:
-            self._ask(pairs, then)
+            self._ask(pairs, then, kind)
 
-    def _ask(self, pairs: tuple[tuple[str, str], ...], then: Callable[[tuple[int, ...]], None]) -> None:
-        self._shards.tell(Measure(self._question(then), pairs))
+    def _ask(self, pairs: Pairs, then: Answered, kind: Kind = Measure) -> None:
+        self._shards.tell(kind(self._question(then), pairs))
 
     def answered(self, replica: ReplicaId, request: int, values: tuple[int, ...]) -> None:
         if request in self._questions:
@@ -198,8 +209,8 @@ class Pipeline:
     def go_on(self) -> None:
         self._held = False
         deferred, self._deferred = self._deferred, []
-        for pairs, then in deferred:
-            self._ask(pairs, then)
+        for question in deferred:
+            self._ask(*question)
         self._advance()
 
     # --- out --------------------------------------------------------------------------------------------------------------------------
@@ -309,6 +320,8 @@ class Pipeline:
         samples, holds, released = self._context()
         drop = application.names if source != DIRECTION else (*application.names, DIRECTION)
         self._shards.tell(Step(self.head, source, scale, samples + application.lead, self.published.number, holds, drop, released))
+        if self.keeps_models:
+            self.keep(model_name(self.head.number), PARAMS)
         self._told.append(application)
         self._stepped[self.head] = set()
         self._asking = None
@@ -325,6 +338,9 @@ class Pipeline:
             question = self._questions.pop(request)
             question.then(exact_totals(question.answers))
         self._advance()
+
+    def keep(self, into: str, source: str) -> None:
+        self._shards.tell(Keep(into, source))
 
     def drop(self, names: tuple[str, ...]) -> None:
         if names:

@@ -15,6 +15,8 @@ Settings = Mapping[str, Any]
 PARAMS = "params"
 REFERENCE = "reference/"
 """Names of reference vectors begin so; the validator alone may push them."""
+KEPT = "kept/"
+"""Names of vectors that a strategy keeps for itself begin so; they are part of a checkpoint."""
 VALIDATOR = -1
 """Sender of reference vectors; workers have slots from 0."""
 
@@ -189,6 +191,22 @@ class Measure:
 
 
 @dataclass(frozen=True, slots=True)
+class Distances:
+    """Answer with the exact partial squared distances of the named pairs, each vector as a mean, over the parameters of the range."""
+
+    request: int
+    pairs: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """vector[into] = a copy of vector[source] as a mean, or of the parameters as they are at this place of the command order."""
+
+    into: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
 class RuleStatistics:
     """Answer with the exact partial statistics that the rule asks of its rows, and of a reference vector where it needs one."""
 
@@ -261,7 +279,7 @@ class Wean:
     newcomer: ReplicaId
 
 
-ShardCommand = Combine | ApplyRule | Measure | RuleStatistics | Step | Drop | Configure | Snapshot | Adopt | Sync | Wean
+ShardCommand = Combine | ApplyRule | Measure | Distances | Keep | RuleStatistics | Step | Drop | Configure | Snapshot | Adopt | Sync | Wean
 
 
 @dataclass(frozen=True, slots=True)
@@ -661,6 +679,11 @@ def work_id_of(name: str) -> int | None:
         return None
     work_id = int(digits)
     return work_id if name == update_name(work_id) else None
+
+
+def model_name(number: int) -> str:
+    """Name on the shards of the parameters of version `number`, where a strategy has them kept."""
+    return f"model/{number}"
 
 
 def work_holder(work_id: int) -> str:

@@ -328,7 +328,7 @@ class Shard:
                 return self._stepped(step)
             case p.Drop(names):
                 self._forget(names)
-            case p.Measure(request) | p.RuleStatistics(request):
+            case p.Measure(request) | p.Distances(request) | p.RuleStatistics(request):
                 return [SendUp(p.Measured(self.replica, request, event.values))]
             case p.Adopt(donor, newcomer) if donor == self.replica:
                 return [HandOver(newcomer, self._holding_for(newcomer))]

@@ -112,6 +112,12 @@ class DotsMeasured:
 
 
 @dataclass(frozen=True, slots=True)
+class DistancesMeasured:
+    tag: str
+    squared: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class AlarmRang:
     name: str
 
@@ -148,6 +154,7 @@ StrategyEvent = (
     | ReferenceReady
     | ReferenceFailed
     | DotsMeasured
+    | DistancesMeasured
     | AlarmRang
     | RuleChanged
     | ChunksReleased
@@ -269,6 +276,30 @@ class MeasureDots:
 
 
 @dataclass(frozen=True, slots=True)
+class KeepModels:
+    """From here on shards keep the model of every version that an undecided order began at, as the vector `protocol.model_name`.
+
+    To be said before the first step: with the first event.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Copy a vector that the shards hold (an update becomes its mean) to `protocol.KEPT` + name, over what was there."""
+
+    name: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class MeasureDistances:
+    """Squared distances of pairs of held vectors, each taken as a mean."""
+
+    tag: str
+    pairs: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Forget:
     """Drop a reference that is no longer used."""
 
@@ -282,17 +313,17 @@ class SetAlarm:
 
 
 @dataclass(frozen=True, slots=True)
+class Warn:
+    """Something that people should know."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Halt:
     """The run cannot go on."""
 
     reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Warn:
-    """Something that people should know, such as why there is no step."""
-
-    text: str
 
 
 Decision = (
@@ -312,6 +343,9 @@ Decision = (
     | SetAlarm
     | Halt
     | Warn
+    | KeepModels
+    | Keep
+    | MeasureDistances
 )
 
 

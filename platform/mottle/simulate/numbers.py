@@ -98,7 +98,7 @@ class Synthetic:
         return RangeStored(order.name, order.start, order.stop, True, self._product(order.name, order.name, replica.shard), dots)
 
     def run(self, replica: p.ReplicaId, command: p.ShardCommand) -> Ran:
-        if isinstance(command, p.Measure):
+        if isinstance(command, p.Measure | p.Distances):
             return Ran(command, tuple(self._product(a, b, replica.shard) for a, b in command.pairs))
         if isinstance(command, p.Step) and self.disagree:
             self.applied.setdefault(replica, []).append((command.version.number, command.drop))

@@ -14,6 +14,7 @@ from mottle.strategies.fedbuff import FedBuffConfig as FedBuffConfig
 from mottle.strategies.fedfix import FedFixConfig as FedFixConfig
 from mottle.strategies.fitting import check_coded as check_coded
 from mottle.strategies.gradient_coding import GradientCodingConfig as GradientCodingConfig
+from mottle.strategies.kardam import KardamConfig as KardamConfig
 from mottle.strategies.lb_bsp import LBBSPConfig as LBBSPConfig
 from mottle.strategies.local_adaalter import LocalAdaAlterConfig as LocalAdaAlterConfig
 from mottle.strategies.local_sgd import LocalSGDConfig as LocalSGDConfig

@@ -15,6 +15,7 @@ from mottle.strategies.fedasync import FedAsyncConfig
 from mottle.strategies.fedbuff import FedBuffConfig
 from mottle.strategies.fedfix import FedFixConfig
 from mottle.strategies.gradient_coding import GradientCodingConfig
+from mottle.strategies.kardam import KardamConfig
 from mottle.strategies.lb_bsp import LBBSPConfig
 from mottle.strategies.local_adaalter import LocalAdaAlterConfig
 from mottle.strategies.local_sgd import LocalSGDConfig
@@ -35,6 +36,7 @@ _STRATEGIES: dict[str, Any] = {
     "fedbuff": FedBuffConfig,
     "fedfix": FedFixConfig,
     "zeno++": ZenoPPConfig,
+    "kardam": KardamConfig,
     "local_sgd": LocalSGDConfig,
     "diloco": DiLoCoConfig,
     "slowmo": SlowMoConfig,

@@ -1,8 +1,10 @@
 """How much a stale update counts: s(delta) with s(0) = 1, never growing.
 
-Source: Xie, Koyejo, Gupta, "Asynchronous Federated Optimization", arXiv 1903.03934, section 5; `asynchronous.md` B2.
+Sources: Xie, Koyejo, Gupta, "Asynchronous Federated Optimization", arXiv 1903.03934, section 5; `asynchronous.md` B2. The last two are
+those of Kardam, `asynchronous.md` B4.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -51,7 +53,35 @@ class Hinge:
         return 1.0 if staleness <= self.b else 1.0 / (self.a * (staleness - self.b) + 1.0)
 
 
-WEIGHTS: dict[str, Any] = {"constant": Constant, "polynomial": Polynomial, "hinge": Hinge}
+@dataclass(frozen=True, kw_only=True)
+class Exponential:
+    """s = exp(-a delta); Kardam's dampening."""
+
+    a: float = 0.2
+
+    def __post_init__(self) -> None:
+        if self.a < 0:
+            raise ConfigError(f"exponential staleness needs a >= 0, got {self.a}")
+
+    def __call__(self, staleness: int) -> float:
+        return math.exp(-self.a * staleness)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inverse:
+    """s = 1 / (1 + delta)."""
+
+    def __call__(self, staleness: int) -> float:
+        return 1.0 / (1 + staleness)
+
+
+WEIGHTS: dict[str, Any] = {
+    "constant": Constant,
+    "polynomial": Polynomial,
+    "hinge": Hinge,
+    "exponential": Exponential,
+    "inverse": Inverse,
+}
 
 
 def staleness_weight(spec: Spec) -> StalenessWeight:

@@ -12,6 +12,9 @@ from torch import Tensor
 from mottle.core import exactsum
 from mottle.core.layout import BLOCK
 
+_DISTANCE_COLUMNS = 64 * BLOCK
+"""At a time: three such vectors in float64 are 6 MB."""
+
 
 def block_dots(first_D: Tensor, second_D: Tensor) -> npt.NDArray[np.float64]:
     """Inner product of each block: shape (ceil(D / 4096),). The range begins at a block.
@@ -36,6 +39,20 @@ def exact_dot(first_D: Tensor, second_D: Tensor) -> int:
         ValueError: a value that is not finite, or blocks that overflow with both signs.
     """
     return exactsum.exact_sum(block_dots(first_D, second_D))
+
+
+def exact_distance(first_D: Tensor, first_weight: float, second_D: Tensor, second_weight: float) -> int:
+    """Exact sum over blocks of |first / its weight - second / its weight|^2, from differences in float64: nearly equal vectors cancel.
+
+    Raises:
+        ValueError: a value that is not finite.
+    """
+    total = 0
+    for start in range(0, len(first_D), _DISTANCE_COLUMNS):
+        first, second = (vector[start : start + _DISTANCE_COLUMNS].double() for vector in (first_D, second_D))
+        difference = first.div(first_weight).sub_(second.div(second_weight))
+        total += exact_dot(difference, difference)
+    return total
 
 
 def squared_norm(vector_D: Tensor) -> tuple[bool, int]:

@@ -19,10 +19,10 @@ from mottle.core.errors import ProtocolError
 from mottle.core.layout import Layout, Range
 from mottle.core.shard import Ran, RangeStored
 from mottle.optim.schedule import Schedule
-from mottle.vectors.measure import exact_dot, squared_norm
+from mottle.vectors.measure import exact_distance, exact_dot, squared_norm
 from mottle.vectors.rules import RangeRules
 
-CENTER = "center"
+CENTER = f"{p.KEPT}center"
 
 POOLED = 8
 """Free buffers that are kept: as many as updates usually come in a round."""
@@ -166,6 +166,10 @@ class ShardMemory:
                 params = slice(0, self._num_params)
                 dots = [exact_dot(self._vectors[a].values[params], self._vectors[b].values[params]) for a, b in pairs]
                 return Ran(command, tuple(dots))
+            case p.Distances(_, pairs):
+                return Ran(command, tuple(self._distance(*pair) for pair in pairs))
+            case p.Keep(into, source):
+                self._keep(into, source)
             case p.RuleStatistics(_, rule, rows, name):
                 reference = None if name is None else self._vectors[name].values
                 return Ran(command, self._rules.measure(rule, self._means(rows), self._center(rule), reference, self._num_params))
@@ -192,6 +196,17 @@ class ShardMemory:
         add_up([(values[:cut], weight) for values, weight in vectors])
         add_up([(values[cut:], abs(weight) / count if count else 0.0) for values, weight in vectors])
         self._vectors[into] = _Held(self._vectors.pop(terms[0][0]).values, 1.0)
+
+    def _distance(self, *names: str) -> int:
+        first, second = (self._vectors[name] for name in names)
+        cut = self._num_params
+        return exact_distance(first.values[:cut], first.weight, second.values[:cut], second.weight)
+
+    def _keep(self, into: str, source: str) -> None:
+        values, weight = (self.values, 1.0) if source == p.PARAMS else (self._vectors[source].values, self._vectors[source].weight)
+        if into not in self._vectors:
+            self._vectors[into] = _Held(self._buffer(), 1.0)
+        torch.div(values, weight, out=self._vectors[into].values)
 
     # --- robust rules -----------------------------------------------------------------------------------------------------------------
 
@@ -283,13 +298,14 @@ class ShardMemory:
     # --- checkpoints ------------------------------------------------------------------------------------------------------------------
 
     def optimizer_state(self) -> dict[str, Tensor]:
-        """Copies of the optimizer's slots, as of the newest version."""
-        state: dict[str, Tensor] = self._optimizer.state()
-        return state
+        """Copies of the optimizer's slots, as of the newest version, and of what a rule or a strategy keeps from step to step."""
+        kept = {name: held.values.clone() for name, held in self._vectors.items() if name.startswith(p.KEPT)}
+        return {**self._optimizer.state(), **kept}
 
     def restore_optimizer(self, state: Mapping[str, Tensor]) -> None:
         """Take up slots that are cut to this range; the values came with the constructor."""
-        self._optimizer.load_state(state)
+        self._vectors |= {name: _Held(values.clone(), 1.0) for name, values in state.items() if name.startswith(p.KEPT)}
+        self._optimizer.load_state({name: slot for name, slot in state.items() if not name.startswith(p.KEPT)})
 
 
 def add_up(terms: list[tuple[Tensor, float]]) -> None:

@@ -31,6 +31,9 @@ from mottle.aggregation.decisions.weights import CAP_DOC, DEFAULT_CAP, capped, o
 _ROW_MARGIN = 1e-9
 """A row is taken as the optimum only when the pull on it is clearly below its weight; at equality it is not the only one."""
 
+_SAME = 2.0**-25
+"""Distance, relative to the median one, below which a difference of squares has no digit left."""
+
 
 def optimal_row(points: Points, weights_N: Floats) -> int | None:
     """The row that is the unique minimiser, if one is.
@@ -72,12 +75,14 @@ def weiszfeld(points: Points, weights_N: Floats, *, tol: float, max_iter: int) -
 def _step(points: Points, weights_N: Floats, coefficients_N: Floats) -> Floats | None:
     """One corrected Weiszfeld step; None at the optimum."""
     distances_N = points.distances(coefficients_N)
-    apart_N = (distances_N > 0) & points.near
+    # Rows that can hardly be told from here count as here: two of them a hair apart would hold the iteration between them for ever.
+    apart_N = points.near.copy()
+    apart_N[apart_N] = distances_N[apart_N] > _SAME * np.median(distances_N[apart_N])
     if not apart_N.any():
         return None
     pull_N = np.divide(weights_N, distances_N, out=np.zeros_like(weights_N), where=apart_N)
     target_N = pull_N / pull_N.sum()
-    here = float(weights_N[~apart_N].sum())
+    here = float(weights_N[~apart_N & points.near].sum())
     if here == 0:
         return np.asarray(target_N)
     strength = points.length(pull_N - pull_N.sum() * coefficients_N)
