@@ -5,8 +5,8 @@ It passes if K is no larger than what all but f of the n workers last showed (Li
 the last 2f accepted updates (frequency filter); then x <- x - lr * Lambda(delta) * g, with Lambda the dampening for staleness delta.
 
 Source: Damaskinos, El Mhamdi, Guerraoui, Patra, Taziki, "Asynchronous Byzantine Machine Learning (the case of SGD)", ICML 2018, arXiv
-1802.07928; `asynchronous.md` B4, which lists where public code differs. The shards hold G, x_tau' and the model of every version at which an
-undecided order began (`protocol.Keep`); they answer with exact sums, and updates are judged one at a time, in order of arrival.
+1802.07928; `asynchronous.md` B4, which lists where public code differs. The shards hold G, x_tau' and the model of every version at which
+an undecided order began (`protocol.Keep`); they answer with exact sums, and updates are judged one at a time, in order of arrival.
 
 What the specification leaves to a system with a changing crew: n is the crew of the moment, which must be at least 3f + 1, or nothing is
 asked of anybody until it is. The warm-up, in which everything passes, ends for good once n workers have shown a K; whoever leaves leaves it
