@@ -15,9 +15,9 @@ import yaml
 from torch import nn
 
 from mottle.actors.job import KeepCheckpoints, WorkerGroup
-from mottle.sdk import Trainer, jobfile
+from mottle.sdk import HealthConfig, Trainer, jobfile
 from mottle.sdk.jobfile import JobFile, read, recorded
-from mottle.sdk.schema import Group, Job, JobFileError, schema_text
+from mottle.sdk.schema import Group, Health, Job, JobFileError, schema_text
 from mottle.sdk.schema.pages import pages
 from mottle.sdk.until import Until
 
@@ -137,6 +137,7 @@ max_grad_norm_per_worker: 2.5
 retry_rejected: false
 rule_samples: 64
 lease_floor_s: 2.5
+health: {{rejected: 5, slow: null, wait_s: 1.5, min_crew: 2}}
 max_failures: 3
 replicas: 1
 loggers: [{{"{MODULE}:Logger": {{where: here}}}}]
@@ -184,6 +185,8 @@ def test_every_key_reaches_the_run(folder: Path) -> None:
     assert (brain.evaluate_every, brain.checkpoint_every, brain.num_shards, brain.replicas) == (16, 20, 3, 1)
     assert (brain.max_grad_norm, brain.retry_rejected, brain.seed) == (1.5, False, 7)
     assert (brain.rule_samples, brain.lease_floor_ns) == (64, 2_500_000_000)
+    assert brain.health == HealthConfig(rejected=5, slow=None, wait_s=1.5, min_crew=2)
+    assert brain.least_crew == 3
 
 
 def test_the_full_file_leaves_no_key_out() -> None:
@@ -203,6 +206,12 @@ def test_every_argument_of_the_trainer_can_be_said_in_a_file() -> None:
 
 def test_every_field_of_a_worker_group_can_be_said_in_a_file() -> None:
     assert {field.name for field in fields(WorkerGroup)} - {"max_count"} == Group.model_fields.keys()
+
+
+def test_health_says_in_a_file_what_it_says_in_python(folder: Path) -> None:
+    assert job(folder).trainer().job.brain.health == HealthConfig()
+    assert {field.name for field in fields(HealthConfig)} == Health.model_fields.keys()
+    assert job(folder, SMALL + "health: null\n").trainer().job.brain.health is None
 
 
 def test_every_limit_can_be_said_in_a_file() -> None:

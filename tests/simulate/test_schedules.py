@@ -1,6 +1,7 @@
 """Hundreds of seeded schedules of kills, joins, removals, torn and repeated messages; the invariants hold after every event."""
 
 import random
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -37,6 +38,18 @@ SPECS = (
 DEFAULTS = {"batch_size": 24, "lr": 0.1, "rho": 0.001, "optimizer": "sgd"}
 
 
+class Spoilt(Synthetic):
+    """Workers of a group with an attack send what is not finite."""
+
+    def update(self, slot, group, base, version, done):
+        shipment = super().update(slot, group, base, version, done)
+        return shipment if group.attack is None else shipment._replace(payloads=("spoilt",) * self.num_shards)
+
+    def store(self, replica, order):
+        stored = super().store(replica, order)
+        return stored if order.payload is None else replace(stored, finite=False)
+
+
 class Logged(Simulation):
     """A simulation that remembers what the brain was told and what it said.
 
@@ -48,7 +61,8 @@ class Logged(Simulation):
         self.log: list[tuple[int, p.Event, tuple[p.Command, ...]]] = []
         self.introduced: list[p.ReplicaId] = []
         self._dice = random.Random(seed) if relentless else None
-        numbers = Synthetic(1000, config.num_shards, disagree=True)
+        kind = Spoilt if any(group.attack for group in fleet.workers) else Synthetic
+        numbers = kind(1000, config.num_shards, disagree=True)
         super().__init__(Brain(config, strategy), fleet, numbers, micro_batch=8, seed=seed, checks=True, on_event=self.note)
 
     def note(self, event: p.Event, commands: list[p.Command]) -> None:

@@ -15,7 +15,7 @@ from torch import nn
 
 from mottle.core.errors import ConfigError
 from mottle.optim.schedule import Constant
-from mottle.sdk import Trainer, WorkerGroup
+from mottle.sdk import HealthConfig, Trainer, WorkerGroup
 from mottle.tune import given
 from mottle.tune.fields import applied
 from mottle.tune.given import job_of
@@ -36,6 +36,7 @@ def described(folder: Path, **options: Any) -> Trainer:
         "optimizer": {"adam": {"lr": 0.01, "betas": (0.8, 0.9)}},
         "attack": "sign_flip",
         "lease_floor_s": None,
+        "health": HealthConfig(rejected=5),
         "seed": 3,
     }
     return live.trainer(folder, **{**more, **options})
@@ -65,7 +66,7 @@ def test_its_objects_find_their_modules_in_another_process(tmp_path: Path) -> No
 
 
 def test_every_argument_of_a_trainer_is_taken_or_dropped_on_purpose() -> None:
-    handled = {*given._SPECS, *given._COUNTS, *given._OTHERS, *given._OBJECTS, *given.DROPPED, "metrics", "until"}
+    handled = {*given._SPECS, *given._COUNTS, *given._OTHERS, *given._OBJECTS, *given.DROPPED, "metrics", "until", "health"}
     assert handled == set(inspect.signature(Trainer).parameters)
 
 

@@ -239,13 +239,14 @@ class Chronicle:
             samples=member.samples,
             samples_per_s=sum(samples for _, samples in recent) / window_s if here else 0.0,
             staleness=member.staleness if judged else None,
+            why=member.why,
             **member.verdicts,
         )
 
     def _state(self, member: Member) -> str:
         if member.state == "left":
             return "killed" if member.left_reason.startswith("died") else "left"
-        if member.state in ("leaving", "overdue"):
+        if member.state in ("leaving", "overdue", "quarantined", "probation"):
             return member.state
         if self._brain.settings.get("paused"):
             return "paused"
@@ -304,6 +305,8 @@ def _worker_result(member: Member) -> WorkerResult:
         left_s=None if member.left_ns is None else member.left_ns / 1e9,
         left_reason=member.left_reason or None,
         samples=member.samples,
+        quarantines=member.quarantines,
+        quarantined_for=member.why,
         **member.verdicts,
     )
 

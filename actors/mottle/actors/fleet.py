@@ -190,7 +190,7 @@ class Fleet:
             ended = actor.run.remote()
             if self._job.collusion:
                 self._job.channel.join.remote(slot, group.attack is not None)
-            self._tell(p.Joined(slot, where["device"], group.name))
+            self._tell(p.Joined(slot, where["device"], group.name, where["node"]))
             self.peak_bytes["worker"].append(ray.get(ended))
             ray.get(actor.rest.remote())
             rested = True

@@ -54,6 +54,8 @@ def _ended(folder: str, run: Any) -> Answer:
     for worker in result.workers:
         stay = f"from {duration(worker.joined_s)} to " + ("the end" if worker.left_s is None else duration(worker.left_s))
         why = f", {worker.left_reason}" if worker.left_reason else ""
+        if worker.quarantines:
+            why += f", {worker.quarantines} times in quarantine" + (f": {worker.quarantined_for}" if worker.quarantined_for else "")
         lines.append(f"  worker {worker.id:<9} {worker.device}, {count(worker.samples)} samples, {stay}{why}")
     lines += [f"  wrong: {problem}" for problem in result.problems()]
     data = {"state": end, "folder": folder, "problems": result.problems(), "result": json.loads(result_to_json(result))}
@@ -80,6 +82,7 @@ def _unfinished(folder: str, run: Any) -> Answer:
         "updates": updates,
         "metrics": metrics,
         "checkpoints": numbers(where),
+        "kept_from_work": _kept_from_work(run),
     }
     lines = [
         f"{run.name}: {words}; its record reaches {duration(run.wall_s)} into the run",
@@ -87,8 +90,15 @@ def _unfinished(folder: str, run: Any) -> Answer:
         f"  {'samples':<16} {count(data['samples'])}, judged so far",
         _updates_line(updates),
         f"  {'checkpoints':<16} {', '.join(map(str, data['checkpoints'])) or 'none'}",
+        *(f"  {'kept from work':<16} {text}" for text in data["kept_from_work"]),
     ]
     return Answer(data, _printable(lines))
+
+
+def _kept_from_work(run: Any) -> list[str]:
+    """What was said last of each worker that is in quarantine or on probation."""
+    last = {notice.worker: notice for notice in run.notices if notice.kind in ("quarantined", "probation", "readmitted", "left", "killed")}
+    return [notice.text for notice in last.values() if notice.kind in ("quarantined", "probation")]
 
 
 def _updates_line(updates: dict[str, int]) -> str:

@@ -24,10 +24,10 @@ def list_(name: Name, address: Address = None, as_json: Json = False) -> Answer:
 
     rows = detached_run(name, address).progress.workers
     lines = [
-        clean(f"{row.id:<8} {row.device:<10} {row.state:<12} {count(row.samples):>12} samples {rate(row.samples_per_s):>8} per s")
+        f"{row.id:<8} {row.device:<10} {row.state:<12} {count(row.samples):>12} samples {rate(row.samples_per_s):>8} per s  {row.why}"
         for row in rows
     ]
-    return Answer({"workers": [asdict(row) for row in rows]}, "\n".join(lines) or "no workers yet")
+    return Answer({"workers": [asdict(row) for row in rows]}, "\n".join(clean(line.rstrip()) for line in lines) or "no workers yet")
 
 
 def add(

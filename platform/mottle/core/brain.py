@@ -21,6 +21,8 @@ from mottle.core.config import BrainConfig
 from mottle.core.deadlines import Deadlines
 from mottle.core.effects import Effects
 from mottle.core.evaluations import Evaluations
+from mottle.core.health import TIMER as HEALTH
+from mottle.core.health import Health
 from mottle.core.leases import LeaseBook
 from mottle.core.ledger import Ledger
 from mottle.core.members import Members
@@ -70,13 +72,18 @@ class Brain:
         self._started = False
         self._effects = Effects()
         self._tell, self._hear = self._effects.tell, self._effects.hear
+        deadlines = Deadlines(config.lease_floor_ns, first_ns=config.first_lease_ns)
+        floor_ns, barriered = config.lease_floor_ns, strategy.barriered
+        self.health = Health(config.health, self.members, deadlines, self._effects, floor_ns=floor_ns, barriered=barriered)
+        self.health.rule_needs = config.least_crew
         self.orders = Orders(
             self.book,
             self.chunks,
             self.ledger,
             self.members,
             self.pipeline,
-            Deadlines(config.lease_floor_ns, first_ns=config.first_lease_ns),
+            deadlines,
+            self.health,
             self._effects,
             max_in_flight=strategy.max_in_flight,
         )
@@ -88,10 +95,12 @@ class Brain:
             self.shards,
             self.pipeline,
             self.orders,
+            self.health,
             self._effects,
             weighted_loss=config.weighted_loss,
         )
         self._bases = Bases(self.ledger, self.pipeline)
+        self._rules = rules
         self._newcomers = Newcomers(self.shards, self.pipeline, self._effects, first=config.replicas + 1)
         self._leaving: set[int] = set()
         """Workers that go as soon as they have nothing in hand."""
@@ -206,6 +215,7 @@ class Brain:
                     self._on_refresh_failed(reference)
                 elif not self._rule_inputs.ready(reference.name):
                     self._hear(reference)
+            self.health.settle()
             if self._leaving:
                 self._let_go()
             if self._checkpoint() or (self._checkpoints.idle and self._newcomers.adopt()):
@@ -269,6 +279,7 @@ class Brain:
 
     def _on_joined(self, event: p.Joined) -> None:
         self.members.join(event.worker, event.device, event.group, now_ns=self._effects.now_ns)
+        self.health.joined(event.worker, event.host)
         self._tell(p.Notice("joined", f"worker {event.worker} joined on {event.device}", event.worker))
         if self._started:
             self._hear(s.WorkerIdle(event.worker))
@@ -282,6 +293,7 @@ class Brain:
         kind = "killed" if event.died else "left"
         self._tell(p.Notice(kind, f"worker {event.worker} {kind}: {event.reason}", event.worker))
         self._checkpoints.worker_lost(event.worker)
+        self.health.left(event.worker, died=event.died)
         self.orders.gone(event.worker)
         self._hear(s.WorkerGone(event.worker))
         if self._started and not self.crew:
@@ -291,6 +303,7 @@ class Brain:
         member = self.members.present(event.worker)
         if member is not None:
             self.members.mark(member, "leaving")
+            self.health.leaving(event.worker)
             self._leaving.add(event.worker)
 
     def _let_go(self) -> None:
@@ -451,6 +464,8 @@ class Brain:
         elif event.name == OVERDUE:
             for worker in self.orders.look_for_overdue():
                 self._checkpoints.worker_lost(worker)
+        elif event.name == HEALTH:
+            self.health.look()
 
     def _on_configured(self, event: p.Configured) -> None:
         self.settings.update(event.settings)
@@ -464,6 +479,7 @@ class Brain:
         self._tell(p.Notice("configured", ", ".join(f"{key} = {_spelt(value)}" for key, value in settings.items())))
         if "rule" in settings:
             self._hear(s.RuleChanged(settings["rule"]))
+            self.health.rule_needs = 1 if settings["rule"] is None or self._rules is None else self._rules.least_crew(settings["rule"])
         told = {key: value for key, value in settings.items() if key not in ("paused", "rule")}
         if told:
             self.shards.tell(p.Configure(told))
@@ -581,6 +597,7 @@ class Brain:
         self.book.check()
         self.ledger.check()
         self.strategy.check()
+        self.health.check()
         undecided = self.ledger.undecided
         self.chunks.check(undecided)
         owned = {part.lease.id for order in undecided if not order.chunks for part in order.compute.parts}

@@ -1,10 +1,11 @@
 """What a job tells the brain."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from mottle.core.errors import ConfigError
+from mottle.core.health import HealthConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,10 @@ class BrainConfig:
     """Least time that a worker is given for an order; beyond it, its own usual times decide (`core.deadlines`). None waits for ever."""
     first_lease_ns: int = 120_000_000_000
     """Time for a worker's first order, which may include loading data and compiling."""
+    health: HealthConfig | None = field(default_factory=HealthConfig)
+    """Who gets no work for a while (`core.health`); None: nobody."""
+    least_crew: int = 1
+    """Rows without which the job's robust rule takes no step: so many workers are never put away."""
     coordination_epoch: int = 0
     seed: int = 0
 
@@ -49,6 +54,7 @@ class BrainConfig:
             "replicas": 0,
             "rule_samples": 1,
             "first_lease_ns": 1,
+            "least_crew": 1,
             "coordination_epoch": 0,
             "seed": 0,
         }

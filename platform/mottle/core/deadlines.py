@@ -40,6 +40,11 @@ class Deadlines:
         """An order of the worker came back after that time."""
         self._times[worker].append((duration_ns, samples))
 
+    def usual_ns(self, worker: int) -> float | None:
+        """Median time of its last orders; None before the first."""
+        times = self._times.get(worker)
+        return median(duration for duration, _ in times) if times else None
+
     def allowed_ns(self, worker: int, samples: int) -> int | None:
         """Time that an order of that many samples is given; None for no deadline."""
         if self._floor_ns is None:

@@ -1,12 +1,15 @@
 """The crew: who is here, what they have in hand, how their last updates fared.
 
-A member is `active`, `overdue` (silent beyond its deadline; gets nothing new until it is heard of), `leaving` (finishes what it has) or
-gone. Slots grow and are never used again, so "ascending slot"
-is an order that all sums can rely on. Knows no lease, shard or strategy.
+A member is `active`, `overdue` (silent beyond its deadline; gets nothing new until it is heard of), `quarantined` (gets nothing for a
+while), on `probation` (gets a little at a time), `leaving` (finishes what it has) or gone. Slots grow and are never used again, so
+"ascending slot" is an order that all sums can rely on. Knows no lease, shard or strategy.
 """
 
 from dataclasses import asdict, dataclass, field
 from typing import Any
+
+AT_WORK = ("active", "probation")
+"""States in which a member may get work."""
 
 
 @dataclass(slots=True)
@@ -18,6 +21,9 @@ class Member:
     group: str
     joined_ns: int
     state: str = "active"
+    why: str = ""
+    """It is, or was last, in quarantine for; empty while it is active."""
+    quarantines: int = 0
     left_ns: int | None = None
     left_reason: str = ""
     orders: list[int] = field(default_factory=list)
@@ -119,7 +125,7 @@ class Members:
     def crew(self) -> tuple[int, ...]:
         """Slots that may get work, ascending."""
         if self._crew is None:
-            self._crew = tuple(sorted(slot for slot, member in self._all.items() if member.state == "active"))
+            self._crew = tuple(sorted(slot for slot, member in self._all.items() if member.state in AT_WORK))
         return self._crew
 
     @property

@@ -6,9 +6,10 @@ from mottle.core.chunks import Chunks
 from mottle.core.deadlines import Deadlines
 from mottle.core.effects import Effects
 from mottle.core.errors import ProtocolError
+from mottle.core.health import SMALL, Health
 from mottle.core.leases import LeaseBook
 from mottle.core.ledger import Ledger, Order
-from mottle.core.members import Members
+from mottle.core.members import AT_WORK, Members
 from mottle.core.pipeline import Pipeline
 
 RETURNED_STREAK = 10  # orders in a row, for each worker of the crew, that came to nothing: what fails then is not the workers
@@ -31,6 +32,7 @@ class Orders:
         members: Members,
         pipeline: Pipeline,
         deadlines: Deadlines,
+        health: Health,
         effects: Effects,
         *,
         max_in_flight: int,
@@ -41,6 +43,7 @@ class Orders:
         self._members = members
         self._pipeline = pipeline
         self._deadlines = deadlines
+        self._health = health
         self._effects = effects
         self._max_in_flight = max_in_flight
         self.next_work_id = 0
@@ -55,7 +58,9 @@ class Orders:
 
     def has_room(self, worker: int) -> bool:
         member = self._members.present(worker)
-        return member is not None and member.state == "active" and len(member.orders) < self._max_in_flight
+        if member is None or member.state not in AT_WORK:
+            return False
+        return len(member.orders) < (self._max_in_flight if member.state == "active" else 1)
 
     def offer(self, worker: int) -> None:
         """Tell the strategy that the worker could take an order, if it could."""
@@ -68,7 +73,7 @@ class Orders:
         if not self.has_room(worker):
             return False
         others = len(crew) > 1 or (len(crew) == 1 and crew[0] != worker)
-        leases = self._book.lend(worker, decision.samples, others=others) if self.lending else ()
+        leases = self._book.lend(worker, self._share(decision), others=others) if self.lending else ()
         if not leases:
             self._starving.add(worker)
             self._effects.hear(s.NoWork(worker))
@@ -101,6 +106,13 @@ class Orders:
         if isinstance(compute.until, p.Samples):
             self._watch(compute.work_id, compute.worker, samples)
         self.offer(compute.worker)
+
+    def _share(self, decision: s.Assign) -> int:
+        """Samples of an order: all that were decided, and a small part of them on probation."""
+        if self._members.here(decision.worker).state == "active":
+            return decision.samples
+        least = 1 if decision.local is None else decision.local.batch
+        return min(decision.samples, max(least, decision.samples // SMALL))
 
     def offer_again(self) -> bool:
         """Wake workers that found nothing to do, now that samples are free again. Whether any was woken."""
@@ -152,18 +164,22 @@ class Orders:
     def came_back(self, order: Order) -> None:
         """Every shard holds its update."""
         self._returned_in_a_row = 0
-        self._deadlines.note(order.compute.worker, self._effects.now_ns - order.issued_ns, order.samples)
+        duration_ns = self._effects.now_ns - order.issued_ns
+        self._health.came_back(order.compute.worker, duration_ns)
+        self._deadlines.note(order.compute.worker, duration_ns, order.samples)
         self.release(order)
 
     def returned(self, event: p.WorkReturned) -> str:
         """A worker gives an order back without an update. Why the run cannot go on, if that has happened too often; else empty."""
-        self.heard_of(event.worker)
+        self._health.heard_of(event.worker)
         order = self._ledger.get(event.work_id)
         if order is None or order.state != "issued" or order.compute.worker != event.worker:
             self.offer(event.worker)
             return ""
         self._effects.tell(p.Notice("warning", f"worker {event.worker} returned its order: {event.reason}", event.worker))
         self.end(order, drop=True)
+        if not order.cut:
+            self._health.failed(event.worker)
         self._returned_in_a_row += 1
         if self._returned_in_a_row >= RETURNED_STREAK * max(1, len(self._members.crew)):
             return f"{self._returned_in_a_row} orders in a row came back without an update; the last one: {event.reason}"
@@ -217,18 +233,9 @@ class Orders:
             self._effects.tell(p.Notice("overdue", text, worker))
             # Told to push what it has, so that a worker that lives is heard of again; the update itself comes too late.
             self._effects.tell(p.Cut(worker, work_id))
-            member = self._members.here(worker)
-            if member.state == "active":
-                self._members.mark(member, "overdue")
+            self._health.overdue(worker)
             self.end(order, drop=bool(order.receipts))
             silent.append(worker)
         if (next_ns := self._deadlines.next_ns) is not None:
             self._effects.tell(p.SetTimer(OVERDUE, next_ns))
         return silent
-
-    def heard_of(self, worker: int) -> None:
-        """The worker gave a sign of life."""
-        member = self._members.present(worker)
-        if member is not None and member.state == "overdue":
-            self._members.mark(member, "active")
-            self._effects.tell(p.Notice("back", f"worker {worker} is back", worker))

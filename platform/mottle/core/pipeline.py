@@ -49,6 +49,9 @@ class RuleBook(Protocol):
     def wants_trusted(self, rule: Settings) -> frozenset[str]:
         """Inputs from trusted data: `reference`, `score`."""
 
+    def least_crew(self, rule: Settings) -> int:
+        """Fewest rows of which the rule can make a step."""
+
     def decide(
         self,
         rule: Settings,

@@ -359,7 +359,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Something a person wants to know: joined, left, rejected_streak, configured, warning ..."""
+    """Something a person wants to know: joined, left, quarantined, configured, warning ..."""
 
     kind: str
     text: str
@@ -455,6 +455,8 @@ class Joined:
     worker: int
     device: str = "cpu"
     group: str = "workers"
+    host: str = ""
+    """The machine that it is on, which may outlive it and come back with another; empty where nobody knows."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from mottle.core import strategy as s
 from mottle.core.chunks import Chunks
 from mottle.core.effects import Effects
 from mottle.core.evidence import fault_of, is_padding, update_of
+from mottle.core.health import Health
 from mottle.core.leases import LeaseBook
 from mottle.core.ledger import Ledger, Order
 from mottle.core.members import Members
@@ -31,6 +32,7 @@ class Updates:
         shards: ShardMap,
         pipeline: Pipeline,
         orders: Orders,
+        health: Health,
         effects: Effects,
         *,
         weighted_loss: bool,
@@ -42,6 +44,7 @@ class Updates:
         self._shards = shards
         self._pipeline = pipeline
         self._orders = orders
+        self._health = health
         self._effects = effects
         self._weighted_loss = weighted_loss
 
@@ -104,7 +107,7 @@ class Updates:
         else:
             order.used = receipts[0].samples
             self._effects.hear(s.UpdateArrived(update_of(order, now_ns=self._effects.now_ns)))
-        self._orders.heard_of(worker)
+        self._health.heard_of(worker)
         self._orders.offer(worker)
 
     # --- the verdict ------------------------------------------------------------------------------------------------------------------
@@ -143,6 +146,7 @@ class Updates:
         spent_ns = max(receipt.compute_ns for receipt in order.receipts.values())
         member = self._members.ever(worker)
         member.note_verdict(verdict, staleness=staleness, samples=samples, compute_ns=spent_ns, redone=redone / order.samples)
+        self._health.judged(worker, verdict)
         if streak := member.take_streak(REJECTED_STREAK):
             self._effects.tell(p.Notice("rejected_streak", f"worker {worker}: {streak} updates rejected in a row", worker))
         if drop:

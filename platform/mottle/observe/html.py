@@ -89,7 +89,7 @@ def _worker_cells(worker: WorkerRow) -> list[str]:
     return [
         f"<b>{_text(worker.id)}</b>",
         _text(worker.device),
-        _text(worker.state),
+        _text(worker.state + (f": {worker.why}" if worker.why and worker.state not in GONE else "")),
         count(worker.samples),
         speed,
         staleness,

@@ -14,7 +14,7 @@ from mottle.observe.curves import headline_metric, moments, verdict_totals
 from mottle.observe.html import table_html
 from mottle.observe.optional import require_plots
 from mottle.observe.record import RunData, read_run
-from mottle.observe.result import RunResult
+from mottle.observe.result import RunResult, WorkerResult
 from mottle.observe.snapshot import VERDICTS
 from mottle.observe.wording import bytes_size, clean, count, duration, label, metric, ordered_metrics, rate
 from mottle.storage.folder import Folder
@@ -223,7 +223,7 @@ def _workers_section(run: RunData) -> str:
             _text(worker.device),
             duration(worker.joined_s),
             "-" if worker.left_s is None else duration(worker.left_s),
-            _text(worker.left_reason or ""),
+            _text("; ".join(_stay(worker))),
             count(worker.samples),
             *(count(getattr(worker, verdict)) for verdict in VERDICTS),
         ]
@@ -231,6 +231,15 @@ def _workers_section(run: RunData) -> str:
     ]
     caption = "Samples are those of all acknowledged updates of a worker, whatever became of them; the four counts say what did."
     return _section("Workers", caption, table_html(heads, rows, num_left=5))
+
+
+def _stay(worker: WorkerResult) -> Iterator[str]:
+    """Why a worker left, and whether it was kept from work."""
+    if worker.left_reason:
+        yield worker.left_reason
+    if worker.quarantines:
+        times = "once" if worker.quarantines == 1 else f"{count(worker.quarantines)} times"
+        yield f"in quarantine {times}" + (f": {worker.quarantined_for}" if worker.quarantined_for else ", then taken back")
 
 
 def _numbers_sections(run: RunData, baseline: RunData | None) -> Iterator[str]:

@@ -60,6 +60,10 @@ class WorkerResult:
     rejected: int
     discarded: int
     unselected: int = 0
+    quarantines: int = 0
+    """Times that it got no work for a while."""
+    quarantined_for: str = ""
+    """Why, the last time; empty where it was taken back for good."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

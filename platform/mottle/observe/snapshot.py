@@ -18,7 +18,10 @@ EventKind = Literal[
     "rejected_streak",
     "overdue",
     "back",
+    "straggler",
     "quarantined",
+    "probation",
+    "readmitted",
     "checkpoint",
     "replica",
     "configured",
@@ -38,7 +41,8 @@ class WorkerRow:
     id: str
     device: str
     state: str
-    """One word: joining, computing, waiting, overdue, paused, quarantined, leaving, left, killed; other words are shown as they are."""
+    """One word: joining, computing, waiting, overdue, paused, quarantined, probation, leaving, left, killed; other words are shown as they
+    are."""
     samples: int
     samples_per_s: float
     """Recent speed, not the mean of the run."""
@@ -48,6 +52,8 @@ class WorkerRow:
     unselected: int = 0
     rejected: int = 0
     discarded: int = 0
+    why: str = ""
+    """What it is kept from work for, in quarantine and on probation."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,10 @@ _EVENT_LOOK = {
     "rejected_streak": ("!", "yellow"),
     "overdue": ("…", "bold yellow"),
     "back": ("+", "bright_blue"),
+    "straggler": ("…", "yellow"),
     "quarantined": ("⊘", "bold yellow"),
+    "probation": ("◌", "yellow"),
+    "readmitted": ("+", "bright_blue"),
     "checkpoint": ("✓", "cyan"),
     "replica": ("+", "cyan"),
     "configured": ("~", "cyan"),
@@ -34,6 +37,7 @@ _STATE_LOOK = {
     "paused": ("‖", "dim"),
     "joining": ("◌", "cyan"),
     "quarantined": ("⊘", "bold yellow"),
+    "probation": ("◌", "yellow"),
     "leaving": ("◌", "dim"),
     "left": ("-", "dim"),
     "killed": ("✕", "red"),
@@ -80,6 +84,9 @@ def live_view(snapshot: Snapshot, speed: Speed, *, max_rows: int, narrow: bool =
         parts.append(_metrics_line(snapshot))
     below = Table.grid(Column(style="dim"), Column(ratio=1), padding=(0, 2, 0, 1), pad_edge=True, expand=True)
     below.add_row("updates", updates_lines(snapshot.updates))
+    for worker in snapshot.workers:
+        if worker.why and worker.state not in GONE:
+            below.add_row(clean(worker.id), Text(clean(f"{worker.state}: {worker.why}"), style="yellow"))
     for note in snapshot.notes:
         below.add_row("note", Text(clean(note), style="yellow"))
     return Group(*parts, Text(), _workers_table(snapshot.workers, max_rows, narrow=narrow), Text(), below)
@@ -203,5 +210,5 @@ def _most_telling(workers: tuple[WorkerRow, ...], max_rows: int) -> list[WorkerR
     """All rows, or the `max_rows` with the most trouble, in their given order; workers that are gone come last."""
     if len(workers) <= max_rows:
         return list(workers)
-    ranked = sorted(range(len(workers)), key=lambda i: (workers[i].state in GONE, -workers[i].rejected, i))
+    ranked = sorted(range(len(workers)), key=lambda i: (workers[i].state in GONE, not workers[i].why, -workers[i].rejected, i))
     return [workers[i] for i in sorted(ranked[: max_rows - 1])]

@@ -1,6 +1,7 @@
 """The front door: describe a job, start it, watch it, get its result."""
 
 from mottle.actors.job import WorkerGroup as WorkerGroup
+from mottle.core.health import HealthConfig as HealthConfig
 from mottle.sdk.attaching import attach as attach
 from mottle.sdk.result import Result as Result
 from mottle.sdk.reuse import kept_processes as kept_processes

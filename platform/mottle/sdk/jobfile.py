@@ -23,6 +23,7 @@ from torch import nn
 from mottle import aggregation, attacks, compression, optim, strategies
 from mottle.actors.job import WorkerGroup
 from mottle.core.errors import ConfigError, UnknownNameError
+from mottle.core.health import HealthConfig
 from mottle.core.naming import suggestion
 from mottle.data.arrow_files import ArrowFiles
 from mottle.optim import catalogue, schedule
@@ -131,6 +132,7 @@ class JobFile:
                 retry_rejected=spec.retry_rejected,
                 rule_samples=spec.rule_samples,
                 lease_floor_s=spec.lease_floor_s,
+                health=None if spec.health is None else HealthConfig(**spec.health.model_dump()),
             )
         except ConfigError as error:
             raise JobFileError([Fault(self._document.name, "", str(error))]) from error

@@ -14,8 +14,10 @@ from mottle.actors.fleet import CrewError
 from mottle.actors.job import Job, Resumption
 from mottle.actors.reasons import reason_of
 from mottle.actors.reserve import RESERVE
+from mottle.aggregation.decisions.rulebook import Rules
 from mottle.core.config import BrainConfig
 from mottle.core.errors import ConfigError
+from mottle.core.health import HealthConfig
 from mottle.core.naming import Spec, parse
 from mottle.engines import Loss, Metric
 from mottle.observe.loggers import MetricLogger
@@ -33,6 +35,8 @@ from mottle.sdk.short_rounds import short_rounds_warning
 from mottle.sdk.survival import survival_warning
 from mottle.sdk.trial import weighs_itself
 from mottle.sdk.until import Until
+
+HEALTHY = HealthConfig()
 
 
 class Trainer:
@@ -72,6 +76,8 @@ class Trainer:
         rule_samples: trusted samples of each reference or score that a robust rule needs.
         lease_floor_s: least time that a worker is given for an order before others get its samples; above it, its own usual times decide.
             None waits for ever: for runs that must be bit-identical on machines that may stall.
+        health: when a worker gets no work for a while, because its updates are always rejected, or it is silent or slow again and again;
+            None: never.
     Raises:
         ConfigError: anything that cannot work, all found before a process starts.
     """
@@ -110,6 +116,7 @@ class Trainer:
         retry_rejected: bool = True,
         rule_samples: int = 128,
         lease_floor_s: float | None = 10.0,
+        health: HealthConfig | None = HEALTHY,
         seed_samples: bool = True,
     ) -> None:
         self.arguments = {name: value for name, value in locals().items() if name != "self"}
@@ -148,6 +155,8 @@ class Trainer:
             retry_rejected=retry_rejected,
             rule_samples=rule_samples,
             lease_floor_ns=None if lease_floor_s is None else round(lease_floor_s * 1e9),
+            health=health,
+            least_crew=1 if defaults.get("rule") is None else Rules().least_crew(defaults["rule"]),
             seed=seed,
         )
         strategies.check_coded(

@@ -180,6 +180,7 @@ class Fleet:
     def possible_names(self) -> frozenset[str]:
         """Of all that may ever be there: those at the start and those that the script lets join."""
         joins = Counter(fault.group for fault in self.faults if fault.kind == "join")
+        joins.update((fault.worker or "").rpartition("-")[0] for fault in self.faults if fault.kind == "rejoin")
         return frozenset(f"{group.name}-{index}" for group in self.workers for index in range(group.count + joins[group.name]))
 
     def group(self, name: str) -> Workers:

@@ -92,8 +92,9 @@ class Simulation:
         self._slots: dict[str, int] = {}
         self._first_slot = brain.members.next_slot
         self._joined: dict[str, int] = {}
+        self._machines: dict[int, str] = {}
         self._by_samples = [fault for fault in fleet.faults if fault.at_samples is not None]
-        self._joins_to_come = sum(fault.kind == "join" for fault in fleet.faults)
+        self._joins_to_come = sum(fault.kind in ("join", "rejoin") for fault in fleet.faults)
         self._obeying = self._handlers()
 
     # --- running ----------------------------------------------------------------------------------------------------------------------
@@ -256,8 +257,12 @@ class Simulation:
 
     # --- comings and goings -----------------------------------------------------------------------------------------------------------
 
-    def join(self, group: Workers) -> int:
-        """A worker of that group joins now; its slot."""
+    def join(self, group: Workers, machine: str = "") -> int:
+        """A worker of that group joins now; its slot.
+
+        Args:
+            machine: that it is on, one of its own if empty.
+        """
         slot = self._first_slot + len(self._slots)
         index = self._joined.get(group.name, 0)
         self._joined[group.name] = index + 1
@@ -266,7 +271,8 @@ class Simulation:
         self.crew.join(slot, name, group)
         if self._started and self.clock.now_ns:
             self.tally.marks.append(Mark(self.clock.now_ns, "joined", f"{name} joined"))
-        self.tell(p.Joined(slot, group=group.name))
+        self._machines[slot] = machine or name
+        self.tell(p.Joined(slot, group=group.name, host=self._machines[slot]))
         return slot
 
     def crash(self, slot: int) -> None:
@@ -299,6 +305,10 @@ class Simulation:
             case "join":
                 self._joins_to_come -= 1
                 self.join(self.fleet.group(fault.group or ""))
+            case "rejoin":
+                self._joins_to_come -= 1
+                if slot != NOBODY and not self.crew.all[slot].alive:
+                    self.join(self.crew.all[slot].group, self._machines[slot])
             case "checkpoint":
                 self.tell(p.CheckpointAsked())
             case "lose_replica":

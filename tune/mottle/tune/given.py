@@ -92,6 +92,7 @@ def _taken_apart(trainer: Trainer) -> JobFile:
                 f"{name} is searched by its name and options, got an object ({type(given[name]).__name__}); write {{name: {{...}}}}"
             )
     data |= {name: plain(given[name]) for name in (*_SPECS, *_COUNTS, *_OTHERS)}
+    data["health"] = None if given["health"] is None else asdict(given["health"])
     data["until"] = {name: plain(value) for name, value in asdict(Until.of(given["until"])).items() if value is not None}
     data["fleet"] = [_group(group) for group in trainer.job.groups]
     return jobfile.described(Path.cwd() / trainer.settings.name, data, "the trainer", Carried(objects))

@@ -9,6 +9,9 @@ from mottle.aggregation.errors import ConditionError
 from mottle.core.pipeline import RuleDecision
 from mottle.core.protocol import Settings
 
+MOST_ROWS = 4096
+"""A rule that needs more rows than this is taken to need none: no run has them."""
+
 
 @final
 class Rules:
@@ -24,6 +27,16 @@ class Rules:
     def wants_trusted(self, rule: Settings) -> frozenset[str]:
         """Which inputs the validator must give: `reference`, `score`."""
         return build_config(_spec(rule)).required & {"reference", "score"}
+
+    def least_crew(self, rule: Settings) -> int:
+        """Fewest rows of which the rule can make a step; those of a rule that never can are 1."""
+        for num_rows in range(1, MOST_ROWS):
+            try:
+                build_config(_spec(rule), num_workers=num_rows)
+            except ConditionError:
+                continue
+            return num_rows
+        return 1
 
     def decide(
         self,

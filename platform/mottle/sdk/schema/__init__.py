@@ -4,6 +4,7 @@ from mottle.sdk.schema.job import FILES_TAG as FILES_TAG
 from mottle.sdk.schema.job import REFERENCE_TAG as REFERENCE_TAG
 from mottle.sdk.schema.job import Files as Files
 from mottle.sdk.schema.job import Group as Group
+from mottle.sdk.schema.job import Health as Health
 from mottle.sdk.schema.job import Job as Job
 from mottle.sdk.schema.job import schema_text as schema_text
 from mottle.sdk.schema.job import shown as shown

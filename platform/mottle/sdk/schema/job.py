@@ -118,6 +118,25 @@ class Limits(Section):
     """Stop when this metric reaches that value: `{test_accuracy: 0.97}`."""
 
 
+class Health(Section):
+    """When a worker gets no work for a while."""
+
+    rejected: int | None = Field(default=8, ge=1)
+    """Rejected updates in a row, at least; more where the others' are rejected often as well. null: never for that."""
+    strikes: int | None = Field(default=3, ge=1)
+    """Orders overdue, failed or holding up the others; an update that counts takes away a quarter of one. null: never for that."""
+    slow: float | None = Field(default=4.0, gt=1)
+    """Times as long as the others' usual order that one may take, above `lease_floor_s`. null: as long as it takes."""
+    flaps: int | None = Field(default=3, ge=1)
+    """Workers in a row that a machine may lose before any of them has done anything; those that come after wait. null: any number."""
+    wait_s: float = Field(default=30.0, gt=0)
+    """The first wait, in seconds; each further one is twice as long, up to 64 times."""
+    trials: int = Field(default=3, ge=1)
+    """Updates of small orders that must count before a worker on probation is like any other."""
+    min_crew: int = Field(default=1, ge=1)
+    """Workers that are never put away; the robust rule's own least number counts in any case."""
+
+
 class Checkpoints(Section):
     """When checkpoints are written, and which stay."""
 
@@ -192,6 +211,8 @@ class Job(Section):
     """Trusted samples of each reference or score that a robust rule needs."""
     lease_floor_s: float | None = Field(default=10.0, gt=0)
     """Least time that a worker is given for an order before others get its samples; above it, its usual times decide. null: for ever."""
+    health: Health | None = Field(default_factory=Health)
+    """When a worker gets no work for a while; null: never."""
     loggers: list[Reference] = Field(default_factory=list)
     """Classes or functions that make a logger: `{"mottle.observe:TensorBoardLogger": {directory: runs/tb}}`."""
     max_failures: int = Field(default=0, ge=-1)
@@ -213,6 +234,7 @@ def keys_markdown() -> str:
         "The file": Job,
         "A group of `fleet`": Group,
         "`until`": Limits,
+        "`health`": Health,
         "`checkpoint`": Checkpoints,
         "Data in files": Files,
     }
