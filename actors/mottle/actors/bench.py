@@ -12,14 +12,15 @@ import torch
 from mottle import compression
 from mottle.actors import transport
 from mottle.actors.faulty import Faulty, Sent
+from mottle.actors.feed import Feed
 from mottle.actors.job import Job, WorkerGroup
-from mottle.actors.link import ShardLink
+from mottle.actors.link import Replica, ShardLink
 from mottle.actors.slot_state import SlotState
 from mottle.actors.way import Way
 from mottle.core import protocol as p
 from mottle.core import worker as w
 from mottle.core.layout import Range
-from mottle.data import GLOBAL_RANDOMNESS, Positions, Prefetcher, derive_seed
+from mottle.data import GLOBAL_RANDOMNESS, derive_seed
 from mottle.engines import LocalTraining, TorchEngine
 
 
@@ -51,17 +52,17 @@ class Bench:
         )
         self._codec = compression.build(job.codec)
         self._faulty = None if group.attack is None else Faulty(group.attack, slot, job)
-        self._prefetcher = Prefetcher(job.loader.load, depth=4)
+        self._feed = Feed(job.loader)
         self._weight = 0.0
         self._compute_ns = 0
         self._base = 0
 
     def close(self) -> None:
         """End the thread that loads data."""
-        self._prefetcher.close()
+        self._feed.close()
 
-    def await_push(self) -> None:
-        """Return once a push that is under way now is through."""
+    def meet(self, shard: int, newcomer: Replica) -> None:
+        """A further replica of a shard is known; return once no push is under way that leaves it out."""
         self._shards.await_push()
 
     # --- getting ready ----------------------------------------------------------------------------------------------------------------
@@ -94,24 +95,18 @@ class Bench:
 
     def prefetch(self, epoch: int, start: int, stop: int) -> None:
         """These positions come next."""
-        size = self._engine.micro_batch_size
-        for low in range(start, stop, size):
-            if not self._prefetcher.request(Positions(epoch, low, min(low + size, stop))):
-                return
+        self._feed.request(epoch, start, stop, self._engine.micro_batch_size)
 
     def unfetch(self, epoch: int, start: int, stop: int) -> None:
-        """Make room for what comes next; all that can be on the shelf is micro-batches from `start` on."""
-        size = self._engine.micro_batch_size
-        for low in range(start, stop, size):
-            self._prefetcher.discard(Positions(epoch, low, min(low + size, stop)))
+        """These positions, which would have come next, do not."""
+        self._feed.forget(epoch, start, stop, self._engine.micro_batch_size)
 
     def compute(self, order: w.RunPart, should_stop: Callable[[], bool]) -> int:
         """Add the order's gradients, and take the inner step that ends it. Returns the samples done; fewer when it was stopped."""
         began_ns = time.monotonic_ns()
 
         def fetch(start: int, stop: int) -> Any:
-            batch = self._prefetcher.take(Positions(order.epoch, start, stop))
-            self.prefetch(order.epoch, stop, min(order.stop, stop + 3 * self._engine.micro_batch_size))
+            batch = self._feed.take(order.epoch, start, stop, self._engine.micro_batch_size, order.stop)
             if self._delay_s:
                 time.sleep(self._delay_s * (stop - start))
             return batch if self._faulty is None else self._faulty.batch(batch, self._base)

@@ -15,7 +15,8 @@ from mottle.core.protocol import ReplicaId
 
 MARKET_LABEL = "ray.io/market-type"
 """Ray's own label of a node: `spot` or `on-demand`."""
-_ID_LABEL = "ray.io/node-id"
+ID_LABEL = "ray.io/node-id"
+"""Ray's own label of a node: its id."""
 
 
 class Place(NamedTuple):
@@ -80,7 +81,7 @@ def near(host: str) -> dict[str, Any]:
 
     By labels: a soft node affinity is not heeded for an actor without CPUs (Ray 2.60: two of six went to the other of two hosts).
     """
-    return {"label_selector": {_ID_LABEL: host}, "fallback_strategy": [{"label_selector": {_ID_LABEL: f"!{host}"}}]}
+    return {"label_selector": {ID_LABEL: host}, "fallback_strategy": [{"label_selector": {ID_LABEL: f"!{host}"}}]}
 
 
 def here() -> dict[str, Any]:

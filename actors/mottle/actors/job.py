@@ -6,10 +6,13 @@ from typing import Any
 
 from mottle.actors.slot_state import TakeUp
 from mottle.core.config import BrainConfig
+from mottle.core.errors import ConfigError
 from mottle.core.layout import Layout
+from mottle.core.naming import configured, lookup, parse
 from mottle.data import Loader
 from mottle.data.source import Source
-from mottle.engines import Loss, Metric
+from mottle.engines import CATALOGUE, Loss, Metric
+from mottle.engines.placed import PlacedConfig
 from mottle.optim.schedule import Schedule
 
 Spec = Mapping[str, Any] | str
@@ -35,6 +38,31 @@ class WorkerGroup:
     attack: Spec | None = None
     """What these workers do to their updates, for studies of hostile fleets."""
     autocast: str | None = None
+    engine: Spec = "torch"
+    """What a worker computes with: `torch`, one process; or `placed`, one for each stage of the model, each with these resources."""
+
+
+def placed_config(group: WorkerGroup) -> PlacedConfig | None:
+    """The options of a group whose workers are gangs; None of one whose workers are single processes.
+
+    Raises:
+        ConfigError: an engine or option that there is not.
+    """
+    name, options = parse(group.engine, "engine")
+    config, _ = lookup(name, CATALOGUE, "engine")
+    if config is PlacedConfig:
+        return configured(PlacedConfig, options, "engine 'placed'")
+    if options:
+        raise ConfigError(
+            f"engine {name!r} takes what it needs from the job (micro_batch_size) and the group (autocast); leave options out"
+        )
+    return None
+
+
+def processes(group: WorkerGroup) -> int:
+    """Of each of its workers."""
+    config = placed_config(group)
+    return 1 if config is None else config.stages
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """A line to all shards: reading one version into an engine, pushing one vector in ranges."""
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -68,6 +68,7 @@ class ShardLink:
     ) -> None:
         self._shards = shards
         self._ranges = ranges
+        self._itemsize = itemsize
         self._num_bytes = [(owned.stop - owned.start) * itemsize for owned in ranges]
         self._sender = sender
         self._wants_news = wants_news
@@ -84,7 +85,7 @@ class ShardLink:
         """
         here = self._news.get(number, {})
         asked = {
-            shard: self._read(shard, reader, number)
+            shard: self._ask(shard, "read", reader, number)
             for shard, owned in enumerate(self._ranges)
             if owned.start < owned.stop and shard not in here
         }
@@ -93,23 +94,53 @@ class ShardLink:
         for shard, answer in asked.items():
             engine.load(self._piece(shard, answer, reader, number), self._ranges[shard].start)
 
-    def _read(self, shard: int, reader: str, number: int) -> Callable[[], Any]:
-        return self._shards[shard][0].ask("read", reader, number, large=self._num_bytes[shard] > transport.INLINE_BYTES)
+    def read_cut(self, reader: str, number: int, cuts: Sequence[transport.Cuts]) -> list[list[Any]]:
+        """Version `number` for several processes, of which each wants ranges of its own; one reading to the shards.
 
-    def _piece(self, shard: int, answer: Callable[[], Any], reader: str, number: int) -> Tensor:
-        """The answer of the first replica, or of the next one where that has died, be it after it had answered."""
-        replicas = self._shards[shard]
+        Args:
+            cuts: by shard, by process: coordinates.
+        Returns:
+            By process, by shard: its coordinates one after the other, as `transport.publish` made them.
+        Raises:
+            As `load`.
+        """
+        here = self._news.get(number, {})
+        asked = {shard: self._ask(shard, "read_cut", reader, number, wanted) for shard, wanted in enumerate(cuts) if shard not in here}
+        parts = {shard: transport.publish_cut(whole, cuts[shard], self._ranges[shard].start) for shard, whole in here.items()}
+        for shard, answer in asked.items():
+            parts[shard] = self._answered(shard, answer, "read_cut", reader, number, cuts[shard])
+        return [list(each) for each in zip(*(parts[shard] for shard in range(len(cuts))), strict=True)]
+
+    def _ask(self, shard: int, method: str, *arguments: Any) -> Callable[[], Any]:
+        return self._shards[shard][0].ask(method, *arguments, large=self._num_bytes[shard] > transport.INLINE_BYTES)
+
+    def _answered(self, shard: int, answer: Callable[[], Any], method: str, *arguments: Any) -> Any:
+        """What the first replica answers to a question about a version, or the next one where that has died meanwhile."""
         while True:
             try:
                 published = answer()
                 if isinstance(published, str):
                     raise VersionGoneError(published)
+                return published
+            except ray.exceptions.ActorDiedError:
+                answer = self._next(shard, method, *arguments)
+
+    def _next(self, shard: int, method: str, *arguments: Any) -> Callable[[], Any]:
+        """The same question to the next replica; the error at hand is raised again where there is none."""
+        replicas = self._shards[shard]
+        if len(replicas) == 1:
+            raise  # called where an error is at hand
+        del replicas[0]
+        return self._ask(shard, method, *arguments)
+
+    def _piece(self, shard: int, answer: Callable[[], Any], reader: str, number: int) -> Tensor:
+        """A shard's range of a version; of another replica where one dies after it has answered, too."""
+        while True:
+            published = self._answered(shard, answer, "read", reader, number)
+            try:
                 return transport.receive(published)
-            except (ray.exceptions.ActorDiedError, ray.exceptions.OwnerDiedError):
-                if len(replicas) == 1:
-                    raise
-                del replicas[0]
-                answer = self._read(shard, reader, number)
+            except ray.exceptions.OwnerDiedError:
+                answer = self._next(shard, "read", reader, number)
 
     def means(self, name: str) -> list[tuple[int, Tensor]]:
         """(first coordinate, values) of every shard's range of a held vector, divided by its weight.
@@ -133,11 +164,13 @@ class ShardLink:
         samples: int,
         weight: float | None = None,
         compute_ns: int = 0,
+        pieces: Sequence[tuple[int, Range]] | None = None,
     ) -> None:
         """Send every replica its range of a vector; return when each has copied it.
 
         Args:
-            encode: payload of a shard's range.
+            encode: payload of a shard's range, or of a part of it.
+            pieces: (shard, coordinates) that this process sends; None is every shard's whole range.
             sender: under whose name; None is the caller's own.
         Raises:
             PushLostError: every replica of a shard that is known here died under it.
@@ -146,9 +179,9 @@ class ShardLink:
         newest = max(self._news, default=-1) if self._wants_news else None
         answers = []
         with self._pushing:
-            for shard, owned in enumerate(self._ranges):
-                shipped, large = transport.ship(encode(shard, owned), self._num_bytes[shard])
-                push = (name, sender, owned.start, owned.stop, samples, weight, compute_ns, shipped, newest)
+            for shard, part in enumerate(self._ranges) if pieces is None else pieces:
+                shipped, large = transport.ship(encode(shard, part), part.size * self._itemsize)
+                push = (name, sender, part.start, part.stop, samples, weight, compute_ns, shipped, newest)
                 answers += [(shard, replica, replica.ask("push", *push, large=large)) for replica in self._shards[shard]]
             taken = {shard for shard, replica, answer in answers if self._confirm(shard, replica, answer)}
         if lost := sorted({shard for shard, _, _ in answers} - taken):

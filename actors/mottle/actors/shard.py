@@ -93,6 +93,11 @@ class ParameterShard:
         """See `Session.read`."""
         return self._serving.read(reader, number)
 
+    @transport.call()
+    def read_cut(self, reader: str, number: int, cuts: transport.Cuts) -> Any:
+        """See `Session.read_cut`."""
+        return self._serving.read_cut(reader, number, cuts)
+
     def mean(self, name: str) -> Any:
         """See `Session.mean`."""
         return self._serving.mean(name)
@@ -146,6 +151,8 @@ class Session:
         self._run = Folder.at(run_dir)
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._answers: dict[tuple[str, int], Any] = {}
+        self._cuts: dict[tuple[int, transport.Cuts], list[Any]] = {}
+        """Versions divided between the processes of gangs."""
         self._up: list[p.Event] = []
         self._lock = threading.RLock()
         self._depth = 0
@@ -190,6 +197,8 @@ class Session:
                         message.answer(self.push(*arguments))
                     case ("read", arguments):
                         message.answer(self.read(*arguments))
+                    case ("read_cut", arguments):
+                        message.answer(self.read_cut(*arguments))
 
     def push(
         self,
@@ -224,6 +233,16 @@ class Session:
         with self._turn():
             self._handle([sh.ReadAsked(reader, number)])
             return self._answers.pop((reader, number), f"version {number} does not exist yet")
+
+    def read_cut(self, reader: str, number: int, cuts: transport.Cuts) -> list[Any] | str:
+        """A version divided between the processes of a gang, or the sentence; gangs that want the same share what was made for one."""
+        with self._turn():
+            published = self.read(reader, number)
+            if isinstance(published, str):
+                return published
+            if (number, cuts) not in self._cuts:
+                self._cuts[number, cuts] = transport.publish_cut(published, cuts, self._spec.owned.start)
+            return self._cuts[number, cuts]
 
     def mean(self, name: str) -> Any:
         """A held vector divided by its weight, as `transport.publish` made it."""
@@ -270,6 +289,7 @@ class Session:
                     self._answers[reader, number] = reason
                 case sh.FreeVersions(numbers):
                     self._memory.free(numbers)
+                    self._cuts = {key: made for key, made in self._cuts.items() if key[0] not in numbers}
                 case sh.SendUp(event):
                     self._up.append(event)
                 case sh.HandOver(newcomer, holding):

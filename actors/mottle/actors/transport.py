@@ -14,6 +14,8 @@ import ray
 import torch
 from torch import Tensor
 
+from mottle.core.layout import Range
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 INLINE_BYTES = 64 * 1024
@@ -39,6 +41,20 @@ def publish(range_D: Tensor) -> Any:
     """A copy of the range for readers on other processes: an array, or a one-element list with a reference to one."""
     array = range_D.detach().cpu().numpy()
     return array.copy() if array.nbytes <= INLINE_BYTES else [ray.put(array)]
+
+
+Cuts = tuple[tuple[Range, ...], ...]
+"""Coordinates that each of several processes wants."""
+
+
+def publish_cut(published: Any, cuts: Cuts, start: int) -> list[Any]:
+    """A range that `publish` made, divided between several processes: what each wants, one after the other, as `publish` makes it.
+
+    Args:
+        start: first coordinate of the range.
+    """
+    whole = receive(published)
+    return [publish(torch.cat([whole[each.start - start : each.stop - start] for each in wanted] or [whole[:0]])) for wanted in cuts]
 
 
 def receive(published: Any) -> Tensor:

@@ -19,7 +19,8 @@ from mottle import strategies
 from mottle.actors import transport
 from mottle.actors.bench import Bench
 from mottle.actors.exchange import Door, Exchange
-from mottle.actors.job import Job, WorkerGroup
+from mottle.actors.gang import Gang
+from mottle.actors.job import Job, WorkerGroup, placed_config
 from mottle.actors.lines import Message
 from mottle.actors.link import Replica, Shards, ways_to
 from mottle.actors.logs import Output
@@ -58,7 +59,8 @@ class TrainingWorker:
         self._exchange = None if door is None else Exchange(self._hear)
         me = line_name(slot)
         line, trouble = connect(self._exchange, door, me, "the coordinator")
-        self._log, self._reports = run.log, Reports(run, line)
+        self._run, self._door, self._reports = run, door, Reports(run, line)
+        self._replicas = shards
         self._shards, troubles = ways_to(shards, self._exchange, me)
         return [trouble, *troubles] if trouble else troubles
 
@@ -67,7 +69,17 @@ class TrainingWorker:
         ways, _ = ways_to({shard: [newcomer]}, self._exchange, line_name(self._slot))
         self._shards[shard] += ways[shard]
         if self._session is not None:
-            self._session.await_push()
+            self._session.meet(shard, newcomer)
+
+    def _gang(self, job: Job, group: WorkerGroup) -> Gang:
+        me = ray.get_runtime_context().current_actor
+        return Gang(self._slot, job, group, self._replicas, self._shards, self._door, self._run, me)
+
+    @transport.call(group="mail", answered=False)
+    def deliver(self, formation: int, stage: int, tag: int, tensors: Any) -> None:
+        """What a follower of this worker sent through Ray."""
+        assert self._session is not None
+        self._session.deliver(formation, stage, tag, tensors)
 
     def _hear(self, messages: list[Message]) -> None:
         for message in messages:
@@ -88,9 +100,11 @@ class TrainingWorker:
             take_up: what a worker of a run that is resumed goes on from.
         """
         torch.set_num_threads(job.threads_per_worker)
-        self._output.keep(job.run_dir, f"w{self._slot}", self._log)
+        self._output.keep(job.run_dir, f"w{self._slot}", self._run.log)
         try:
-            self._session = Session(self._slot, job, group, self._shards, self._reports, self._mailbox, take_up)
+            self._session = Session(
+                self._slot, job, group, self._shards, self._reports, self._mailbox, take_up, lambda: self._gang(job, group)
+            )
         except Exception:
             traceback.print_exc()
             raise
@@ -135,15 +149,21 @@ class Session:
         shards: Mapping[int, list[Way]],
         reports: Reports,
         mailbox: "queue.SimpleQueue[w.WorkerEvent]",
-        take_up: TakeUp | None = None,
+        take_up: TakeUp | None,
+        gang: Callable[[], Gang],
     ) -> None:
         self._reports = reports
         self._mailbox = mailbox
         self._machine = w.Worker(slot)
         ranges = job.layout.cut(len(shards))
         most = strategies.build(job.strategy, job.strategy_defaults).max_in_flight
-        self._state = SlotState(job.run_dir, slot, ranges, most, reports, take_up)
-        self._bench = Bench(slot, job, group, shards, self._state)
+        self._bench: Bench | Gang
+        if placed_config(group) is None:
+            self._state = SlotState(job.run_dir, slot, ranges, most, reports, take_up)
+            self._bench = Bench(slot, job, group, shards, self._state)
+        else:  # what its processes keep is in no checkpoint
+            self._state = SlotState(job.run_dir, slot, (), most, reports)
+            self._bench = gang()
 
     def run(self) -> None:
         """Execute what the machine orders until it says `Exit`."""
@@ -206,9 +226,14 @@ class Session:
         self._bench.clear(local)
         return w.Loaded(work_id)
 
-    def await_push(self) -> None:
-        """Return once a push that is under way now is through."""
-        self._bench.await_push()
+    def meet(self, shard: int, newcomer: Replica) -> None:
+        """A further replica of a shard is known; return once no push is under way that leaves it out."""
+        self._bench.meet(shard, newcomer)
+
+    def deliver(self, formation: int, stage: int, tag: int, tensors: Any) -> None:
+        """What a follower of a gang sent through Ray."""
+        assert isinstance(self._bench, Gang)
+        self._bench.deliver(formation, stage, tag, tensors)
 
     def _interrupted(self, work_id: int) -> bool:
         """Look into the mailbox: a new order is only queued here, a cut or an abandonment ends this one."""

@@ -20,9 +20,11 @@ from mottle.placement.plans import Candidate, Plan, Simulation, Transfer, load_p
 from mottle.placement.problem import COMM_MODES, MEM_MODES, CommMode, Device, Edge, Link, MemMode, Op, Problem
 from mottle.placement.replan import Repair, repair
 from mottle.placement.report import explain, explain_bounds
+from mottle.placement.robust import RobustPlan, place_robust
 from mottle.placement.stages import Chain, Pipeline, Stage, chain_of, partition_chain
 
 if TYPE_CHECKING:
+    from mottle.placement.cluster import Cluster, find_cluster
     from mottle.placement.execution import PlacedModule
     from mottle.placement.model_plan import plan
     from mottle.placement.tracing import DEVICE_CLASSES, Capture, DeviceClass, capture, declare, measure
@@ -36,6 +38,7 @@ __all__ = [
     "Candidate",
     "Capture",
     "Chain",
+    "Cluster",
     "Coarsening",
     "CommMode",
     "Device",
@@ -52,6 +55,7 @@ __all__ = [
     "Problem",
     "ProblemError",
     "Repair",
+    "RobustPlan",
     "Simulation",
     "SmallShape",
     "Stage",
@@ -66,6 +70,7 @@ __all__ = [
     "draw",
     "explain",
     "explain_bounds",
+    "find_cluster",
     "fleet",
     "layered_problem",
     "load_plan",
@@ -74,6 +79,7 @@ __all__ = [
     "partition_chain",
     "place",
     "place_file",
+    "place_robust",
     "plan",
     "repair",
     "save_picture",
@@ -88,6 +94,7 @@ __all__ = [
 _WITH_TORCH = {
     "plan": "mottle.placement.model_plan",
     "PlacedModule": "mottle.placement.execution",
+    **dict.fromkeys(("Cluster", "find_cluster"), "mottle.placement.cluster"),
     **dict.fromkeys(("DEVICE_CLASSES", "Capture", "DeviceClass", "capture", "declare", "measure"), "mottle.placement.tracing"),
 }
 

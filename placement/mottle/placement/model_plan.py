@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from mottle.core.errors import ConfigError
+from mottle.placement.cluster import Cluster, find_cluster
 from mottle.placement.coarsen import Coarsening
 from mottle.placement.entry import place
 from mottle.placement.plans import Plan
@@ -18,8 +19,9 @@ from mottle.placement.tracing.local import HOST, here
 def plan(
     model: nn.Module,
     example: Any,
-    devices: Sequence[str | Device],
+    devices: Sequence[str | Device] | None = None,
     *,
+    cluster: Cluster | str | None = None,
     algorithm: str = "auto",
     coarsen: Coarsening | None = None,
     budget_s: float | None = 1.0,
@@ -40,12 +42,20 @@ def plan(
         example: a tensor, a tuple of positional arguments, or a dict of keyword arguments of the model; shapes and dtypes count.
         devices: torch devices of this machine (`cpu`, `cuda:0`), devices elsewhere as `name=class` or `name=class:memory`
             (`gpu0=a100-40gb`, `box=cpu-8:8Gi`), or `Device` objects.
+        cluster: in the place of devices, classes and links: those of a cluster, or "auto" for the Ray cluster that this process is
+            connected to.
         algorithm, coarsen, budget_s: as `place`.
         graph, optimizer, classes, measured, default_link, links, comm_mode: as `Capture.problem`.
         source: as `capture`.
     Raises:
         ConfigError, ProblemError, InfeasibleError: with messages meant for the user.
     """
+    if cluster is not None:
+        if devices is not None:
+            raise ConfigError("give either devices or a cluster: a cluster has its own devices")
+        whole = find_cluster(cluster) if isinstance(cluster, str) else cluster
+        devices, classes, default_link = whole.devices, {**classes, **whole.classes}, whole.default_link
+        links = {**whole.links, **(links or {})}
     if isinstance(devices, str) or not devices:
         raise ConfigError(f"devices is a list such as ['cuda:0', 'cpu'] or ['gpu0=a100-40gb', 'box=cpu-8']; got {devices!r}")
     listed, known = _devices(devices, classes)

@@ -100,6 +100,11 @@ class StageMachine:
         """Everything has run."""
         return self._position == len(self.order) and self.running is None
 
+    @property
+    def coming(self) -> Sequence[Work]:
+        """What has not begun yet, in order."""
+        return self.order[self._position :]
+
     def start(self) -> list[Command]:
         """What can be run before anything has arrived."""
         return self._next()

@@ -72,20 +72,22 @@ def chain_of(problem: Problem) -> Chain:
     return Chain(graph.k, comm, graph.perm, graph.out + graph.temp, tuple(graph.mem))
 
 
-def partition_chain(chain: Chain, microbatches: int) -> Pipeline:
+def partition_chain(chain: Chain, microbatches: int, *, num_stages: int | None = None) -> Pipeline:
     """Stages of smallest bottleneck; memory counts the microbatches that 1F1B keeps in flight.
 
     A stage with r stages from it to the end, itself included, holds min(microbatches, r) sets of activations. Every order of the
     distinct devices is tried, up to `MOST_ORDERS`. Ties: the first order in rank order, then a device rather than skipping it, the
     shortest stage first, the fewest stages.
 
+    Args:
+        num_stages: None: as many as are best.
     Raises:
         InfeasibleError: no cut fits.
     Cost: O(n^2 D^2) an order.
     """
     best: Pipeline | None = None
     for order in _device_orders(chain):
-        found = _partition_in_order(chain, order, microbatches)
+        found = _partition_in_order(chain, order, microbatches, num_stages)
         if found is not None and (best is None or found.bottleneck < best.bottleneck):
             best = found
     if best is None:
@@ -125,7 +127,7 @@ def _arrangements(counts: Sequence[int]) -> Iterator[tuple[int, ...]]:
                 yield (c, *tail)
 
 
-def _partition_in_order(chain: Chain, order: Sequence[int], microbatches: int) -> Pipeline | None:
+def _partition_in_order(chain: Chain, order: Sequence[int], microbatches: int, num_stages: int | None) -> Pipeline | None:
     """P(i, q, r) of the specification, from the back, then the stages read off from the front."""
     n, num_devices = len(chain.load), len(order)
     total = np.vstack([np.zeros((1, num_devices), np.int64), np.cumsum(np.minimum(chain.load[:, order], NEVER // (n + 1)), axis=0)])
@@ -152,8 +154,8 @@ def _partition_in_order(chain: Chain, order: Sequence[int], microbatches: int) -
                     value[q, r, i], choice[q, r, i] = used, i + x
                 else:
                     value[q, r, i] = skipped
-    r = int(value[0, 1:, 0].argmin()) + 1
-    if value[0, r, 0] >= NEVER:
+    r = num_stages or int(value[0, 1:, 0].argmin()) + 1
+    if r > num_devices or value[0, r, 0] >= NEVER:
         return None
     bottleneck_of_all, stages, i, q = int(value[0, r, 0]), [], 0, 0
     while i < n:

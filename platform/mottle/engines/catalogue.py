@@ -7,12 +7,24 @@ from typing import Any
 import torch
 from torch import nn
 
+from mottle.core.errors import ConfigError
 from mottle.core.layout import Layout
 from mottle.core.naming import configured, lookup, parse
 from mottle.engines.base import Engine, Loss
+from mottle.engines.placed.config import PlacedConfig
 from mottle.engines.torch_engine import TorchConfig, TorchEngine
 
-CATALOGUE: Mapping[str, tuple[type[Any], Callable[..., Engine]]] = {"torch": (TorchConfig, TorchEngine)}
+
+def _gang_only(*arguments: object, **options: object) -> Engine:
+    raise ConfigError(
+        "engine 'placed' is a gang of processes, which a run makes for a worker group; in one process, use the module of a plan"
+    )
+
+
+CATALOGUE: Mapping[str, tuple[type[Any], Callable[..., Engine]]] = {
+    "torch": (TorchConfig, TorchEngine),
+    "placed": (PlacedConfig, _gang_only),
+}
 """Name -> its options, and what is called with (model, loss, layout, device, **options)."""
 
 

@@ -1,7 +1,8 @@
 """Ray's config classes as Mottle takes them: each field honoured, mapped, or refused by name (the table is `schema/ray_fields.py`)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import ray.train
 
 from mottle import attacks
-from mottle.actors.job import KeepCheckpoints, Spec, WorkerGroup
+from mottle.actors.job import KeepCheckpoints, Spec, WorkerGroup, placed_config
 from mottle.core.errors import ConfigError
 from mottle.sdk.schema.ray_fields import FIELDS as FIELDS
 from mottle.sdk.schema.ray_fields import refusals
@@ -206,8 +207,26 @@ def _group_faults(group: WorkerGroup) -> list[str]:
     if "TPU" in group.resources:
         faults.append("workers compute on CPU or CUDA, got resources of TPU")
     if group.attack is not None:
-        try:
-            attacks.build(group.attack)
-        except ConfigError as error:
-            faults.append(str(error))
+        faults += _refusal(partial(attacks.build, group.attack))
+    faults += _refusal(partial(placed_config, group)) or _gang_faults(group)
     return [f"worker group {group.name!r}: {fault}" for fault in faults]
+
+
+def _gang_faults(group: WorkerGroup) -> list[str]:
+    """What a gang of processes cannot do that one process can."""
+    if placed_config(group) is None:
+        return []
+    refused = {"attack": group.attack is not None, "autocast fp16": group.autocast == "fp16"}
+    return [
+        f"{what} needs the whole update in one process, and with engine 'placed' no process has it; leave it out"
+        for what, given in refused.items()
+        if given
+    ]
+
+
+def _refusal(build: Callable[[], object]) -> list[str]:
+    try:
+        build()
+    except ConfigError as error:
+        return [str(error)]
+    return []

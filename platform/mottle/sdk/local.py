@@ -11,7 +11,7 @@ from typing import Any
 import ray
 
 from mottle.actors.fleet import CrewError
-from mottle.actors.job import WorkerGroup
+from mottle.actors.job import WorkerGroup, processes
 from mottle.sdk.ray_messages import put_aside
 
 RAY_ADDRESS = "RAY_ADDRESS"
@@ -35,7 +35,7 @@ def ensure_ray(groups: tuple[WorkerGroup, ...], address: str | None = None) -> s
         put_aside()
         ray.init(address=address, **QUIET)
         return None
-    declared = max(1, math.ceil(sum((group.max_count or group.count) * group.num_cpus for group in groups)))
+    declared = max(1, math.ceil(sum((group.max_count or group.count) * processes(group) * group.num_cpus for group in groups)))
     start_local(declared)
     return f"started a local Ray with {declared} logical CPUs on {os.cpu_count()} real ones"
 
@@ -65,7 +65,7 @@ def missing_resources(groups: tuple[WorkerGroup, ...]) -> str:
     for group in groups:
         needs = {"CPU": group.num_cpus, "GPU": group.num_gpus, **group.resources}
         for name, amount in needs.items():
-            wanted[name] = wanted.get(name, 0.0) + group.count * amount
+            wanted[name] = wanted.get(name, 0.0) + group.count * processes(group) * amount
     has: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]  # Ray leaves it unannotated
     short = [
         f"{amount:g} {name} (the cluster has {has.get(name, 0.0):g})" for name, amount in wanted.items() if amount > has.get(name, 0.0)

@@ -32,6 +32,7 @@ from mottle.sdk.result import Result, RunFailedError
 from mottle.sdk.resuming import take_up
 from mottle.sdk.run import Run
 from mottle.sdk.short_rounds import short_rounds_warning
+from mottle.sdk.staged import check_stages
 from mottle.sdk.survival import survival_warning
 from mottle.sdk.trial import weighs_itself
 from mottle.sdk.until import Until
@@ -191,6 +192,7 @@ class Trainer:
             total_samples=brain.max_samples,
             keep=self.settings.keep,
         )
+        check_stages(self.job, beginning.module)
 
     def start(self, *, address: str | None = None, detached: bool = False) -> Run:
         """Begin and return at once with a live handle.

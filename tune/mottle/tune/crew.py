@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from ray.tune import PlacementGroupFactory
 
-from mottle.actors.job import WorkerGroup
+from mottle.actors.job import WorkerGroup, processes
 from mottle.sdk.jobfile import JobFile, worker_group
 
 LEAST_CPU = 0.001
@@ -28,7 +28,7 @@ def groups_of(job: JobFile) -> tuple[WorkerGroup, ...]:
 
 def bundles(groups: Sequence[WorkerGroup]) -> list[dict[str, float]]:
     """Ray resources of each worker that the job starts with; at least one bundle, the first one empty for the trial's own process."""
-    wanted = [_bundle(group) for group in groups for _ in range(group.count)]
+    wanted = [_bundle(group) for group in groups for _ in range(group.count * processes(group))]
     return [{}, *([bundle for bundle in wanted if bundle] or [{"CPU": LEAST_CPU}])]
 
 
@@ -36,7 +36,7 @@ def selectors(groups: Sequence[WorkerGroup]) -> list[dict[str, str]]:
     """Node labels of each bundle but the first, in the same order; empty where no group asks for any."""
     if not any(group.label_selector for group in groups):
         return []
-    return [dict(group.label_selector) for group in groups for _ in range(group.count) if _bundle(group)]
+    return [dict(group.label_selector) for group in groups for _ in range(group.count * processes(group)) if _bundle(group)]
 
 
 def request(groups: Sequence[WorkerGroup]) -> PlacementGroupFactory:

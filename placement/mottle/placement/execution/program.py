@@ -88,7 +88,7 @@ class _Writer:
         readers = [self.home[user.name] for user in node.users if user.name in self.home]
         home = self.home.get(node.name, readers[0] if readers else next(iter(self.targets)))
         if name in self.traced.attributes:
-            self.constants[name] = _settled(self.traced.attributes[name], self.targets[home].device)
+            self.constants[name] = settled(self.traced.attributes[name], self.targets[home].device)
         if node.name in self.home:
             self._keep(node, copy, home)
         else:
@@ -126,7 +126,7 @@ def _on(value: Any, device: torch.device) -> Any:
     return value.to(device) if isinstance(value, Tensor) and value.device != device else value
 
 
-def _settled(value: Any, device: torch.device) -> Any:
+def settled(value: Any, device: torch.device) -> Any:
     """A constant on a device; a subgraph with its devices replaced."""
     if isinstance(value, Tensor):
         return value.to(device)

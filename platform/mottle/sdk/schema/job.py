@@ -103,6 +103,8 @@ class Group(Section):
     """What these workers do to their updates, for studies of hostile fleets."""
     autocast: Literal["bf16", "fp16"] | None = None
     """Compute in this precision."""
+    engine: Spec = "torch"
+    """`torch`: a worker is one process; `{placed: {stages: 2}}`: a gang, with a stage of the model and these resources for each process."""
 
 
 class Limits(Section):

@@ -1,0 +1,81 @@
+"""A follower's process: one of a gang's, which its leader made and tells what to do (`mottle.actors.gang`)."""
+
+from typing import Any
+
+import torch
+
+from mottle.actors import transport
+from mottle.actors.channels import Formation
+from mottle.actors.exchange import Door, Exchange
+from mottle.actors.job import Job, WorkerGroup
+from mottle.actors.link import Replica, Shards, ways_to
+from mottle.actors.logs import Output
+from mottle.actors.probing import Report, report
+from mottle.actors.reports import RunHandle
+from mottle.actors.seat import Seat
+from mottle.placement.staging import Cut
+
+
+class Follower:
+    """See above."""
+
+    def __init__(self) -> None:
+        self._output = Output()
+
+    @transport.call(group="run")
+    def prepare(self, name: str, slot: int, job: Job, group: WorkerGroup, shards: Shards, door: Door | None, run: RunHandle) -> Report:
+        """Call the shards and look at the device.
+
+        Args:
+            name: of this process, on lines and logs.
+            door: of the coordinator's exchange, of which only the key is used; None for a run without lines.
+        """
+        torch.set_num_threads(job.threads_per_worker)
+        self._output.keep(job.run_dir, name.replace("/", "-"), run.log)
+        self._name, self._exchange = name, None if door is None else Exchange(lambda messages: None)
+        self._shards, _ = ways_to(shards, self._exchange, name)
+        found = report(use_gpu=bool(group.num_gpus))
+        self._seat = Seat(slot, job, group, self._shards, found.host)
+        return found
+
+    @transport.call(group="mail")
+    def lives(self) -> None:
+        """Answered by a process that does."""
+
+    @transport.call(group="mail")
+    def meet(self, shard: int, newcomer: Replica) -> None:
+        """Know a further replica of a shard; answered once no push is under way that leaves it out."""
+        ways, _ = ways_to({shard: [newcomer]}, self._exchange, self._name)
+        self._shards[shard] += ways[shard]
+        self._seat.bench.await_push()
+
+    @transport.call(group="run")
+    def take(self, cut: Cut, stage: int) -> None:
+        """See `Seat.take`."""
+        self._seat.leave()
+        self._seat.take(cut, stage)
+
+    @transport.call(group="run")
+    def join(self, formation: Formation, peers: list[Any]) -> None:
+        """See `Seat.join`."""
+        self._seat.join(formation, peers)
+
+    @transport.call(group="run")
+    def do(self, method: str, *arguments: Any) -> Any:
+        """See `Seat.do`."""
+        return self._seat.do(method, *arguments)
+
+    @transport.call(group="mail", answered=False)
+    def mention(self, method: str, *arguments: Any) -> None:
+        """Call a method of the bench that touches nothing but what is read ahead."""
+        getattr(self._seat.bench, method)(*arguments)
+
+    @transport.call(group="mail", answered=False)
+    def deliver(self, formation: int, stage: int, tag: int, tensors: Any) -> None:
+        """What another stage sent through Ray."""
+        self._seat.inbox.put(formation, stage, tag, tensors)
+
+    @transport.call(group="mail", answered=False)
+    def tear(self, formation: int) -> None:
+        """Another process of this formation is gone."""
+        self._seat.inbox.tear(formation)

@@ -1,0 +1,324 @@
+"""A worker that is a gang: its leader, which to the crew is the worker, and the followers that it made, each with a stage of the model.
+
+The leader's machine decides as any worker's does; what a worker does at its bench, a gang does at all of its benches at once. A follower
+that dies takes the order at hand with it, which goes back to the coordinator; another one is made in its place before the next order
+begins. Where the cluster has no room for it, the model is cut anew for those that are left, who read their new ranges from the shards, and
+again when there is room. A leader that dies takes its followers along: the gang leaves the crew as one worker.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import ray
+
+from mottle.actors import hosts
+from mottle.actors.channels import Formation, TornError, open_store
+from mottle.actors.exchange import Door
+from mottle.actors.follower import Follower
+from mottle.actors.job import Job, WorkerGroup, placed_config
+from mottle.actors.launching import options_of
+from mottle.actors.link import Replica, Shards
+from mottle.actors.probing import Report, report
+from mottle.actors.reasons import reason_of
+from mottle.actors.reports import RunHandle
+from mottle.actors.seat import Seat
+from mottle.actors.stage_bench import Counted, capture_for
+from mottle.actors.way import Way
+from mottle.core import protocol as p
+from mottle.core import worker as w
+from mottle.core.errors import MottleError
+from mottle.placement.staging import Cut, Member, cut_stages
+
+_remote: Any = ray.remote  # its annotations leave out concurrency_groups
+_FOLLOWER = _remote(concurrency_groups={"mail": 1, "run": 1})(Follower)
+
+ROOM_S = 30.0
+"""A follower in the place of a lost one is waited for so long; then the others go on without it."""
+
+
+class StageFailedError(MottleError):
+    """A stage failed or died in the middle of an order."""
+
+
+class Gang:
+    """The leader's side; to a worker's session what `Bench` is.
+
+    Args:
+        slot: the worker's number in the crew.
+        replicas: of the shards, for the followers to call.
+        shards: the leader's own ways to them.
+        door: of the coordinator's exchange.
+        run: that they work for.
+        me: the leader's actor, for followers that send through Ray.
+    Raises:
+        ConfigError: the model cannot be cut into the stages that the group declares.
+        InfeasibleError: they do not fit the processes' memory.
+    """
+
+    def __init__(
+        self,
+        slot: int,
+        job: Job,
+        group: WorkerGroup,
+        replicas: Shards,
+        shards: dict[int, list[Way]],
+        door: Door | None,
+        run: RunHandle,
+        me: Any,
+    ) -> None:
+        config = placed_config(group)
+        assert config is not None
+        self._slot, self._job, self._group, self._config = slot, job, group, config
+        self._replicas = {shard: list(known) for shard, known in replicas.items()}
+        self._door, self._run, self._me = door, run, me
+        self._reports: dict[int, Report] = {0: report(use_gpu=bool(group.num_gpus))}
+        """Of those that take part, by rank; the leader's is 0."""
+        self._followers: dict[int, Any] = {}
+        self._coming: dict[int, Any] = {}
+        """Reports of followers that Ray has not started yet, by rank."""
+        self._seat = Seat(slot, job, group, shards, self._reports[0].host)
+        self._store: Any = None
+        self._formation = Formation(0, (), self._reports[0].host, 0)
+        self._capture = capture_for(job, job.model())
+        self._cut: Cut | None = None
+        self._stands = False
+        self._weight, self._compute_ns = 0.0, 0
+        self.counted: list[Counted] = []
+        """Of the last round of micro-batches, by stage."""
+        self._form(patience_s=None)
+
+    # --- standing ---------------------------------------------------------------------------------------------------------------------
+
+    def _form(self, patience_s: float | None) -> None:
+        """Have a process for every stage, or as many as there are, cut the model for them and let them meet.
+
+        Args:
+            patience_s: how long those that are new are waited for; None: for ever.
+        """
+        self._stands = False
+        self._bury()
+        for rank in range(1, self._config.stages):
+            if rank not in self._followers:
+                self._call(rank)
+        self._admit(patience_s)
+        ranks = sorted(self._reports)
+        if self._cut is None or self._formation.members != tuple(ranks):
+            self._cut = self._cut_for(ranks)
+        order = [ranks[member] for member in self._cut.members]
+        if self._store is None and self._config.transport == "gloo":
+            self._store = open_store(self._formation.host)
+        port = 0 if self._store is None else self._store.port
+        self._formation = Formation(self._formation.number + 1, tuple(ranks), self._formation.host, port)
+        self._order = order
+        peers = [self._me if rank == 0 else self._followers[rank] for rank in order]
+        self._at_once(lambda stage, actor: actor.take.remote(self._cut, stage), lambda stage: self._seat.take(self._the_cut, stage))
+        self._at_once(
+            lambda stage, actor: actor.join.remote(self._formation, peers),
+            lambda stage: self._seat.join(self._formation, peers, self._store),
+        )
+        self._stands = True
+        print(f"gang of {len(order)} stages, formation {self._formation.number}: ranks {order}, {self._describe()}", flush=True)
+
+    @property
+    def _the_cut(self) -> Cut:
+        assert self._cut is not None
+        return self._cut
+
+    def _describe(self) -> str:
+        times = [f"{(forward + backward) / 1e6:.3g} ms" for forward, backward in self._the_cut.times_ns]
+        return f"predicted {', '.join(times)} a micro-batch"
+
+    def _bury(self) -> None:
+        """Forget followers that are dead."""
+        asked = {rank: follower.lives.remote() for rank, follower in self._followers.items() if rank not in self._coming}
+        for rank, answer in asked.items():
+            try:
+                ray.get(answer)
+            except ray.exceptions.RayActorError:
+                del self._followers[rank]
+                self._reports.pop(rank, None)
+
+    def _call(self, rank: int) -> None:
+        """Have Ray start a follower."""
+        taken = [self._reports[other].node for other in sorted(self._reports)] if self._config.hosts == "apart" else []
+        follower = self._followers[rank] = _make_follower(self._group, taken)
+        name = f"worker/{self._slot}.{rank}"
+        self._coming[rank] = follower.prepare.remote(name, self._slot, self._job, self._group, self._replicas, self._door, self._run)
+        if self._config.hosts == "apart":
+            self._admit(ROOM_S)  # where it went decides where the next one may go
+
+    def _admit(self, patience_s: float | None) -> None:
+        """Followers that have come take part."""
+        until_s = None if patience_s is None else time.monotonic() + patience_s
+        for rank, coming in list(self._coming.items()):
+            left_s = None if until_s is None else max(0.0, until_s - time.monotonic())
+            if not ray.wait([coming], timeout=left_s)[0]:
+                continue
+            del self._coming[rank]
+            try:
+                self._reports[rank] = ray.get(coming)
+            except ray.exceptions.RayActorError:
+                del self._followers[rank]
+
+    def _cut_for(self, ranks: Sequence[int]) -> Cut:
+        """The model cut for these processes; those of a host share its memory."""
+        nodes = [self._reports[rank].node for rank in ranks]
+        members = []
+        for rank, node in zip(ranks, nodes, strict=True):
+            found = self._reports[rank]
+            declared = self._group.resources.get("memory")
+            shared = found.mem // nodes.count(node) if found.kind == "cpu" else found.mem
+            members.append(Member(found.rates, int(declared) if declared else shared))
+        return cut_stages(self._capture, members, self._config.microbatches, num_stages=len(ranks))
+
+    # --- all at once ------------------------------------------------------------------------------------------------------------------
+
+    def _at_once(self, ask: Callable[[int, Any], Any], own: Callable[[int], Any]) -> list[Any]:
+        """What every stage answers, in order.
+
+        Args:
+            ask: a reference to a follower's answer, from its stage and actor.
+            own: the leader's.
+        Raises:
+            The leader's own error where that is at the bottom of it, else StageFailedError.
+        """
+        stages = {stage: rank for stage, rank in enumerate(self._order) if rank}
+        answers = {stage: ask(stage, self._followers[rank]) for stage, rank in stages.items()}
+        watch = threading.Thread(target=self._watch, args=(list(answers.values()),), name="gang-watch", daemon=True)
+        if self._config.transport == "ray":
+            watch.start()
+        found: dict[int, Any] = {}
+        errors: dict[int, Exception] = {}
+        mine = self._order.index(0) if 0 in self._order else None
+        if mine is not None:
+            try:
+                found[mine] = own(mine)
+            except Exception as error:
+                errors[mine] = error
+                self._tear()
+        for stage, answer in answers.items():
+            try:
+                found[stage] = ray.get(answer)
+            except ray.exceptions.RayError as error:
+                errors[stage] = error
+                self._tear()
+        if errors:
+            self._stands = False
+            self._blame(errors, mine)
+        return [found[stage] for stage in sorted(found)]
+
+    def _blame(self, errors: dict[int, Exception], mine: int | None) -> None:
+        """Raise what is at the bottom of several errors: not that another stage was waited for in vain."""
+        stage, error = min(errors.items(), key=lambda item: (isinstance(item[1], TornError), item[0]))
+        if stage == mine:
+            raise error
+        raise StageFailedError(f"stage {stage}: {reason_of(error)}") from error
+
+    def _watch(self, answers: list[Any]) -> None:
+        """Through Ray nobody hears of a peer that is gone: tell them."""
+        for answer in answers:
+            try:
+                ray.get(answer)
+            except ray.exceptions.RayError:
+                self._tear()
+                return
+
+    def _tear(self) -> None:
+        """Nobody waits any more for what other stages send through Ray."""
+        if self._config.transport != "ray":
+            return
+        self._seat.inbox.tear(self._formation.number)
+        for follower in self._followers.values():
+            follower.tear.remote(self._formation.number)
+
+    def _all(self, method: str, *arguments: Any) -> list[Any]:
+        """Call a method of every bench."""
+        return self._at_once(lambda stage, actor: actor.do.remote(method, *arguments), lambda stage: self._seat.do(method, *arguments))
+
+    # --- what a bench does ------------------------------------------------------------------------------------------------------------
+
+    def deliver(self, formation: int, stage: int, tag: int, tensors: Any) -> None:
+        """What a follower sent through Ray."""
+        self._seat.inbox.put(formation, stage, tag, tensors)
+
+    def close(self) -> None:
+        """Let the followers go."""
+        for follower in self._followers.values():
+            ray.kill(follower)
+        self._seat.close()
+
+    def meet(self, shard: int, newcomer: Replica) -> None:
+        """Let the followers know a further replica of a shard; return once no push is under way that leaves it out."""
+        self._replicas[shard].append(newcomer)
+        for follower in [each for rank, each in self._followers.items() if rank not in self._coming]:
+            try:
+                ray.get(follower.meet.remote(shard, newcomer))
+            except ray.exceptions.RayError:
+                continue  # whoever has died pushes nothing any more
+        self._seat.bench.await_push()
+
+    def load(self, reader: str, number: int) -> None:
+        """Every stage reads its own ranges of a version; the gang stands again first, where it did not."""
+        if not self._stands or (self._coming and ray.wait(list(self._coming.values()), timeout=0)[0]):
+            self._form(ROOM_S)
+        parts = self._seat.bench.divided(reader, number)
+        self._at_once(
+            lambda stage, actor: actor.do.remote("load", parts[stage]),
+            lambda stage: self._seat.do("load", parts[stage]),
+        )
+
+    def rewind(self) -> None:
+        """See `Bench.rewind`."""
+        self._all("rewind")
+
+    def clear(self, local: p.LocalSteps | None) -> None:
+        """See `Bench.clear`."""
+        self._all("clear", local)
+        self._weight, self._compute_ns = 0.0, 0
+
+    def prefetch(self, epoch: int, start: int, stop: int) -> None:
+        """See `Bench.prefetch`."""
+        self._mention("prefetch", epoch, start, stop)
+
+    def unfetch(self, epoch: int, start: int, stop: int) -> None:
+        """See `Bench.unfetch`."""
+        self._mention("unfetch", epoch, start, stop)
+
+    def _mention(self, method: str, *arguments: Any) -> None:
+        """Nobody waits for an answer, and nothing is lost where it is not heard."""
+        if not self._stands:
+            return
+        getattr(self._seat.bench, method)(*arguments)
+        for rank in self._order:
+            if rank:
+                self._followers[rank].mention.remote(method, *arguments)
+
+    def compute(self, order: w.RunPart, should_stop: Callable[[], bool]) -> int:
+        """See `Bench.compute`; between rounds of micro-batches the order can be stopped."""
+        began_ns, position = time.monotonic_ns(), order.start
+        a_round = self._config.microbatches * self._job.micro_batch_size
+        while position < order.stop and not should_stop():
+            end = min(position + a_round, order.stop)
+            self.counted = self._all("compute", order.epoch, position, end, order.coefficient, order.stop)
+            self._weight += sum(each.weight for each in self.counted)
+            position = end
+        if order.step is not None and position == order.stop:
+            self._all("step", order.step, self._weight)
+            self._weight = 0.0
+        self._compute_ns += time.monotonic_ns() - began_ns
+        return position - order.start
+
+    def push(self, order: w.Push) -> None:
+        """See `Bench.push`; every stage sends its own ranges."""
+        self._all("push", p.update_name(order.work_id), order.samples, self._weight, self._compute_ns, order.local)
+
+
+def _make_follower(group: WorkerGroup, taken: Sequence[str]) -> Any:
+    """A further process of a worker that is a gang: the same resources, on none of the hosts that are taken."""
+    options = options_of(group)
+    if taken:
+        apart = {hosts.ID_LABEL: f"!in({','.join(taken)})"}
+        options["label_selector"] = {**options.get("label_selector", {}), **apart}
+    return _FOLLOWER.options(**options).remote()

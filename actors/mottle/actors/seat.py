@@ -1,0 +1,81 @@
+"""A process's place in a gang: which stage it runs at present, and its way to the others. The leader has one, and so has every follower."""
+
+import gc
+import traceback
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mottle.actors.channels import Formation, GlooChannel, Inbox, RayChannel, call_store
+from mottle.actors.job import Job, WorkerGroup, placed_config
+from mottle.actors.stage_bench import StageBench
+from mottle.actors.way import Way
+from mottle.placement.staging import Cut
+
+
+class Seat:
+    """One process's.
+
+    Args:
+        slot: the gang's number in the crew.
+        shards: ways of this process to the live replicas of each shard.
+        host: address by which the others reach this process.
+    """
+
+    def __init__(self, slot: int, job: Job, group: WorkerGroup, shards: Mapping[int, list[Way]], host: str) -> None:
+        self._slot, self._job, self._group, self._shards, self._host = slot, job, group, shards, host
+        self._bench: StageBench | None = None
+        self.inbox = Inbox()
+
+    @property
+    def bench(self) -> StageBench:
+        assert self._bench is not None, "a process of a gang that has no stage yet"
+        return self._bench
+
+    def take(self, cut: Cut, stage: int) -> None:
+        """Run this stage from here on; the model is made anew where it was another one."""
+        if self._bench is not None and (self._bench.cut, self._bench.stage) == (cut, stage):
+            return
+        if self._bench is not None:
+            self._bench.close()
+            self._bench = None
+            gc.collect()
+        self._bench = StageBench(self._slot, self._job, self._group, self._shards, cut, stage)
+
+    def join(self, formation: Formation, peers: Sequence[Any], store: Any = None) -> None:
+        """Meet the others.
+
+        Args:
+            peers: the actor of each stage.
+            store: of the leader, in the leader's process.
+        Raises:
+            TornError: they did not come.
+        """
+        config = placed_config(self._group)
+        assert config is not None
+        if config.transport == "ray":
+            self.bench.join(RayChannel(formation, self.bench.stage, peers, self.inbox))
+            return
+        if store is None:
+            store = call_store(formation.host, formation.port)
+        self.bench.join(GlooChannel(formation, self.bench.stage, store, self._host))
+
+    def do(self, method: str, *arguments: Any) -> Any:
+        """Call a method of the bench. Where it fails, the way to the others is let go, so that nobody waits for this process."""
+        try:
+            return getattr(self.bench, method)(*arguments)
+        except Exception as error:
+            self.leave()
+            traceback.clear_frames(error.__traceback__)  # they hold on to the connections
+            gc.collect()
+            raise
+
+    def leave(self) -> None:
+        """Let go of the way to the others."""
+        if self._bench is not None:
+            self._bench.leave()
+
+    def close(self) -> None:
+        """Let go of everything."""
+        if self._bench is not None:
+            self._bench.close()
+        self._bench = None

@@ -1,0 +1,191 @@
+"""What one process of a gang computes with: its stage of the model, its own ranges of versions and updates, its batches.
+
+All processes of a gang are told the same, at the same time, by the gang's leader (`mottle.actors.gang`).
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mottle import compression
+from mottle.actors import transport
+from mottle.actors.feed import Feed
+from mottle.actors.job import Job, WorkerGroup, placed_config
+from mottle.actors.link import ShardLink
+from mottle.actors.way import Way
+from mottle.core import protocol as p
+from mottle.core.layout import Range
+from mottle.data import GLOBAL_RANDOMNESS, Positions, derive_seed
+from mottle.engines import LocalTraining
+from mottle.engines.placed import Channel, Part, StageEngine, captured_call
+from mottle.engines.torch_engine import AUTOCAST
+from mottle.placement.staging import Cut
+from mottle.placement.tracing import Capture
+
+
+class Counted(NamedTuple):
+    """What a stage did in one call of `compute`."""
+
+    weight: float
+    """Of the last stage; 0 of the others."""
+    busy_ns: int
+    wall_ns: int
+
+
+def capture_for(job: Job, model: Any) -> Capture:
+    """The graph that a gang's stages are cut from: of a micro-batch of the job.
+
+    Raises:
+        ConfigError: it cannot be staged; says why.
+    """
+    size = min(job.micro_batch_size, job.loader.num_positions)
+    return captured_call(model, job.loss, job.loader.load(Positions(0, 0, size)))
+
+
+class StageBench:
+    """One stage's, in one job.
+
+    Args:
+        slot: the gang's number in the crew.
+        shards: ways of this process to the live replicas of each shard.
+        stage: which one of the cut.
+    """
+
+    def __init__(self, slot: int, job: Job, group: WorkerGroup, shards: Mapping[int, list[Way]], cut: Cut, stage: int) -> None:
+        config = placed_config(group)
+        assert config is not None
+        self._job = job
+        self._group = group
+        self.cut, self.stage = cut, stage
+        self._ranges = job.layout.cut(len(shards))
+        self._shards = ShardLink(shards, self._ranges, np.dtype(job.layout.dtype).itemsize, slot, wants_news=True)
+        device = "cuda" if group.num_gpus and torch.cuda.is_available() else "cpu"
+        part = Part(
+            loss=job.loss,
+            layout=job.layout,
+            micro_batch_size=min(job.micro_batch_size, job.loader.num_positions),
+            config=config,
+            autocast=None if group.autocast is None else AUTOCAST[group.autocast],
+            max_norm=job.max_grad_norm_per_worker,
+        )
+        model = job.model()
+        self._engine = StageEngine(model, part, capture_for(job, model), cut, stage, device, GLOBAL_RANDOMNESS)
+        self._sharing = self._engine.sharing(self._ranges)
+        self._codec = compression.build(job.codec)
+        self._memory: dict[tuple[int, int], Any] = {}
+        """What the codec holds back, by shard and first coordinate."""
+        self._feed = Feed(job.loader)
+        self._local: LocalTraining | None = None
+
+    def join(self, channel: Channel) -> None:
+        """Speak to the other stages this way from here on."""
+        self._engine.join(channel)
+
+    def leave(self) -> None:
+        """Let go of the way to the others."""
+        self._engine.leave()
+
+    def close(self) -> None:
+        """End the thread that loads data."""
+        self._feed.close()
+
+    def await_push(self) -> None:
+        """Return once a push that is under way now is through."""
+        self._shards.await_push()
+
+    # --- versions ---------------------------------------------------------------------------------------------------------------------
+
+    @property
+    def cuts(self) -> tuple[transport.Cuts, ...]:
+        """By shard: coordinates that each stage reads of a version."""
+        reads = [self._engine.holdings.read(stage) for stage in range(self.cut.num_stages)]
+        return tuple(tuple(_within(ranges, owned) for ranges in reads) for owned in self._ranges)
+
+    def divided(self, reader: str, number: int) -> list[list[Any]]:
+        """A version, divided between the stages; one reading for all of them."""
+        return self._shards.read_cut(reader, number, self.cuts)
+
+    def load(self, parts: Sequence[Any]) -> None:
+        """Take this stage's part of a version, as `divided` has it."""
+        if self._local is not None:
+            self._local.forget()
+        for published, cuts in zip(parts, self.cuts, strict=True):
+            values, at = transport.receive(published), 0
+            for each in cuts[self.stage]:
+                self._engine.load(values[at : at + each.size], each.start)
+                at += each.size
+
+    def rewind(self) -> None:
+        """The wanted version is the one that was loaded last; local steps may have left it."""
+        if self._local is not None:
+            self._local.rewind()
+
+    def clear(self, local: p.LocalSteps | None) -> None:
+        """Forget what was accumulated, and get ready for local steps if there are to be any."""
+        if local is not None:
+            if self._local is None:
+                self._local = LocalTraining(self._engine.layout, self._engine.values(), self._job.schedule)
+            self._local.start(local)
+        self._engine.zero()
+
+    # --- computing --------------------------------------------------------------------------------------------------------------------
+
+    def prefetch(self, epoch: int, start: int, stop: int) -> None:
+        """These positions come next."""
+        if self._engine.reads_data:
+            self._feed.request(epoch, start, stop, self._engine.micro_batch_size)
+
+    def unfetch(self, epoch: int, start: int, stop: int) -> None:
+        """These positions, which would have come next, do not."""
+        if self._engine.reads_data:
+            self._feed.forget(epoch, start, stop, self._engine.micro_batch_size)
+
+    def compute(self, epoch: int, start: int, stop: int, coefficient: float, last: int) -> Counted:
+        """Add the gradients of positions [start, stop); those up to `last` come next."""
+
+        def fetch(low: int, high: int) -> Any:
+            batch = self._feed.take(epoch, low, high, self._engine.micro_batch_size, last)
+            if self._group.delay_s and self.stage == 0:
+                time.sleep(self._group.delay_s * (high - low))
+            return batch
+
+        def seed(position: int) -> int:
+            return derive_seed(self._job.seed, "model", epoch, position)
+
+        done = self._engine.accumulate(fetch, start, stop, seed_of_position=seed, coefficient=coefficient)
+        return Counted(done.weight, *self._engine.timing)
+
+    def step(self, order: p.LocalSteps, weight: float) -> None:
+        """An inner step on what was accumulated since the last one."""
+        assert self._local is not None
+        self._local.step(order, self._engine.update(weight, everywhere=True), weight)
+        self._engine.zero()
+
+    # --- pushing ----------------------------------------------------------------------------------------------------------------------
+
+    def push(self, name: str, samples: int, weight: float, compute_ns: int, local: p.LocalSteps | None) -> None:
+        """Send the shards what this stage speaks for."""
+        if local is None:
+            update_S = self._engine.update(weight)
+        else:
+            assert self._local is not None, "an update of local steps that were not taken"
+            update_S, weight = self._local.update(local), self._local.weight
+        self._engine.share_out(update_S, self._sharing)
+        mine = [(piece.shard, piece.range) for piece in self._sharing.pieces if piece.stage == self.stage]
+        own = weight if self._job.brain.weighted_loss else None
+        self._shards.push(name, self._encode, samples=samples, weight=own, compute_ns=compute_ns, pieces=mine)
+
+    def _encode(self, shard: int, run: Range) -> Any:
+        values: Tensor = torch.cat(self._engine.parts(run.start, run.stop))
+        key = (shard, run.start)
+        payload, self._memory[key] = self._codec.encode(values, self._memory.get(key))
+        return payload
+
+
+def _within(ranges: Sequence[Range], owned: Range) -> tuple[Range, ...]:
+    met = ((max(each.start, owned.start), min(each.stop, owned.stop)) for each in ranges)
+    return tuple(Range(start, stop) for start, stop in met if start < stop)

@@ -1,0 +1,228 @@
+"""Where a captured model is cut into stages: contiguous runs of its ops, the slowest of which is as fast as possible.
+
+Ops are taken in the order of the graph, which is one in which they can run. Whatever has to travel from a stage to a later one passes
+through those between, so stages talk to their neighbours only. Weights and constants do not travel: each stage has those that it reads,
+and a weight that several stages read (tied embeddings) lies in each of them. What is written in place lies in one.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import ceil
+
+import numpy as np
+from torch import nn
+
+from mottle.core.errors import ConfigError
+from mottle.placement.arrays import Ints, int_list
+from mottle.placement.graph import ABSENT
+from mottle.placement.problem import Link
+from mottle.placement.stages import Chain, partition_chain
+from mottle.placement.tracing.capture import PCIE, TICK_NS, Capture
+from mottle.placement.tracing.inplace import work_out
+from mottle.placement.tracing.problems import Times, time_table
+from mottle.placement.tracing.rates import DeviceClass
+from mottle.placement.tracing.trace import Traced
+from mottle.placement.tracing.units import WRITES_BUFFERS
+from mottle.placement.tracing.values import Values, storages_in, written
+
+PLENTY = 1 << 60
+"""Bytes of a device whose memory is of no concern."""
+COPIES = 3
+"""Of a stage's trainable weights in its worker: values, gradient sum, gradients at hand. Optimizer state lies with the shards."""
+MOST_PLACES = 160
+"""Places to cut at that are considered; partitioning takes their square."""
+FORBIDDEN = ABSENT // 4
+"""Ticks of a cut that would part what belongs together; more than any pipeline takes, small enough to be added."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """A process that can run a stage."""
+
+    rates: DeviceClass
+    mem: int = PLENTY
+    """Bytes for the model."""
+    measured: Mapping[str, Times] = field(default_factory=dict)
+    """Times of units on its device, where they are known better than by the rates."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A model in stages."""
+
+    stage_of: Mapping[str, int]
+    """Unit of the capture -> stage."""
+    members: tuple[int, ...]
+    """Which of the given members runs each stage."""
+    times_ns: tuple[tuple[int, int], ...]
+    """Predicted forward and backward pass of a microbatch, by stage."""
+    sent: tuple[int, ...]
+    """Bytes that a stage passes on for a microbatch; as much comes back at most."""
+
+    @property
+    def num_stages(self) -> int:
+        return len(self.members)
+
+
+def cut_stages(captured: Capture, members: Sequence[Member], microbatches: int, *, link: Link = PCIE, num_stages: int | None = None) -> Cut:
+    """Cut a model for these members, so that the bottleneck is smallest (specification 4.6).
+
+    Args:
+        captured: with the inputs of one microbatch, in training mode.
+        members: processes, of which as many as there are stages are used.
+        microbatches: in flight at most, which is what memory is counted for.
+        num_stages: None: as many as there are members.
+    Raises:
+        ConfigError: no graph, or fewer places to cut than are needed.
+        InfeasibleError: no cut fits the memory.
+    """
+    wanted = len(members) if num_stages is None else num_stages
+    traced = graph_of(captured)
+    if not captured.traced.training:
+        raise ConfigError("stages are for training: capture the model in training mode")
+    chain = _chain(captured, traced, members, link)
+    places = _places(captured, chain.comm)
+    if len(places) + 1 < wanted:
+        raise ConfigError(
+            f"the model can be cut into {len(places) + 1} stages at most, {wanted} were asked for: every stage needs weights that learn, "
+            "and what is written in place (a buffer, say) stays together with all that reads it"
+        )
+    found = partition_chain(_condensed(chain, places), microbatches, num_stages=wanted)
+    starts = [0, *(place + 1 for place in places), len(captured.units)]
+    spans = [range(starts[stage.first], starts[stage.last + 1]) for stage in found.stages]
+    table = _times(captured, members)
+    passes = [[table[stage.device][x] for x in span] for stage, span in zip(found.stages, spans, strict=True)]
+    sent, _ = _crossing_bytes(captured, traced)
+    return Cut(
+        {captured.units[x].id: s for s, span in enumerate(spans) for x in span},
+        tuple(stage.device for stage in found.stages),
+        tuple((ceil(sum(each.forward for each in times)), ceil(sum(each.backward for each in times))) for times in passes),
+        tuple(int(sent[span[-1]]) for span in spans[:-1]),
+    )
+
+
+def graph_of(captured: Capture) -> Traced:
+    """The operator graph.
+
+    Raises:
+        ConfigError: the model was watched: it has none.
+    """
+    if not isinstance(captured.traced, Traced):
+        raise ConfigError(
+            "the model has no static graph, so it cannot be cut into stages: " + "; ".join(captured.reasons) + ". Take the control flow "
+            "that depends on values out of its forward, or train it in one piece"
+        )
+    return captured.traced
+
+
+# --- the chain --------------------------------------------------------------------------------------------------------------------------
+
+
+def _chain(captured: Capture, traced: Traced, members: Sequence[Member], link: Link) -> Chain:
+    units, table = captured.units, _times(captured, members)
+    load = np.array([[max(1, ceil(sum(times[x]) / TICK_NS)) for times in table] for x in range(len(units))], np.int64)
+    forward, backward = _crossing_bytes(captured, traced)
+    comm = np.array([_transfer(link, f) + _transfer(link, b) for f, b in zip(forward, backward, strict=True)], np.int64)
+    comm[forward == 0] = FORBIDDEN  # a stage that has nothing to pass on
+    for first, last in _together(captured, traced):
+        comm[first:last] = FORBIDDEN
+    resident = np.array([COPIES * unit.state.trainable + unit.state.frozen for unit in units], np.int64)
+    activations = np.array([unit.out + unit.cost.saved_inside for unit in units], np.int64)
+    return Chain(load, comm, resident, activations, tuple(member.mem for member in members))
+
+
+def _places(captured: Capture, comm: Ints) -> list[int]:
+    """Units behind which a cut is considered, in order: between ops with weights, so that every stage learns something, the cheapest place.
+
+    Of more than `MOST_PLACES` those stay behind which least travels, and of those that cost alike some from everywhere.
+    """
+    learners = np.cumsum([unit.state.trainable > 0 for unit in captured.units])
+    between: dict[int, int] = {}
+    for x in np.flatnonzero(comm < FORBIDDEN).tolist():
+        before = int(learners[x])
+        if 0 < before < learners[-1] and comm[x] <= comm[between.get(before, x)]:
+            between[before] = x
+    places = np.array(sorted(between.values()), np.int64)
+    if len(places) > MOST_PLACES:
+        limit = np.sort(comm[places])[MOST_PLACES - 1]
+        below, alike = places[comm[places] < limit], places[comm[places] == limit]
+        spread = np.linspace(0, len(alike) - 1, MOST_PLACES - len(below)).round().astype(np.int64)
+        places = np.sort(np.concatenate([below, alike[np.unique(spread)]]))
+    return int_list(places)
+
+
+def _condensed(chain: Chain, places: Sequence[int]) -> Chain:
+    """The chain whose units are the runs between these places."""
+    starts = np.array([0, *(place + 1 for place in places)])
+    sums = (np.add.reduceat(amounts, starts, axis=0) for amounts in (chain.load, chain.resident, chain.activations))
+    load, resident, activations = sums
+    return Chain(load, chain.comm[list(places)], resident, activations, chain.mem)
+
+
+def _times(captured: Capture, members: Sequence[Member]) -> list[list[Times]]:
+    """[member][unit]."""
+    table = time_table(captured.units, {str(m): member.rates for m, member in enumerate(members)})
+    return [[member.measured.get(unit.id, table[str(m)][unit.id]) for unit in captured.units] for m, member in enumerate(members)]
+
+
+def _transfer(link: Link, num_bytes: int) -> int:
+    """Ticks."""
+    return link.lat + (0 if link.bytes_per_s is None else ceil(int(num_bytes) * 1e9 / (link.bytes_per_s * TICK_NS)))
+
+
+def _crossing_bytes(captured: Capture, traced: Traced) -> tuple[Ints, Ints]:
+    """(n - 1,) bytes that cross the place behind each unit, on the way out and back."""
+    units = captured.units
+    place = {node: x for x, unit in enumerate(units) for node in unit.nodes}
+    still = {node.name for node in traced.graph.nodes if node.op in ("placeholder", "get_attr")}  # these are everywhere
+    last: dict[str, int] = {}
+    size: dict[str, tuple[int, int]] = {}
+    for x, unit in enumerate(units):
+        for flow in unit.inputs:
+            last[flow.node] = max(last.get(flow.node, 0), x)
+            size[flow.node] = (flow.bytes, flow.bytes if flow.differentiable else 0)
+    for node in next(iter(traced.graph.find_nodes(op="output"))).all_input_nodes:
+        if node.name in place:
+            last[node.name] = len(units) - 1
+            size.setdefault(node.name, (units[place[node.name]].out,) * 2)
+    forward, backward = np.zeros(max(0, len(units) - 1), np.int64), np.zeros(max(0, len(units) - 1), np.int64)
+    for name, (out, back) in size.items():
+        if name not in still:
+            forward[place[name] : last[name]] += out
+            backward[place[name] : last[name]] += back
+    return forward, backward
+
+
+def _together(captured: Capture, traced: Traced) -> Iterator[tuple[int, int]]:
+    """(first, last) unit of every run of units that must not be parted."""
+    place = {node: x for x, unit in enumerate(captured.units) for node in unit.nodes}
+    for x, unit in enumerate(captured.units):
+        for flow in unit.inputs:
+            if place[flow.node] > x:  # what was folded into a later unit, and is read before that one's turn
+                yield x, place[flow.node]
+    values = work_out(traced)
+    written_to = _written(traced, values)
+    touching: dict[int, list[int]] = defaultdict(list)
+    for node in traced.graph.nodes:
+        if node.name in place:
+            for each in (node, *node.all_input_nodes):
+                for storage in storages_in(values.of[each]) & written_to:
+                    touching[storage].append(place[node.name])
+    for places in touching.values():
+        yield min(places), max(places)
+
+
+def _written(traced: Traced, values: Values) -> set[int]:
+    """Memory that is written in place."""
+    found: set[int] = set()
+    for node in traced.graph.nodes:
+        targets = written(traced, node)
+        if any(word in str(node.target) for word in WRITES_BUFFERS):
+            targets += [each for each in node.all_input_nodes if each.op == "get_attr" and not _learns(values.of[each])]
+        found |= {storage for target in targets for storage in storages_in(values.of[target])}
+    return found
+
+
+def _learns(value: object) -> bool:
+    return isinstance(value, nn.Parameter)

@@ -1,0 +1,9 @@
+"""A model in stages, one a process: an engine that is a gang."""
+
+from mottle.engines.placed.channel import Channel, Form
+from mottle.engines.placed.config import PlacedConfig
+from mottle.engines.placed.engine import Part, StageEngine, Timing
+from mottle.engines.placed.passes import captured_call
+from mottle.engines.placed.sharing import Piece, Sharing, Transfer, share
+
+__all__ = ["Channel", "Form", "Part", "Piece", "PlacedConfig", "Sharing", "StageEngine", "Timing", "Transfer", "captured_call", "share"]

@@ -1,0 +1,53 @@
+"""The options of a placed worker: one model in stages, each in a process of its own."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from mottle.core.errors import ConfigError
+from mottle.core.naming import suggestion
+from mottle.placement.pipeline import SCHEDULES, ScheduleName
+
+Hosts = Literal["any", "apart"]
+HOSTS: tuple[Hosts, ...] = ("any", "apart")
+Transport = Literal["gloo", "ray"]
+TRANSPORTS: tuple[Transport, ...] = ("gloo", "ray")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlacedConfig:
+    """A worker that is a gang of processes, one for each stage of its model.
+
+    Raises:
+        ConfigError: out of range.
+    """
+
+    stages: int
+    """Processes of the worker, at least 2. Each has the resources that its group declares."""
+    schedule: ScheduleName = "1f1b"
+    """Order of the micro-batches' passes: `gpipe` or `1f1b`, which keeps the activations of fewer of them."""
+    microbatches: int = 4
+    """Micro-batches that go through the pipeline together; between such rounds it runs empty and orders can be cut short."""
+    hosts: Hosts = "any"
+    """`apart`: no two stages on one host."""
+    transport: Transport = "gloo"
+    """How activations travel: `gloo` between the processes, `ray` through its object store, for hosts that cannot connect otherwise."""
+    stage_delay_s: float = 0.0
+    """Declared extra time of each stage's forward pass of a micro-batch, and twice that of its backward pass; for studies of schedules."""
+
+    def __post_init__(self) -> None:
+        wrong = [
+            f"{name} must be an integer of at least {least}, got {value!r}"
+            for name, value, least in (("stages", self.stages, 2), ("microbatches", self.microbatches, 1))
+            if type(value) is not int or value < least
+        ]
+        for name, value, known in (
+            ("schedule", self.schedule, SCHEDULES),
+            ("hosts", self.hosts, HOSTS),
+            ("transport", self.transport, TRANSPORTS),
+        ):
+            if value not in known:
+                wrong.append(f"{name} {value!r} is unknown; {suggestion(str(value), known)}")
+        if not self.stage_delay_s >= 0:
+            wrong.append(f"stage_delay_s must not be negative, got {self.stage_delay_s!r}")
+        if wrong:
+            raise ConfigError("; ".join(wrong))

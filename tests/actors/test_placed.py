@@ -1,0 +1,58 @@
+"""Workers that are gangs of processes, on a real local Ray: one worker each to the crew, whatever strategy it has."""
+
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from tests.actors import live
+from torch import Tensor
+
+from mottle.sdk import Trainer, WorkerGroup
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
+LR = 0.1
+
+
+def gang(count: int = 1, **options: Any) -> WorkerGroup:
+    return WorkerGroup(name="gangs", count=count, num_cpus=0.5, engine={"placed": {"stages": 2, "microbatches": 2, **options}})
+
+
+def followers() -> list[psutil.Process]:
+    """Processes of stages that their leader made."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            found += [process] if process.cmdline()[:1] and process.cmdline()[0].startswith("ray::Follower") else []
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+def parameters_after(job: Trainer) -> dict[str, Tensor]:
+    with live.started(job) as run:
+        live.wait_for_end(run)
+        return run.parameters()
+
+
+def assert_close(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_a_gang_and_a_plain_worker_take_the_steps_of_plain_momentum(tmp_path: Path) -> None:
+    job = live.trainer(
+        tmp_path,
+        live.perceptron,
+        optimizer={"sgd": {"lr": LR, "momentum": 0.9}},
+        scaling_config=[gang(), WorkerGroup(num_cpus=0.5)],
+        micro_batch_size=4,
+        shards=2,
+        lease_floor_s=None,
+    )
+    ours = parameters_after(job)
+    assert_close(
+        ours, live.reference(job, live.perceptron, lambda model: torch.optim.SGD(model.parameters(), LR, momentum=0.9)).parameters()
+    )
+    psutil.wait_procs(followers(), timeout=live.RELEASE_TIMEOUT_S)
+    assert not followers()
