@@ -24,8 +24,8 @@ def environment() -> dict[str, Any]:
             # Threads other than the first allocate from heaps of 64 MiB, which go back whole however high that threshold is, unless the
             # padding wanted at their top is as large. It costs addresses, not memory.
             "MALLOC_TOP_PAD_": str(64 << 20),
-            # Vectors in pages of 2 MiB where the kernel lets programs choose (`transparent_hugepage` is `madvise`): copies and sums of 50 MB
-            # took 15 to 40 % less on a virtual machine, for which each entry of a page table is looked up twice.
+            # Vectors in pages of 2 MiB where the kernel lets programs choose (`transparent_hugepage` is `madvise`): copies and sums of
+            # 50 MB took 15 to 40 % less on a virtual machine, for which each entry of a page table is looked up twice.
             "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
         }
     }
