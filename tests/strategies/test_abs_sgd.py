@@ -70,6 +70,37 @@ def test_a_worker_that_has_used_all_it_borrowed_gets_more_of_the_same_round(abs_
     assert machine.hear(s.UpdateArrived(update(14, 0, 2))) == [s.Apply(((11, 1 / 16), (14, 1 / 16), (13, 1 / 16)))]
 
 
+def test_with_a_rule_a_worker_is_one_row_of_a_round_and_whoever_left_is_missed(abs_sgd) -> None:
+    rule = {"trimmed_mean": {"trim": 1}}
+    machine = abs_sgd(0, 1, 2, rule=rule)
+    machine.hear(s.VersionPublished(V0), *issued(*((10 + turn + 2 * worker, worker, 4) for worker in range(3) for turn in (0, 1))))
+    machine.hear(s.UpdateArrived(update(11, 0, 8)))
+    assert machine.hear(s.WorkerIdle(0)) == [], "it has its row of the growing round"
+    machine.hear(s.OrderEnded(14, 2, "no update"), s.UpdateArrived(update(12, 1, 4)))
+    assert machine.hear(s.UpdateArrived(update(10, 0, 4))) == [s.ApplyRule(((10, 4.0), (12, 4.0)), rule, 3)]
+
+
+def test_a_rule_that_comes_in_the_middle_of_a_round_counts_the_first_update_of_a_worker(abs_sgd) -> None:
+    machine = abs_sgd(0, 1)
+    machine.hear(s.VersionPublished(V0), *issued((10, 0, 4), (11, 0, 8), (12, 1, 4), (13, 1, 8)), s.UpdateArrived(update(10, 0, 4)))
+    machine.hear(s.UpdateArrived(update(11, 0, 8)), s.WorkerIdle(0), s.OrderIssued(14, 0, 16), s.UpdateArrived(update(12, 1, 4)))
+    machine.hear(s.RuleChanged({"median": {}}), machine.view.publish(1), *issued((15, 0, 16), (16, 1, 8)))
+    machine.hear(s.UpdateArrived(update(13, 1, 6)))
+    surplus = s.Discard(14, "a worker is one row of a rule")
+    assert machine.hear(s.UpdateArrived(update(14, 0, 2))) == [surplus, s.ApplyRule(((11, 8.0), (13, 6.0)), {"median": {}}, 2)]
+
+
+def test_a_rule_in_its_place_keeps_a_liar_out(train, least_squares) -> None:
+    problem = least_squares(num_samples=120, dim=4, seed=50)
+    tamper = {3: lambda sum_D: -30 * sum_D}
+    settings = {"speeds": (1, 2, 3, 2), "lr": 0.05, "num_positions": 120, "max_samples": 1200, "tamper": tamper, "step_ns": 5}
+    defended = train("abs_sgd", problem, defaults={"batch_size": 4, "rule": {"trimmed_mean": {"trim": 1}}}, **settings).run()
+    assert problem.loss(defended.params) < 0.2 * problem.loss(problem.start)
+    assert max(each.staleness for each in defended.verdicts if each.verdict == "accepted") == 1
+    bare = train("abs_sgd", problem, defaults={"batch_size": 4}, **settings).run()
+    assert not problem.loss(bare.params) < problem.loss(problem.start)
+
+
 def test_a_joiner_takes_part_in_the_round_that_grows(abs_sgd) -> None:
     machine = abs_sgd(0)
     machine.hear(s.VersionPublished(V0), *issued((10, 0, 4), (11, 0, 8)))

@@ -10,6 +10,7 @@ from mottle.core import protocol as p
 SPECS = (
     "sync",
     {"sync": {"deadline_s": 30e-9, "quorum": 2}},
+    {"sync": {"rule": {"trimmed_mean": {"trim": 1}}}},
     {"backup": {"num_backups": 2}},
     "async",
     {"async": {"max_in_flight": 2, "max_staleness": 3}},
@@ -18,6 +19,7 @@ SPECS = (
     {"lb_bsp": {"most": 3}},
     {"abs_sgd": {"least": 2}},
     {"abs_sgd": {"least": 1, "most": 4}},
+    {"abs_sgd": {"least": 2, "rule": {"median": {}}}},
     {"fedbuff": {"buffer_size": 2}},
     {"fedfix": {"window_s": 9e-9}},
     {"zeno++": {"rho": 0.001, "refresh_every": 3}},

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
+from mottle.core import protocol as p
 from mottle.core import strategy as s
 from mottle.core.errors import ConfigError
 from mottle.core.protocol import RemoveAsked, Version
@@ -192,3 +193,25 @@ def test_members_that_come_and_go_do_not_change_the_trajectory(train, least_squa
     for number, x_D in still.history.items():
         np.testing.assert_allclose(moving.history[number], x_D, rtol=1e-12, atol=1e-14)
     assert {order.worker for order in moving.orders.values()} == {0, 1, 2}
+
+
+@pytest.mark.parametrize("spec", ["sync", "lb_bsp", {"backup": {"num_backups": 1}}], ids=str)
+def test_with_a_rule_a_remainder_too_small_for_a_round_is_taken_along_with_the_one_before(train, least_squares, spec) -> None:
+    problem = least_squares(num_samples=41, dim=3, seed=9)
+    defaults = {"batch_size": 8, "rule": {"trimmed_mean": {"trim": 1}}}
+    run = train(spec, problem, speeds=(1, 1, 1, 1), defaults=defaults, num_positions=41, max_samples=82).run()
+    assert run.finished == p.Finished("samples")
+    assert not [each.text for each in run.notices if "no step" in each.text]
+    assert len(run.used) == 82
+
+
+def test_samples_that_no_round_can_use_are_tried_once_more_and_then_listed_as_rejected(train, least_squares) -> None:
+    """A trimmed mean cannot be taken of two workers: without an end to it they would compute the last samples for ever."""
+    problem = least_squares(num_samples=12, dim=3, seed=9)
+    defaults = {"batch_size": 8, "rule": {"trimmed_mean": {"trim": 1}}}
+    run = train("sync", problem, speeds=(1, 1, 1), defaults=defaults, num_positions=12, max_samples=12)
+    run.run(until=lambda: len(run.history) == 2)
+    run.kill(2)
+    run.run()
+    assert run.finished == p.Finished("samples")
+    assert (len(run.used), sum(epoch.rejected for epoch in run.brain.book.epochs)) == (11, 1)

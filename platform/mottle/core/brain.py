@@ -397,9 +397,11 @@ class Brain:
             self._evaluate()
 
     def _skip(self, application: Application) -> None:
+        # With nothing else to lend the same samples would come to the same round again, for ever.
+        last = self.book.free == 0
         self._tell(p.Notice("warning", f"no step: {application.skip}"))
         for work_id in application.accepted:
-            self.updates.judge(work_id, "discarded", application.skip, drop=True)
+            self.updates.judge(work_id, "discarded", application.skip, drop=True, spent=last)
         self._hear(s.VersionPublished(self.version))
 
     # --- references and evaluation ----------------------------------------------------------------------------------------------------

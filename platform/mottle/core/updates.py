@@ -13,6 +13,9 @@ from mottle.core.orders import Orders
 from mottle.core.pipeline import Pipeline
 from mottle.core.shards import ShardMap
 
+_ENDS = {"accepted": "applied", "unselected": "unselected", "rejected": "rejected", "discarded": "rejected"}
+"""What becomes of the samples."""
+
 REJECTED_STREAK = 5  # rejections in a row after which people are told
 
 
@@ -122,6 +125,7 @@ class Updates:
         staleness: int | None = None,
         leases: bool = True,
         drop: bool = False,
+        spent: bool = False,
     ) -> None:
         """Give an acknowledged update its one verdict, and its leases their end (those of a round end with it, see `mottle.core.chunks`).
 
@@ -129,6 +133,7 @@ class Updates:
             staleness: at the time of its step, where that was decided earlier; None for now.
             leases: whether it still has its leases.
             drop: whether the shards still hold it.
+            spent: whether the samples of a discarded update count as those of a rejected one: tried once more elsewhere, then given up.
         """
         staleness = self.staleness(work_id) if staleness is None else staleness
         order = self._ledger.decide(work_id, verdict)
@@ -137,11 +142,11 @@ class Updates:
         redone = sum(len(part.lease) for part in parts if self._book.lent_before(part.lease))
         left = order.used
         for part in () if order.chunks else parts:
-            if verdict == "discarded":
+            if verdict == "discarded" and not spent:
                 self._book.give_back(part.lease)
             else:
                 used = min(left, len(part.lease))
-                self._book.spend(part.lease, used, "applied" if verdict == "accepted" else verdict, worker=worker)
+                self._book.spend(part.lease, used, _ENDS[verdict], worker=worker)
                 left -= used
         spent_ns = max(receipt.compute_ns for receipt in order.receipts.values())
         member = self._members.ever(worker)

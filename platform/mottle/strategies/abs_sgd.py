@@ -25,6 +25,7 @@ from typing import Any
 
 from mottle.core import strategy as s
 from mottle.core.errors import ConfigError
+from mottle.core.protocol import Settings
 from mottle.strategies.rounds import mean_over_samples
 
 _HEADROOM = 2
@@ -46,6 +47,8 @@ class ABSConfig:
     """Scale steps with their samples: lr holds for so many, twice as many make twice the step. None: lr for every step."""
     linear_cap: float = 4.0
     """Greatest factor of that scaling."""
+    rule: Settings | None = None
+    """Robust rule in place of the mean: `{phocas: {trim: 2}}`. A worker is one row of a round, so it gets one order in each."""
 
     def __post_init__(self) -> None:
         wrong = [
@@ -56,6 +59,10 @@ class ABSConfig:
                 (self.most is not None and self.most < self.least, f"most >= least, got {self.most} and {self.least}"),
                 (self.linear_batch is not None and self.linear_batch < 1, f"linear_batch >= 1, got {self.linear_batch}"),
                 (not self.linear_cap > 0, f"linear_cap > 0, got {self.linear_cap}"),
+                (
+                    self.linear_batch is not None and self.rule is not None,
+                    "linear_batch or a rule, not both: a worker that computes much would enlarge a step that is none of its own",
+                ),
             )
             if bad
         ]
@@ -78,6 +85,8 @@ class _Round:
     """Work ids that are out."""
     open: Counter[int] = field(default_factory=Counter)
     """Worker -> its orders that are asked for or out."""
+    members: set[int] = field(default_factory=set)
+    """Workers that got an order."""
     arrived: list[s.Update] = field(default_factory=list)
     samples: Counter[int] = field(default_factory=Counter)
     """Worker -> samples that arrived of it."""
@@ -113,6 +122,7 @@ class ABSSGD:
 
     def __init__(self, config: ABSConfig) -> None:
         self.config = config
+        self._rule = config.rule
         self._closed: _Round | None = None
         """The round whose updates are travelling; None when nothing is out."""
         self._stepping = False
@@ -132,11 +142,13 @@ class ABSSGD:
                 self._round_of(update.work_id).arrive(update)
             case s.OrderEnded(work_id, worker, _):
                 self._round_of(work_id).end(work_id, worker)
+            case s.RuleChanged(rule):
+                self._rule = rule
             case s.VersionPublished() if self._stepping:
                 decisions = self._turn(view)
             case s.VersionPublished() | s.WorkerIdle() if self._closed is None and view.crew:
                 decisions = self._begin(view)
-            case s.WorkerIdle(worker) if not self._growing.open[worker] and worker in view.crew:
+            case s.WorkerIdle(worker) if not self._growing.open[worker] and worker in view.crew and not self._has_row(worker):
                 decisions = [self._grow(worker, self._fair(view))]
         return decisions + self._go_on(view)
 
@@ -158,7 +170,7 @@ class ABSSGD:
             return []
         if closed.arrived:
             self._stepping = True
-            return [self._step(closed.arrived)]
+            return self._step(closed)
         if self._growing.orders or self._growing.arrived:
             return self._turn(view) + self._go_on(view)
         if not self._growing.pending:  # else the answers decide: no more orders may come of it
@@ -175,11 +187,22 @@ class ABSSGD:
         fair = self._fair(view)
         return cuts + [self._grow(worker, fair, max(before.samples[worker], closed.samples[worker])) for worker in view.crew]
 
-    def _step(self, updates: list[s.Update]) -> s.Apply:
-        updates.sort(key=lambda update: (update.worker, update.work_id))
+    def _has_row(self, worker: int) -> bool:
+        """Whether the worker has its one row of the growing round already."""
+        return self._rule is not None and self._growing.samples[worker] > 0
+
+    def _step(self, closed: _Round) -> list[s.Decision]:
+        updates = sorted(closed.arrived, key=lambda update: (update.worker, update.work_id))
+        if self._rule is not None:
+            # Where a rule has come in the middle of a round a worker may have several updates; the first one is its row.
+            first = {update.worker: update.work_id for update in reversed(updates)}
+            rows = tuple((update.work_id, update.weight) for update in updates if first[update.worker] == update.work_id)
+            surplus = [update.work_id for update in updates if first[update.worker] != update.work_id]
+            discards = [s.Discard(work_id, "a worker is one row of a rule") for work_id in surplus]
+            return [*discards, s.ApplyRule(rows, self._rule, len(closed.members))]
         linear = self.config.linear_batch
         factor = 1.0 if linear is None else min(sum(update.samples for update in updates) / linear, self.config.linear_cap)
-        return s.Apply(tuple((work_id, factor * weight) for work_id, weight in mean_over_samples(updates)))
+        return [s.Apply(tuple((work_id, factor * weight) for work_id, weight in mean_over_samples(updates)))]
 
     # --- orders -----------------------------------------------------------------------------------------------------------------------
 
@@ -208,6 +231,7 @@ class ABSSGD:
     def _issued(self, work_id: int, worker: int) -> list[s.Decision]:
         into = self._answered(worker)
         into.orders.add(work_id)
+        into.members.add(worker)
         return [s.CutOrder(work_id)] if into.cut else []
 
     def _round_of(self, work_id: int) -> _Round:

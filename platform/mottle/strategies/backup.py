@@ -16,7 +16,7 @@ from mottle.core import strategy as s
 from mottle.core.errors import ConfigError
 from mottle.core.protocol import Settings
 from mottle.strategies.barriered import Barriered
-from mottle.strategies.rounds import Round, even_shares
+from mottle.strategies.rounds import Round, even_shares, round_batch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class Backup(Barriered):
 
     def _orders(self, crew: list[int], free: int) -> list[s.Assign]:
         """The batch for N workers, and as much as one of those has for each backup that there are samples for."""
-        batch = min(self.config.batch_size, free)
+        batch = round_batch(self.config.batch_size, free, len(crew), self._rule)
         self._needed = min(max(1, len(crew) - self.config.num_backups), batch)
         least = batch // self._needed
         num_backups = min(len(crew) - self._needed, (free - batch) // least)

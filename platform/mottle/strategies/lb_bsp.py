@@ -20,7 +20,7 @@ from mottle.core.errors import ConfigError
 from mottle.core.protocol import Settings
 from mottle.strategies.balance import Predictor, Speed, balanced
 from mottle.strategies.barriered import Barriered
-from mottle.strategies.rounds import Round, even_shares
+from mottle.strategies.rounds import Round, even_shares, round_batch
 
 _GAIN = 0.02  # of the predicted time of a round, that new shares must bring; [D] of the specification
 _PROBES = (1.5, 0.5)
@@ -67,7 +67,8 @@ class LBBSP(Barriered):
         """Of the last round with nobody on probation."""
 
     def _orders(self, crew: list[int], free: int) -> list[s.Assign]:
-        return [s.Assign(worker, share) for worker, share in self._split(min(self.config.batch_size, free), crew)]
+        batch = round_batch(self.config.batch_size, free, len(crew), self._rule)
+        return [s.Assign(worker, share) for worker, share in self._split(batch, crew)]
 
     def _enough(self, current: Round) -> bool:
         return False

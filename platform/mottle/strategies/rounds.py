@@ -73,6 +73,14 @@ def mean_over_samples(updates: list[s.Update]) -> tuple[tuple[int, float], ...]:
     return tuple((update.work_id, 1.0 / total) for update in updates)
 
 
+def round_batch(batch: int, free: int, num_workers: int, rule: Settings | None) -> int:
+    """Samples of the next round.
+
+    A rule needs rows: a remainder of the epoch too small to give everybody a sample is taken along with the round before it.
+    """
+    return free if free <= batch or (rule is not None and free - batch < num_workers) else batch
+
+
 def even_shares(batch: int, workers: Iterable[int]) -> list[tuple[int, int]]:
     """(worker, samples) that split `batch` evenly: the first `rem` workers get one sample more; those who would get none are left out."""
     crew = list(workers)

@@ -12,7 +12,7 @@ from mottle.core import strategy as s
 from mottle.core.errors import ConfigError
 from mottle.core.protocol import Settings
 from mottle.strategies.barriered import Barriered
-from mottle.strategies.rounds import Round, even_shares
+from mottle.strategies.rounds import Round, even_shares, round_batch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +46,9 @@ class SyncSGD(Barriered):
         self.config = config
 
     def _orders(self, crew: list[int], free: int) -> list[s.Assign]:
-        """Share min(batch, what is left of the epoch) among the crew; the first `rem` workers get one sample more."""
-        return [s.Assign(worker, share) for worker, share in even_shares(min(self.config.batch_size, free), crew)]
+        """Share the batch, or what is left of the epoch, among the crew; the first `rem` workers get one sample more."""
+        batch = round_batch(self.config.batch_size, free, len(crew), self._rule)
+        return [s.Assign(worker, share) for worker, share in even_shares(batch, crew)]
 
     def _enough(self, current: Round) -> bool:
         return self._late and len(current.arrived) >= self.config.quorum
