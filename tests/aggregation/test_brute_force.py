@@ -168,3 +168,12 @@ def test_no_point_has_a_smaller_sum_of_distances_than_the_geometric_median(seed:
         for direction_D in generator.standard_normal((8, rows_ND.shape[1])):
             assert least <= objective(median_D + step * direction_D) * (1 + 1e-12)
     assert least <= min(objective(row_D) for row_D in rows_ND) * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_two_rows_a_hair_apart_do_not_hold_the_geometric_median_between_them(dtype: torch.dtype) -> None:
+    """At a distance of 1e-30 each of them pulls with a weight of 1e30, and together they are still weaker than the others."""
+    far = [[10.0, 1.0], [10.0, -1.0], [10.0, -0.3], [-0.1, 5.0], [-0.1, -5.0]]
+    rows_ND = np.array([[0.0, 0.0], [1e-30, -2e-30], *far])
+    found_D = aggregation.build("geometric_median")(torch.tensor(rows_ND, dtype=dtype)).double().numpy()
+    assert np.linalg.norm(rows_ND - found_D, axis=1).sum() < np.linalg.norm(rows_ND, axis=1).sum() - 1

@@ -10,6 +10,7 @@ import torch
 
 from mottle import aggregation
 from mottle.aggregation import ConditionError, FaultBudgetWarning, InputError
+from mottle.aggregation.decisions import Rules
 from mottle.core.errors import ConfigError
 
 ROWS = torch.tensor([[0.0, 1], [1, 2], [2, 3], [3, 4], [4, 5], [5, 9], [6, 8]])
@@ -127,6 +128,32 @@ def test_a_count_that_is_no_positive_whole_number_makes_the_row_invalid(count: f
     assert told.invalid == (2,)
     with pytest.raises(InputError, match="no gate"):
         aggregation.build("mean")(ROWS, [4, 4, count, 4, 4, 4, 4])
+
+
+@pytest.mark.parametrize("spec", [{"trimmed_mean": {"trim": 0}}, {"phocas": {"trim": 0}}, {"mea_med": {"num_byzantine": 0}}], ids=str)
+def test_a_rule_without_a_budget_left_keeps_its_gate(spec: Any) -> None:
+    rows = ROWS.clone()
+    rows[3, 1] = float("nan")
+    with pytest.raises(ConditionError, match="1 are invalid"):
+        aggregation.build(spec)(rows)
+    with pytest.warns(FaultBudgetWarning):
+        told = aggregation.build(spec, strict=False).explain(rows)
+    assert told.invalid == (3,)
+    torch.testing.assert_close(told.aggregate, rows[[0, 1, 2, 4, 5, 6]].mean(0))
+
+
+def test_counts_beyond_64_bits_are_capped_like_others() -> None:
+    rule = aggregation.build({"trimmed_mean": {"trim": 1}})
+    assert torch.equal(rule(ROWS, [4, 4, 10**30, 4, 4, 4, 4]), rule(ROWS, [4, 4, 8, 4, 4, 4, 4]))
+
+
+def test_in_a_run_the_units_of_a_loss_count_like_samples() -> None:
+    """Tokens, or what classes weigh: any positive number; the cap is a ratio."""
+    rule, sums = {"multi_krum": {"num_byzantine": 1}}, aggregation.build({"multi_krum": {"num_byzantine": 1}}).measure(ROWS).to_wire()
+    fractions, whole = (Rules().decide(rule, sums, counts, 7) for counts in ((0.5, 0.5, 1.5, 0.5, 0.5, 0.5, 9e9), (2, 2, 4, 2, 2, 2, 4)))
+    assert fractions.selected == whole.selected
+    weights = [np.array(each.instructions["weights"]) / each.instructions["divisor"] for each in (fractions, whole)]
+    np.testing.assert_allclose(weights[0], weights[1], rtol=1e-12)
 
 
 @pytest.mark.parametrize("weights", [[1, 2], np.ones((7, 1)), ["a"] * 7, [True] * 7], ids=["short", "matrix", "words", "flags"])

@@ -172,29 +172,64 @@ def test_an_impossible_weight_is_rejected(weight: float) -> None:
     assert verdicts(ear.hear(receipt(0, 0, weight=weight))) == [(0, "rejected", f"claims a weight of {weight}")]
 
 
-def test_samples_of_which_nothing_counts_for_the_loss_are_applied_without_a_step() -> None:
+def nothing(work_id: int, worker: int, samples: int = 4) -> p.Receipt:
+    """Of an update over samples of which none counts for the loss."""
+    return replace(receipt(work_id, worker, samples, weight=0.0), norm2=0)
+
+
+def test_samples_of_which_nothing_counts_for_the_loss_are_applied_without_a_step_once_two_workers_say_so() -> None:
+    """One worker's word would let a liar burn all the samples that it is given."""
     ear = Ear(weighted_loss=True)
     ear.start()
-    padding = replace(receipt(0, 0, weight=0.0), norm2=0)
-    said = ear.hear(padding)
-    assert verdicts(said) == [(0, "accepted", "nothing in it counts for the loss")]
+    said = ear.hear(nothing(0, 0))
+    assert verdicts(said) == [(0, "rejected", "nothing in it counts for the loss")]
     assert shard_commands(said) == [p.Drop(("update/0",))]
     assert only(said, p.Compute) == [order(2, 0, 8, 12)]
+    (again,) = only(ear.hear(nothing(1, 1)), p.Compute)
+    assert (again.worker, again.parts[0].lease.start) == (1, 0), "worker 1 is asked about the samples of worker 0"
+    assert verdicts(ear.hear(nothing(3, 1))) == [(3, "accepted", "nothing in it counts for the loss")]
     assert ear.brain.samples == 4
 
 
-def test_a_round_of_padding_alone_is_followed_by_the_next_round() -> None:
-    ear = Ear("sync", num_positions=12, max_samples=12, weighted_loss=True)
+def test_a_worker_that_is_alone_is_believed_to_have_nothing_that_counts() -> None:
+    ear = Ear(weighted_loss=True)
     ear.start()
-    said = ear.hear(*(replace(receipt(slot, slot, 2, weight=0.0), norm2=0) for slot in (0, 1)))
+    ear.hear(p.Left(1, "gone"))
+    assert verdicts(ear.hear(nothing(0, 0))) == [(0, "accepted", "nothing in it counts for the loss")]
+
+
+def test_a_round_of_padding_alone_is_followed_by_the_next_round() -> None:
+    ear = Ear("sync", num_positions=12, max_samples=12, weighted_loss=True, retry_rejected=False)
+    ear.start()
+    said = ear.hear(*(nothing(slot, slot, 2) for slot in (0, 1)))
     assert [text for _, text, _ in verdicts(said)] == ["accepted", "accepted"]
     assert only(said, p.Compute) == [order(2, 0, 4, 6), order(3, 1, 6, 8)]
+
+
+@pytest.mark.parametrize("weight", ["4", None, [4.0], True, 1 << 2000])
+def test_a_weight_that_is_no_number_is_rejected_and_nothing_breaks(weight: object) -> None:
+    ear = Ear(weighted_loss=True)
+    ear.start()
+    expected = [] if weight is None else [(0, "rejected", f"claims a weight of {weight}")]
+    assert verdicts(ear.hear(receipt(0, 0, weight=weight))) == expected
 
 
 def test_a_weight_of_nothing_does_not_excuse_a_vector_that_is_something() -> None:
     ear = Ear(weighted_loss=True)
     ear.start()
     assert verdicts(ear.hear(receipt(0, 0, weight=0.0))) == [(0, "rejected", "claims a weight of 0 for a sum that is not zero")]
+
+
+def test_a_name_belongs_to_whoever_was_given_the_order() -> None:
+    ear = Ear()
+    ear.start()
+    said = ear.hear(p.Contested(R0, "update/0", (1, 0)))
+    assert shard_commands(said) == [p.Award("update/0", 0)]
+    assert [notice.worker for notice in only(said, p.Notice)] == [1]
+    assert shard_commands(ear.hear(p.Contested(R0, "update/99", (1, 0)))) == [p.Drop(("update/99",))]
+    said = ear.hear(receipt(0, 1))
+    assert shard_commands(said) == [p.Award("update/0", 0)], "the whole update of somebody else"
+    assert only(said, p.Notice) == [p.Notice("warning", "refused update/0 of worker 1: no such order is open", 1)]
 
 
 def test_a_weight_where_the_loss_has_no_units_of_its_own_is_rejected() -> None:
@@ -212,7 +247,6 @@ def test_a_payload_that_the_shards_refused_is_rejected() -> None:
 @pytest.mark.parametrize(
     ("name", "sender", "drop"),
     [
-        ("update/0", 1, False),  # another worker's order
         ("update/9", 1, True),  # never given
         ("update/00", 0, False),  # another spelling: the shards would not find it
         ("update/²", 0, False),

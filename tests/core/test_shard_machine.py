@@ -1,5 +1,7 @@
 """One replica of a shard: literal facts in, literal orders out."""
 
+from dataclasses import replace
+
 import pytest
 
 from mottle.core import protocol as p
@@ -112,7 +114,7 @@ def test_a_range_that_overlaps_one_that_is_there_is_refused(ear: Ear) -> None:
     assert ear.hear(pushed("update/1", B, D)) == refused("update/1", f"range [{B}, {D}) overlaps one that has arrived")
 
 
-@pytest.mark.parametrize("other", [{"sender": 5}, {"samples": 9}, {"weight": 3.0}])
+@pytest.mark.parametrize("other", [{"samples": 9}, {"weight": 3.0}])
 def test_ranges_of_one_update_must_agree(ear: Ear, other: dict[str, int]) -> None:
     ear.hear(pushed("update/1", A, B))
     (up,) = ear.hear(pushed("update/1", B, D, **other))
@@ -222,6 +224,66 @@ def test_a_new_coordinator_counts_from_zero_and_early_batches_of_the_old_one_are
     assert ear.hear(batch(1, drop("b"))) == []
     assert ear.hear(batch(0, drop("new"), epoch=1)) == [sh.Run(drop("new")), sh.Run(drop("later"))]
     assert ear.hear(batch(2, drop("next"), epoch=1)) == [sh.Run(drop("next"))]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("name", None),
+        ("name", ["update/0"]),
+        ("sender", "4"),
+        ("start", 0.0),
+        ("stop", None),
+        ("samples", "many"),
+        ("samples", [4]),
+        ("samples", 1 << 2000),
+        ("weight", "heavy"),
+        ("weight", True),
+        ("compute_ns", None),
+    ],
+)
+def test_a_message_that_says_things_of_the_wrong_kind_is_refused_and_the_shard_goes_on(ear: Ear, field: str, value: object) -> None:
+    (told,) = ear.hear(replace(pushed("update/0"), **{field: value}))
+    assert isinstance(told, sh.SendUp)
+    assert isinstance(told.event, p.Receipt)
+    assert told.event.fault
+    assert not told.event.finite
+    assert ear.machine.held == ()
+
+
+@pytest.mark.parametrize("part", [(A, B), (A, D)], ids=["part of it", "all of it"])
+def test_whoever_pushes_first_under_another_ones_name_does_not_block_it(ear: Ear, part: tuple[int, int]) -> None:
+    """A liar pushes under the order of worker 4; the coordinator knows whose it is, and the replica takes the rightful one's after all."""
+    ear.hear(pushed("update/0", *part, sender=9))
+    contested = sh.SendUp(p.Contested(REPLICA, "update/0", (9, 4)))
+    assert ear.hear(pushed("update/0", A, B)) == [contested]
+    assert ear.hear(pushed("update/0", B, D)) == []
+    award, drop_it = p.Award("update/0", 4), p.Drop(("update/0",))
+    orders = ear.hear(batch(0, award))
+    assert orders[:2] == [sh.Run(award), sh.Run(drop_it)]
+    assert [(order.start, order.stop) for order in orders[2:]] == [(A, B), (B, D)]
+    assert all(isinstance(order, sh.StoreRange) for order in orders[2:])
+
+
+def test_a_rival_under_a_name_that_is_anothers_is_forgotten(ear: Ear) -> None:
+    ear.hear(pushed("update/0"))
+    assert ear.hear(pushed("update/0", sender=9)) == [sh.SendUp(p.Contested(REPLICA, "update/0", (4, 9)))]
+    assert ear.hear(batch(0, p.Award("update/0", 4))) == [sh.Run(p.Award("update/0", 4))]
+    assert ear.machine.held == ("update/0",)
+
+
+def test_an_award_that_comes_before_the_rightful_push_makes_room_for_it(ear: Ear) -> None:
+    ear.hear(pushed("update/0", sender=9))
+    ear.hear(batch(0, p.Award("update/0", 4)))
+    (order,) = ear.hear(pushed("update/0"))
+    assert isinstance(order, sh.StoreRange)
+
+
+def test_nobody_can_make_a_replica_remember_any_number_of_rivals(ear: Ear) -> None:
+    ear.hear(pushed("update/0"))
+    told = [order for sender in range(10, 300) for order in ear.hear(pushed("update/0", sender=sender))]
+    assert sum(isinstance(order.event, p.Contested) for order in told) == 256
+    assert "wait already" in told[-1].event.fault
 
 
 def test_answers_go_up_in_the_order_of_the_commands(ear: Ear) -> None:

@@ -98,13 +98,35 @@ def test_the_first_reference_is_asked_for_at_once_and_candidates_wait_for_it(zen
     assert machine.hear(s.UpdateArrived(candidate(7))) == []
     assert machine.hear(s.WorkerIdle(0)) == []
     assert machine.hear(s.ReferenceReady("reference/1", V0, 25.0)) == [s.MeasureDots("reference/1:7", (7,), "reference/1")]
-    assert machine.hear(s.DotsMeasured("reference/1:7", (5.0,))) == [s.Apply(((7, 5.0),), scores={7: pytest.approx(0.1 * 25 - 0.02 * 25)})]
+    assert machine.hear(s.DotsMeasured("reference/1:7", (5.0,))) == [
+        s.Apply(((7, 5.0),), scores={7: pytest.approx(0.1 * 25 - 0.02 * 25)}, buffers="reference/1")
+    ]
 
 
 def test_candidates_that_were_measured_on_arrival_are_judged_at_once(zenopp) -> None:
     machine = zenopp()
     machine.hear(s.WorkerIdle(0), s.ReferenceReady("reference/1", V0, 25.0))
-    assert machine.hear(s.UpdateArrived(candidate(7, norm2=100.0, first=50.0))) == [s.Apply(((7, 0.5),), scores={7: pytest.approx(2.0)})]
+    applied = s.Apply(((7, 0.5),), scores={7: pytest.approx(2.0)}, buffers="reference/1")
+    assert machine.hear(s.UpdateArrived(candidate(7, norm2=100.0, first=50.0))) == [applied]
+
+
+def test_buffers_are_those_of_the_reference_once_and_it_is_kept_until_the_step_that_takes_them_is_made(zenopp) -> None:
+    machine = zenopp(refresh_every=2, ahead=1)
+    machine.hear(s.WorkerIdle(0), s.ReferenceReady("reference/1", V0, 25.0))
+    first = machine.hear(s.UpdateArrived(candidate(7, first=5.0)))[0]
+    assert isinstance(first, s.Apply)
+    assert first.buffers == "reference/1"
+    machine.view.head = Version(0, 1)
+    assert not [each for each in machine.hear(s.ReferenceReady("reference/2", V0, 25.0)) if isinstance(each, s.Forget)]
+    machine.view.version = Version(0, 1)
+    assert s.Forget("reference/1") in machine.hear(s.VersionPublished(Version(0, 1)))
+
+
+def test_a_second_step_of_the_same_reference_leaves_the_buffers_as_they_are(zenopp) -> None:
+    machine = zenopp()
+    machine.hear(s.WorkerIdle(0), s.ReferenceReady("reference/1", V0, 25.0), s.UpdateArrived(candidate(7, first=5.0)))
+    (second,) = machine.hear(s.UpdateArrived(candidate(8, 1, first=5.0)))
+    assert second.buffers == ""
 
 
 def test_a_rejected_worker_goes_on_at_once(zenopp) -> None:

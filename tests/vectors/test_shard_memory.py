@@ -1,6 +1,6 @@
 """The numbers of a shard, command by command, against plain torch on the whole vector."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -109,6 +109,23 @@ def test_norms_and_inner_products_are_over_the_parameters_and_the_same_for_every
     assert (norm2, dot) == (of_whole.norm2, dict(of_whole.dots)["reference/1"])
     answers = cut.run(p.Measure(1, (("update/0", "update/0"), ("update/0", "reference/1"))))
     assert tuple(map(sum, zip(*(answer.values for answer in answers), strict=True))) == (norm2, dot)
+
+
+@pytest.mark.parametrize(("weight", "finite"), [(1e-30, True), (1e-37, False), (1e-300, False), (0.0, True), (1e300, True)])
+def test_a_mean_that_overflows_for_want_of_weight_is_not_finite(weight: float, finite: bool) -> None:
+    (stored,) = Cut.of(vector(0), 1).store("update/0", vector(1), weight)
+    assert stored.finite is finite
+
+
+@pytest.mark.parametrize("instead", ["reference/1", "", None])
+def test_a_step_may_take_the_buffers_of_a_reference_or_none_at_all(instead: str | None) -> None:
+    cut = Cut.of(vector(0), 2)
+    cut.store("update/0", 4.0 * vector(1), 4.0)
+    cut.store("reference/1", vector(2), 1.0)
+    cut.run(replace(step(1, "update/0", 0.25), buffers=instead))
+    moved = {"reference/1": vector(2), "": torch.zeros(LAYOUT.size), None: vector(1)}[instead]
+    torch.testing.assert_close(cut.values[TAIL:], vector(0)[TAIL:] - moved[TAIL:])
+    torch.testing.assert_close(cut.values[:NUM_PARAMS], vector(0)[:NUM_PARAMS] - 0.5 * vector(1)[:NUM_PARAMS])
 
 
 def test_a_range_in_two_pieces_is_the_range_in_one() -> None:

@@ -146,18 +146,21 @@ class Bench:
             flat_D, self._weight = self._state.local.update(order.local), self._state.local.weight
         if self._job.channel is None and self._faulty is None:
             encode = self._encode_parts if flat_D is None else partial(self._encode, vector=flat_D)
-            self._send(p.update_name(work_id), self._slot, samples, encode)
+            self._send(Sent(p.update_name(work_id), self._slot, samples, None, self._own_weight), encode)
             return
         flat_D = self._engine.update() if flat_D is None else flat_D
         if self._job.channel is not None:
             ray.get(self._job.channel.deposit.remote(self._slot, self._base, transport.publish(flat_D / self._weight)))
-        honest = Sent(p.update_name(work_id), self._slot, samples, flat_D)
+        honest = Sent(p.update_name(work_id), self._slot, samples, flat_D, self._own_weight)
         for sent in [honest] if self._faulty is None else self._lie(honest, work_id, samples):
-            self._send(sent.name, sent.sender, sent.samples, partial(self._encode, vector=sent.vector))
+            self._send(sent, partial(self._encode, vector=sent.vector))
 
-    def _send(self, name: str, sender: int, samples: Any, encode: Callable[[int, Range], Any]) -> None:
-        weight = self._weight if self._job.brain.weighted_loss else None
-        self._shards.push(name, encode, sender=sender, samples=samples, weight=weight, compute_ns=self._compute_ns)
+    @property
+    def _own_weight(self) -> float | None:
+        return self._weight if self._job.brain.weighted_loss else None
+
+    def _send(self, sent: Sent, encode: Callable[[int, Range], Any]) -> None:
+        self._shards.push(sent.name, encode, sender=sent.sender, samples=sent.samples, weight=sent.weight, compute_ns=self._compute_ns)
 
     def _encode_parts(self, shard: int, owned: Range) -> Any:
         """A shard's range of the honest update; large ones from where they lie, if the codec loses nothing: then it may be divided."""

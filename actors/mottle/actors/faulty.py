@@ -26,6 +26,8 @@ class Sent:
     samples: Any
     vector: Any
     """Gradient sum, shape (D,), from an honest worker."""
+    weight: Any = None
+    """Units of the loss, where these are not the samples."""
 
 
 class Faulty:
@@ -68,10 +70,11 @@ class Faulty:
     def messages(self, sum_D: Tensor, weight: float, *, work_id: int, base: int, samples: int) -> list[Sent]:
         """What goes out instead of the honest update: attacks work on means, workers push sums."""
         mean_D, self._state = self._corrupt(sum_D / weight, base)
-        message = attacks.Message(worker=self._slot, round=base, payload=mean_D, count=samples)
-        return [
-            self._sent(each, weight, work_id, base) for each in self._attack.messages(message, state=self._state, generator=self._generator)
-        ]
+        # What a liar counts falsely is what its vector is divided by.
+        weighted = self._job.brain.weighted_loss
+        message = attacks.Message(worker=self._slot, round=base, payload=mean_D, count=weight if weighted else samples)
+        messages = self._attack.messages(message, state=self._state, generator=self._generator)
+        return [self._sent(each, weight, work_id, base, samples if weighted else None) for each in messages]
 
     def _corrupt(self, mean_D: Tensor, base: int) -> tuple[Tensor, Any]:
         channel, generator = None, self._generator
@@ -108,12 +111,16 @@ class Faulty:
         """The defender's rule, the mean where there is none; one that needs trusted data is not known to attackers."""
         return aggregation.build(self._job.strategy_defaults.get("rule") or "mean")(rows_ND)
 
-    def _sent(self, message: attacks.Message, weight: float, work_id: int, base: int) -> Sent:
+    def _sent(self, message: attacks.Message, weight: float, work_id: int, base: int, samples: int | None) -> Sent:
+        """`samples` are claimed as they are where the loss has units of its own; None for a loss that counts samples."""
         vector = message.payload
         if isinstance(vector, Tensor) and vector.is_floating_point():
             vector = vector * weight
         # A base version is not claimed but follows from the order; whoever claims another one names another order.
-        return Sent(p.update_name(work_id + message.round - base), message.worker, message.count, vector)
+        name = p.update_name(work_id + message.round - base)
+        if samples is None:
+            return Sent(name, message.worker, message.count, vector)
+        return Sent(name, message.worker, samples, vector, message.count)
 
     def on_the_wire(self, range_S: Tensor, base: int, first: int) -> Tensor:
         """What a faulty link makes of a shard's range."""

@@ -118,6 +118,7 @@ class Brain:
             p.Left: self._on_left,
             p.RemoveAsked: self._on_remove_asked,
             p.Receipt: self._on_receipt,
+            p.Contested: self.updates.contested,
             p.Measured: lambda e: self.pipeline.answered(e.replica, e.request, e.values),
             p.Stepped: lambda e: self.pipeline.stepped(e.replica, e.version),
             p.SnapshotDone: lambda e: self._checkpoints.shard_saved(e),
@@ -362,6 +363,7 @@ class Brain:
         self._end_copies(decision.chunks, "surplus: the step was made without it", keep=frozenset(dict(decision.terms)))
         stale = {work_id: self.updates.staleness(work_id) for work_id in (*dict(decision.terms), *decision.unselected)}
         application = Application(decision.terms, decision.unselected, chunks=decision.chunks, lead=decision.lead, staleness=stale)
+        application.buffers = decision.buffers
         application.scores.update(decision.scores)
         self.pipeline.submit(application)
 

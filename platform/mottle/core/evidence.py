@@ -22,10 +22,11 @@ def fault_of(order: Order, receipts: Sequence[Receipt], *, weighted_loss: bool) 
         least = 1 if order.cut else order.samples
         if type(receipt.samples) is not int or not least <= receipt.samples <= order.samples:
             return f"claims {receipt.samples} samples, was ordered {order.samples}"
+        weight = receipt.weight
+        if weight is not None and not (weighted_loss and type(weight) in (int, float) and 0 <= weight < 1e300):
+            return f"claims a weight of {receipt.weight}"
         if (receipt.samples, receipt.weight) != (receipts[0].samples, receipts[0].weight):
             return "claims different counts to different shards"
-        if receipt.weight is not None and not (weighted_loss and 0 <= receipt.weight < float("inf")):
-            return f"claims a weight of {receipt.weight}"
         if receipt.weight == 0 and receipt.norm2:
             return "claims a weight of 0 for a sum that is not zero"
     return "" if all(receipt.finite for receipt in receipts) else "not finite"

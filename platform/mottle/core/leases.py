@@ -255,6 +255,10 @@ class LeaseBook:
                 return free
         return self._room(self._newest + 1) if self._may_open_next() else 0
 
+    def will_be_retried(self, lease: Lease) -> bool:
+        """Whether positions of a lease that is out, should they be rejected, are tried once more."""
+        return self._retry and not self._known(lease).retried
+
     def lent_before(self, lease: Lease) -> bool:
         """Whether the positions of a lease that is out had been computed before in vain: computing them again is redone work."""
         return self._known(lease).again

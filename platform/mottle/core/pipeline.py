@@ -100,6 +100,8 @@ class Application:
     staleness: dict[int, int] = field(default_factory=dict)
     skip: str = ""
     version: Version | None = None
+    buffers: str | None = None
+    """See `protocol.Step`."""
 
     @property
     def accepted(self) -> tuple[int, ...]:
@@ -322,7 +324,10 @@ class Pipeline:
         application.version = self.head
         samples, holds, released = self._context()
         drop = application.names if source != DIRECTION else (*application.names, DIRECTION)
-        self._shards.tell(Step(self.head, source, scale, samples + application.lead, self.published.number, holds, drop, released))
+        floor = self.published.number
+        self._shards.tell(
+            Step(self.head, source, scale, samples + application.lead, floor, holds, drop, released, buffers=application.buffers)
+        )
         if self.keeps_models:
             self.keep(model_name(self.head.number), PARAMS)
         self._told.append(application)

@@ -234,6 +234,8 @@ class Step:
     holds: tuple[tuple[int, tuple[str, ...]], ...] = ()
     drop: tuple[str, ...] = ()
     released: tuple[str, ...] = ()
+    buffers: str | None = None
+    """Vector whose buffers are taken in the place of the source's; empty: none are, they stay; None: the source's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +243,14 @@ class Drop:
     """Forget these vectors (updates that were decided, references that were replaced)."""
 
     names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Award:
+    """The vector of that name is `sender`'s: what others have pushed under it is forgotten."""
+
+    name: str
+    sender: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,7 +289,9 @@ class Wean:
     newcomer: ReplicaId
 
 
-ShardCommand = Combine | ApplyRule | Measure | Distances | Keep | RuleStatistics | Step | Drop | Configure | Snapshot | Adopt | Sync | Wean
+ShardCommand = (
+    Combine | ApplyRule | Measure | Distances | Keep | RuleStatistics | Step | Drop | Award | Configure | Snapshot | Adopt | Sync | Wean
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -498,6 +510,16 @@ class Receipt:
 
 
 @dataclass(frozen=True, slots=True)
+class Contested:
+    """Two senders push under one name; a replica does not know whose order it is and waits for `Award`."""
+
+    replica: ReplicaId
+    name: str
+    senders: tuple[int, int]
+    """Who came first, and the other."""
+
+
+@dataclass(frozen=True, slots=True)
 class Measured:
     replica: ReplicaId
     request: int
@@ -644,6 +666,7 @@ Event = (
     | Left
     | RemoveAsked
     | Receipt
+    | Contested
     | Measured
     | Stepped
     | SnapshotDone

@@ -74,6 +74,9 @@ class TakenOver:
 
 ShardEvent = Pushed | RangeStored | BatchArrived | Ran | ReadAsked | TakenOver
 
+NOBODY = -2
+"""Sender of messages that do not say who sent them."""
+
 # --- orders to the driver ---------------------------------------------------------------------------------------------------------------
 
 
@@ -119,7 +122,7 @@ class FreeVersions:
 class SendUp:
     """Tell the coordinator."""
 
-    event: p.Receipt | p.Measured | p.Stepped | p.ReplicaReady | p.ReplicaSynced
+    event: p.Receipt | p.Contested | p.Measured | p.Stepped | p.ReplicaReady | p.ReplicaSynced
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +181,9 @@ class Holding:
     vectors: tuple[KnownVector, ...]
 
 
+_MOST_RIVALS = 256  # messages; a worker pushes one or two a shard
+
+
 class Shard:
     """One replica.
 
@@ -199,6 +205,10 @@ class Shard:
         self._vectors: dict[str, _Vector] = {}
         self._references: dict[str, _Vector] = {}
         """Those of them that are references, whole or in part."""
+        self._rivals: dict[str, list[Pushed]] = {}
+        """Pushes under the name of a vector that another sender holds."""
+        self._evicting: dict[str, list[Pushed]] = {}
+        """Pushes of the rightful sender, until what is in their place has been dropped."""
         self._kept: set[int] = {version.number}
         self._unread: dict[int, set[str]] = {}
         """Version -> holders that have yet to read it."""
@@ -225,7 +235,11 @@ class Shard:
     # --- vectors in -------------------------------------------------------------------------------------------------------------------
 
     def _on_pushed(self, event: Pushed) -> list[ShardOrder]:
+        if malformed := _malformed(event):
+            return [_malformed_receipt(self.replica, event, malformed)]
         vector = self._vectors.get(event.name)
+        if vector is not None and vector.sender != event.sender and p.work_id_of(event.name) is not None:
+            return self._contest(event, vector.sender)
         if vector is None:
             if len(self._vectors) >= self._max_vectors:
                 return [self._fault(event, f"the shard holds {self._max_vectors} vectors already")]
@@ -244,6 +258,26 @@ class Shard:
         weight = float(event.samples) if event.weight is None else event.weight
         order = StoreRange(event.name, event.start, event.stop, weight, event.payload, references)
         return [*self._pass_on(event), order]
+
+    def _contest(self, event: Pushed, holder: int) -> list[ShardOrder]:
+        """Another one holds a vector of that name, and may be the liar: what the second one sends waits until it is known whose it is."""
+        rivals = self._rivals.setdefault(event.name, [])
+        if sum(map(len, self._rivals.values())) >= _MOST_RIVALS:
+            return [self._fault(event, f"{_MOST_RIVALS} pushes wait already for a word on whose name they are under")]
+        known = any(rival.sender == event.sender for rival in rivals)
+        rivals.append(event)
+        return [] if known else [SendUp(p.Contested(self.replica, event.name, (holder, event.sender)))]
+
+    def _awarded(self, award: p.Award) -> list[ShardOrder]:
+        vector = self._vectors.get(award.name)
+        if vector is not None and vector.sender == award.sender:
+            self._rivals.pop(award.name, None)
+            return []
+        rightful = [rival for rival in self._rivals.pop(award.name, ()) if rival.sender == award.sender]
+        if vector is None:
+            return [order for push in rightful for order in self._on_pushed(push)]
+        self._evicting[award.name] = rightful
+        return [Run(p.Drop((award.name,)))]
 
     def _misfit(self, event: Pushed, vector: _Vector) -> str:
         owned = self.owned
@@ -328,6 +362,9 @@ class Shard:
                 return self._stepped(step)
             case p.Drop(names):
                 self._forget(names)
+                return [order for name in names for push in self._evicting.pop(name, ()) for order in self._on_pushed(push)]
+            case p.Award() as award:
+                return self._awarded(award)
             case p.Measure(request) | p.Distances(request) | p.RuleStatistics(request):
                 return [SendUp(p.Measured(self.replica, request, event.values))]
             case p.Adopt(donor, newcomer) if donor == self.replica:
@@ -371,6 +408,7 @@ class Shard:
     def _forget(self, names: tuple[str, ...]) -> None:
         for name in names:
             self._vectors.pop(name, None)
+            self._rivals.pop(name, None)
             if self._references:
                 self._references.pop(name, None)
 
@@ -418,6 +456,29 @@ class Shard:
         assert self.version.number in self._kept
         assert all(number >= self._floor or self._unread.get(number) for number in self._kept), f"useless versions {self._kept}"
         assert all(seq > self._next_seq for seq in self._early)
+
+
+def _malformed(event: Any) -> str:
+    """Why nothing in the message can be relied on: it says things of the wrong kind, and senders are not trusted to say anything else."""
+    if not isinstance(event.name, str):
+        return "the name of its vector is none"
+    if not all(type(each) is int for each in (event.sender, event.start, event.stop, event.compute_ns)):
+        return "sender, range and time are whole numbers"
+    if not _is_number(event.samples) or not (event.weight is None or _is_number(event.weight)):
+        return "samples and weight are numbers"
+    return ""
+
+
+def _is_number(claim: Any) -> bool:
+    """Whether it is one that fits double precision; NaN does, and is refused by whoever knows what was asked for."""
+    return type(claim) is float or (type(claim) is int and abs(claim) < 1 << 1000)
+
+
+def _malformed_receipt(replica: p.ReplicaId, event: Pushed, reason: str) -> SendUp:
+    """What the coordinator hears of a message of which it had better hear no more."""
+    name = event.name if isinstance(event.name, str) else ""
+    sender = event.sender if type(event.sender) is int else NOBODY
+    return SendUp(p.Receipt(replica, name, sender, 0, False, 0, fault=reason))
 
 
 def _known(item: tuple[str, _Vector]) -> KnownVector:

@@ -216,6 +216,8 @@ class Apply:
     """Samples from the first to the last inner step of the updates: the schedule's rate at this step is that of the last one."""
     chunks: tuple[int, ...] = ()
     """That end with this step."""
+    buffers: str | None = None
+    """Reference vector whose buffers the step takes in the place of the updates'; empty: they stay; None: the updates' own."""
 
 
 @dataclass(frozen=True, slots=True)

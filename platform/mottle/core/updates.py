@@ -16,6 +16,9 @@ from mottle.core.shards import ShardMap
 _ENDS = {"accepted": "applied", "unselected": "unselected", "rejected": "rejected", "discarded": "rejected"}
 """What becomes of the samples."""
 
+PADDING = "nothing in it counts for the loss"
+"""What an update of weight 0 says."""
+
 REJECTED_STREAK = 5  # rejections in a row after which people are told
 
 
@@ -84,6 +87,21 @@ class Updates:
             self._effects.tell(p.Notice("warning", text, receipt.sender))
         if known is None and p.work_id_of(receipt.name) is not None:
             self._pipeline.drop((receipt.name,))
+        if known is not None and known.compute.worker != receipt.sender:
+            self._shards.tell(p.Award(receipt.name, known.compute.worker))
+
+    def contested(self, event: p.Contested) -> None:
+        """Two workers push under one name: it is that of whoever was given the order."""
+        work_id = p.work_id_of(event.name)
+        order = None if work_id is None else self._ledger.get(work_id)
+        if order is None:
+            self._pipeline.drop((event.name,))
+            return
+        for sender in event.senders:
+            if sender != order.compute.worker:
+                text = f"worker {sender} sent an update in the name of worker {order.compute.worker}'s order"
+                self._effects.tell(p.Notice("warning", text, sender))
+        self._shards.tell(p.Award(event.name, order.compute.worker))
 
     def replica_lost(self) -> None:
         """Fewer replicas to wait for: some updates may be complete now."""
@@ -105,13 +123,18 @@ class Updates:
             self.judge(work_id, "rejected", fault, drop=True)
             self._effects.hear(s.OrderEnded(work_id, worker, fault, refused=True))
         elif is_padding(receipts):
-            self.judge(work_id, "accepted", "nothing in it counts for the loss", drop=True)
-            self._effects.hear(s.OrderEnded(work_id, worker, "nothing in it counts for the loss"))
+            self.judge(work_id, "rejected" if self._wants_a_second_opinion(order) else "accepted", PADDING, drop=True)
+            self._effects.hear(s.OrderEnded(work_id, worker, PADDING))
         else:
             order.used = receipts[0].samples
             self._effects.hear(s.UpdateArrived(update_of(order, now_ns=self._effects.now_ns)))
         self._health.heard_of(worker)
         self._orders.offer(worker)
+
+    def _wants_a_second_opinion(self, order: Order) -> bool:
+        """Whether somebody else is asked: who says that nothing in its samples counts would otherwise burn as many as it likes."""
+        others = any(worker != order.compute.worker for worker in self._members.crew)
+        return others and any(self._book.will_be_retried(part.lease) for part in order.compute.parts)
 
     # --- the verdict ------------------------------------------------------------------------------------------------------------------
 

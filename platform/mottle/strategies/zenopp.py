@@ -10,6 +10,9 @@ cosine with rho / lr, and a decaying rate would end by rejecting everybody.
 `ahead` lets the validator work beside the training: the next reference is asked for that many candidates before it is needed, and each
 serves `refresh_every - ahead` candidates, so v is never more than `refresh_every` candidates old. With `ahead=0` it is the paper's loop.
 Candidates judged since the newest published version (steps that the shards have yet to make) count into its age.
+
+Buffers (BatchNorm's running statistics) are the validator's: the first step that a reference leads to takes them from the reference, which
+moved them over its trusted samples; those of the workers are not looked at.
 """
 
 import math
@@ -96,6 +99,10 @@ class ZenoPP:
         """Candidates judged with the reference in use."""
         self._unpublished: deque[tuple[int, int]] = deque()
         """Versions decided and not yet published, each with the candidates that were judged since, its own included."""
+        self._buffers_at: int | None = None
+        """Version that took the buffers of the reference in use; None while none has."""
+        self._retired: list[tuple[str, int]] = []
+        """References out of use, and the version that has to be published before they may be forgotten."""
         self._num_references = 0
         self._failed = 0
         self._measuring: str | None = None
@@ -110,6 +117,7 @@ class ZenoPP:
                 decisions.append(self._assign(worker))
             case s.VersionPublished(version):
                 decisions += [self._assign(worker) for worker in self._turns.published(version)]
+                decisions += self._forget_retired(version.number)
             case s.WorkerGone(worker):
                 self._turns.gone(worker)
             case s.ReferenceReady(name, _, norm2) if name == self._asked:
@@ -138,8 +146,9 @@ class ZenoPP:
                 if self._following is None:
                     return decisions
                 if self._reference is not None:
-                    decisions.append(s.Forget(self._reference.name))
-                self._reference, self._following, self._judged = self._following, None, 0
+                    self._retired.append((self._reference.name, self._buffers_at or 0))
+                    decisions += self._forget_retired(view.version.number)
+                self._reference, self._following, self._judged, self._buffers_at = self._following, None, 0, None
                 self._measuring = None
                 continue
             if not self._candidates or self._measuring is not None:
@@ -199,9 +208,21 @@ class ZenoPP:
             score = config.lr * scale * update.dots[reference.name] - config.rho * reference.norm2
             if score >= -config.lr * config.epsilon:
                 self._turns.decided(update.worker, version=head + 1)
-                return [s.Apply(((update.work_id, scale),), scores={update.work_id: score})]
+                return [
+                    s.Apply(((update.work_id, scale),), scores={update.work_id: score}, buffers=self._take_buffers(reference, head + 1))
+                ]
             decision = s.Reject(update.work_id, "fails the Zeno++ test", score)
         return [decision, self._assign(update.worker)] if self._turns.decided(update.worker) else [decision]
+
+    def _take_buffers(self, reference: _Reference, version: int) -> str:
+        """Those of the reference, once; no worker's: the test says nothing of them, and with a majority of liars nor would a median."""
+        first, self._buffers_at = self._buffers_at is None, self._buffers_at or version
+        return reference.name if first else ""
+
+    def _forget_retired(self, published: int) -> list[s.Decision]:
+        gone = [name for name, version in self._retired if version <= published]
+        self._retired = [each for each in self._retired if each[0] not in gone]
+        return [s.Forget(name) for name in gone]
 
     def _assign(self, worker: int) -> s.Assign:
         return s.Assign(worker, self.config.batch_size)

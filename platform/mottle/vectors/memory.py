@@ -5,6 +5,7 @@ P for every held vector. A decoded update is copied into memory of its own befor
 into what it sent, changes nothing.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -16,6 +17,7 @@ from mottle import compression, optim
 from mottle.compression import PayloadError
 from mottle.core import protocol as p
 from mottle.core.errors import ProtocolError
+from mottle.core.exactsum import to_float
 from mottle.core.layout import Layout, Range
 from mottle.core.shard import Ran, RangeStored
 from mottle.optim.schedule import Schedule
@@ -121,6 +123,8 @@ class ShardMemory:
             return RangeStored(name, start, stop, False, 0, fault=str(error))
         values = held.values[begin : min(end, self._num_params)]
         finite, norm2 = squared_norm(values)
+        # A sum of ordinary size over next to no weight: its mean is none that could be computed with.
+        finite = finite and not (weight > 0 and math.sqrt(to_float(norm2)) / weight > torch.finfo(values.dtype).max)
         finite = finite and bool(torch.isfinite(held.values[max(begin, self._num_params) : end]).all())
         if not finite:
             return RangeStored(name, start, stop, False, 0)
@@ -179,7 +183,7 @@ class ShardMemory:
                 self._drop(names)
             case p.Configure(settings):
                 self._settings.update(settings)
-            case p.Snapshot() | p.Adopt() | p.Sync() | p.Wean():
+            case p.Award() | p.Snapshot() | p.Adopt() | p.Sync() | p.Wean():
                 pass  # what there is to do is the driver's and the machine's
             case _:
                 raise ProtocolError(f"a shard cannot run {type(command).__name__}")
@@ -245,13 +249,24 @@ class ShardMemory:
         if self._optimizer.wants_mean:
             scale *= source.weight
             self._means(((step.source, 0.0),))
-        source.values[self._num_params :].div_(source.weight)
+        self._choose_buffers(source, step.buffers)
         factor = 1.0 if self.spec.schedule is None else self.spec.schedule(step.samples)
         base = self._settings.get("lr")
         lr = None if base is None and factor == 1.0 else factor * (self._optimizer.base_lr if base is None else base)
         self._optimizer.step(source.values, lr, scale)
         self.version = step.version.number
         self._drop(step.drop)
+
+    def _choose_buffers(self, source: _Held, instead: str | None) -> None:
+        """The step's buffers, as a mean, into the source."""
+        buffers = source.values[self._num_params :]
+        if instead is None:
+            buffers.div_(source.weight)
+        elif instead:
+            other = self._vectors[instead]
+            torch.div(other.values[self._num_params :], other.weight, out=buffers)
+        else:
+            buffers.zero_()
 
     # --- versions ---------------------------------------------------------------------------------------------------------------------
 

@@ -34,6 +34,8 @@ class RangeRules:
     ) -> None:
         """Write the shard's part of the direction: the rule on coordinates below `num_params`, the median behind them.
 
+        The median of all rows; of those that trusted data have chosen where the rule stands a majority of liars.
+
         Args:
             rows: means of the workers, shape (D,) each.
             out: shape (D,).
@@ -42,4 +44,6 @@ class RangeRules:
         part = None if center is None else center[:num_params]
         out[:num_params] = self._rule(settings).apply([row[:num_params] for row in rows], obeyed, center=part)
         if num_params < len(out):
-            out[num_params:] = self._rule({"median": {}})([row[num_params:] for row in rows])
+            trusted = self._rule(settings).family == "reference" and obeyed.selected
+            chosen = [rows[row] for row in obeyed.selected] if trusted else rows
+            out[num_params:] = self._rule({"median": {}})([row[num_params:] for row in chosen])

@@ -95,19 +95,22 @@ def _array(values: Sequence[Any] | None) -> Floats | None:
     return None if values is None else np.asarray(values, dtype=np.float64)
 
 
-def valid_counts(counts: npt.ArrayLike, num_rows: int) -> tuple[Floats, npt.NDArray[np.bool_]]:
-    """Sample counts as float64, and which of them are positive whole numbers.
+def valid_counts(counts: npt.ArrayLike, num_rows: int, *, whole: bool = True) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    """Sample counts as float64, and which of them are positive whole numbers (or positive, for the units of a loss that has its own).
 
     Raises:
         InputError: not one number for each row.
     """
     counts_N = np.asarray(counts)
+    if counts_N.dtype == object and all(type(count) is int for count in counts_N.flat):
+        counts_N = counts_N.astype(np.float64)  # whole numbers beyond 64 bits
     if counts_N.shape != (num_rows,) or counts_N.dtype.kind not in "iuf":
         raise InputError(
             f"weights are one sample count for each of the {num_rows} rows, got shape {counts_N.shape}, dtype {counts_N.dtype}"
         )
     counts_N = counts_N.astype(np.float64)
-    return counts_N, np.isfinite(counts_N) & (counts_N >= 1) & (np.floor(counts_N) == counts_N)
+    good_N = np.isfinite(counts_N) & (counts_N > 0)
+    return counts_N, good_N & (np.floor(counts_N) == counts_N) if whole else good_N
 
 
 def gather(
@@ -120,6 +123,7 @@ def gather(
     descents: npt.ArrayLike | None = None,
     num_expected: int | None = None,
     strict: bool = True,
+    whole: bool = True,
 ) -> tuple[Evidence, tuple[int, ...]]:
     """Gate the rows and collect what is known of those that pass; also returns which those are. Arguments as for `decide`."""
     expected = num_rows if num_expected is None else num_expected
@@ -132,7 +136,7 @@ def gather(
         passed_N &= statistics.finite
     counts_N = None
     if counts is not None:
-        counts_N, good_N = valid_counts(counts, num_rows)
+        counts_N, good_N = valid_counts(counts, num_rows, whole=whole)
         if not rule.gated and not good_N.all():
             raise InputError(f"{rule.name} has no gate: weights must be positive whole sample counts, got {counts_N[~good_N][0]!r}")
         passed_N &= good_N
@@ -160,6 +164,7 @@ def decide(
     descents: npt.ArrayLike | None = None,
     num_expected: int | None = None,
     strict: bool = True,
+    whole: bool = True,
 ) -> Decision:
     """The decision of a rule on sums over all shards. Pure; needs numpy only.
 
@@ -172,6 +177,7 @@ def decide(
         descents: for Zeno: trusted loss before minus after each row; anything not finite where a loss was not.
         num_expected: rows the server set out to wait for, where some are missing altogether.
         strict: raise, or go on without a budget, when more rows are invalid than were declared.
+        whole: counts are of samples; else any positive numbers, the units of a loss that has its own.
     Raises:
         ConditionError: too few valid rows for the rule or its budget.
         InputError: something the rule needs is missing or malformed.
@@ -185,6 +191,7 @@ def decide(
         descents=descents,
         num_expected=num_expected,
         strict=strict,
+        whole=whole,
     )
     if statistics is not None and statistics.outdated:
         raise InputError(

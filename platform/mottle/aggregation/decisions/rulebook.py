@@ -50,7 +50,15 @@ class Rules:
         config, num_rows = build_config(_spec(rule)), len(counts)
         sums = None if config.measures.nothing else Statistics.from_wire(config.measures, num_rows, statistics)
         try:
-            decision = decide(config, num_rows, statistics=sums, counts=counts, descents=descents, num_expected=max(num_expected, num_rows))
+            decision = decide(
+                config,
+                num_rows,
+                statistics=sums,
+                counts=counts,
+                descents=descents,
+                num_expected=max(num_expected, num_rows),
+                whole=False,  # they may be tokens, or what classes weigh; the brain has checked them against its orders
+            )
         except ConditionError as error:
             return RuleDecision((), {}, skip=str(error))
         return RuleDecision(decision.selected, decision.to_settings())
