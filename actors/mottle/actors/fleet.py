@@ -190,7 +190,7 @@ class Fleet:
             ended = actor.run.remote()
             if self._job.collusion:
                 self._job.channel.join.remote(slot, group.attack is not None)
-            self._tell(p.Joined(slot, where["device"], group.name, where["node"]))
+            self._tell(p.Joined(slot, where["device"], group.name, where["node"], _kind(where["kind"], group)))
             self.peak_bytes["worker"].append(ray.get(ended))
             ray.get(actor.rest.remote())
             rested = True
@@ -239,6 +239,11 @@ class Fleet:
         until_s = time.monotonic() + LEAVING_S
         for thread in self._accompanying:
             thread.join(max(0.0, until_s - time.monotonic()))
+
+
+def _kind(kind: str, group: WorkerGroup) -> str:
+    """Of a worker's arithmetic: its process's, at the group's precision."""
+    return kind and f"{kind}, {group.autocast or 'as the model is'}"
 
 
 def barriered(job: Job) -> bool:

@@ -17,6 +17,7 @@ import torch
 
 from mottle import strategies
 from mottle.actors import transport
+from mottle.actors.arithmetic import kind_of_arithmetic
 from mottle.actors.bench import Bench
 from mottle.actors.exchange import Door, Exchange
 from mottle.actors.gang import Gang
@@ -44,7 +45,8 @@ class TrainingWorker:
         """Process id, node and device, for the crew's books."""
         context = ray.get_runtime_context()
         device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu"
-        return {"pid": os.getpid(), "node": context.get_node_id(), "device": device}
+        kind = kind_of_arithmetic(gpu=torch.cuda.is_available())
+        return {"pid": os.getpid(), "node": context.get_node_id(), "device": device, "kind": kind}
 
     def connect(self, slot: int, door: Door | None, shards: Shards, run: RunHandle) -> list[str]:
         """Call the coordinator and the shards. Returns what people should know where one cannot be called.

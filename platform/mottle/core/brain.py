@@ -32,6 +32,8 @@ from mottle.core.pipeline import Application, Pipeline, RuleBook, Trusted
 from mottle.core.references import References
 from mottle.core.rule_inputs import RuleInputs
 from mottle.core.shards import ShardMap
+from mottle.core.spot_checks import TIMER as CHECK
+from mottle.core.spot_checks import SpotChecks
 from mottle.core.updates import Updates
 
 VALIDATOR = p.VALIDATOR
@@ -101,6 +103,20 @@ class Brain:
         )
         self._bases = Bases(self.ledger, self.pipeline)
         self._rules = rules
+        health = config.health
+        self.checks = SpotChecks(
+            0.0 if health is None else health.spot_checks,
+            config.check_samples,
+            0.0 if health is None else health.tolerance,
+            config.seed,
+            self.members,
+            self.health,
+            self.orders,
+            self.ledger,
+            self.shards,
+            self.pipeline,
+            self._effects,
+        )
         self._newcomers = Newcomers(self.shards, self.pipeline, self._effects, first=config.replicas + 1)
         self._leaving: set[int] = set()
         """Workers that go as soon as they have nothing in hand."""
@@ -217,6 +233,7 @@ class Brain:
                 elif not self._rule_inputs.ready(reference.name):
                     self._hear(reference)
             self.health.settle()
+            self.checks.settle(self.version)
             if self._leaving:
                 self._let_go()
             if self._checkpoint() or (self._checkpoints.idle and self._newcomers.adopt()):
@@ -255,6 +272,10 @@ class Brain:
             self._save_last = False
             self._checkpoints.ask()
             return True
+        if self.checks.open:
+            if self._stopping:
+                self.checks.give_up()
+            return False
         if self.finished is None:
             self.finished = self._stopping or "samples"
             for member in self.members.all:
@@ -279,7 +300,7 @@ class Brain:
             self._hear(s.WorkerIdle(worker))
 
     def _on_joined(self, event: p.Joined) -> None:
-        self.members.join(event.worker, event.device, event.group, now_ns=self._effects.now_ns)
+        self.members.join(event.worker, event.device, event.group, now_ns=self._effects.now_ns, kind=event.kind)
         self.health.joined(event.worker, event.host)
         self._tell(p.Notice("joined", f"worker {event.worker} joined on {event.device}", event.worker))
         if self._started:
@@ -295,6 +316,7 @@ class Brain:
         self._tell(p.Notice(kind, f"worker {event.worker} {kind}: {event.reason}", event.worker))
         self._checkpoints.worker_lost(event.worker)
         self.health.left(event.worker, died=event.died)
+        self.checks.gone(event.worker)
         self.orders.gone(event.worker)
         self._hear(s.WorkerGone(event.worker))
         if self._started and not self.crew:
@@ -305,6 +327,7 @@ class Brain:
         if member is not None:
             self.members.mark(member, "leaving")
             self.health.leaving(event.worker)
+            self.checks.gone(event.worker)
             self._leaving.add(event.worker)
 
     def _let_go(self) -> None:
@@ -348,13 +371,15 @@ class Brain:
                 self.orders.abandon(s.AbandonOrder(work_id, reason))
 
     def _on_work_returned(self, event: p.WorkReturned) -> None:
-        if hopeless := self.orders.returned(event):
+        if self.checks.returned(event):
+            self.health.heard_of(event.worker)
+        elif hopeless := self.orders.returned(event):
             self._fail(hopeless)
 
     def _on_receipt(self, receipt: p.Receipt) -> None:
         if receipt.sender == VALIDATOR:
             self._on_reference_receipt(receipt)
-        else:
+        elif not self.checks.receipt(receipt):
             self.updates.receipt(receipt)
 
     # --- steps ------------------------------------------------------------------------------------------------------------------------
@@ -470,6 +495,8 @@ class Brain:
                 self._checkpoints.worker_lost(worker)
         elif event.name == HEALTH:
             self.health.look()
+        elif event.name == CHECK:
+            self.checks.look_for_overdue()
 
     def _on_configured(self, event: p.Configured) -> None:
         self.settings.update(event.settings)
@@ -507,6 +534,7 @@ class Brain:
         """Some answers may be complete now."""
         self.pipeline.replica_lost()
         self.updates.replica_lost()
+        self.checks.replica_lost()
 
     def _on_stop_asked(self, event: p.StopAsked) -> None:
         self._save_last = self._save_last or event.checkpoint

@@ -41,6 +41,8 @@ class BrainConfig:
     """Time for a worker's first order, which may include loading data and compiling."""
     health: HealthConfig | None = field(default_factory=HealthConfig)
     """Who gets no work for a while (`core.health`); None: nobody."""
+    check_samples: int = 32
+    """Of a spot check, at most: a micro-batch."""
     least_crew: int = 1
     """Rows without which the job's robust rule takes no step: so many workers are never put away."""
     coordination_epoch: int = 0
@@ -55,6 +57,7 @@ class BrainConfig:
             "rule_samples": 1,
             "first_lease_ns": 1,
             "least_crew": 1,
+            "check_samples": 1,
             "coordination_epoch": 0,
             "seed": 0,
         }

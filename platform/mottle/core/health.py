@@ -4,6 +4,7 @@ Put into quarantine is a worker
 - whose updates are always rejected: so many in a row as chance would hardly give at the rate at which those of the others are;
 - whose orders are overdue, come back without an update or, where others wait for it, take several times as long as theirs, again and again:
   each is a strike, an update that counts takes away a part of one;
+- that was found to corrupt data (`core.spot_checks`): it comes back only when it has passed a check;
 - on a host whose last workers all died before they had done anything worth while.
 
 After a wait it is on probation: one small order at a time, until a few of its updates have counted. One that fails goes back, for twice as
@@ -56,7 +57,11 @@ class HealthConfig:
     trials: int = 3
     """Updates of small orders that must count before a worker on probation is like any other."""
     min_crew: int = 1
-    """Workers that are never put away; what the robust rule needs is added to that."""
+    """Workers that are never put away; what the robust rule needs counts in any case."""
+    spot_checks: float = 0.0
+    """Checks of two workers against each other (`core.spot_checks`), as a share of the orders. Each costs both a micro-batch."""
+    tolerance: float = 0.01
+    """Relative distance at which workers of different kinds agree; those of one kind agree to the bit."""
 
     def __post_init__(self) -> None:
         counts = {"rejected": 1, "strikes": 1, "flaps": 1, "trials": 1, "min_crew": 1}
@@ -67,6 +72,10 @@ class HealthConfig:
         ]
         if self.slow is not None and not self.slow > 1:
             wrong.append(f"slow is how many times as long as others an order may take, above 1, got {self.slow!r}")
+        if not 0 <= self.spot_checks <= 1:
+            wrong.append(f"spot_checks is a share of the orders from 0 to 1, got {self.spot_checks!r}")
+        if not 0 <= self.tolerance < 1:
+            wrong.append(f"tolerance is a relative distance of at least 0 and below 1, got {self.tolerance!r}")
         if not 0 < self.wait_s < float("inf"):
             wrong.append(f"wait_s must be above 0 and finite, got {self.wait_s!r}")
         if wrong:
@@ -82,6 +91,8 @@ class _Record:
     """Beyond a deadline, and not heard of since."""
     until_ns: int | None = None
     """End of its quarantine."""
+    convicted: bool = False
+    """Of corrupting data; it gets no lease before it has passed a check."""
     trials: int = 0
     """Updates that must still count, on probation."""
     failed_trials: int = 0
@@ -145,6 +156,8 @@ class Health:
         self._accused: dict[int, str] = {}
         self._away: set[int] = set()
         """Who is in quarantine."""
+        self._to_check: set[int] = set()
+        """Convicted, and their wait is over."""
         self._timer_ns: int | None = None
         """When it next rings."""
         self._rejected = self._judged = self._acknowledged = 0
@@ -166,10 +179,11 @@ class Health:
     def leaving(self, worker: int) -> None:
         """It is to go, and gets no work any more whatever becomes of it."""
         self._away.discard(worker)
+        self._to_check.discard(worker)
 
     def left(self, worker: int, *, died: bool) -> None:
         record = self._records.get(worker)
-        self._away.discard(worker)
+        self.leaving(worker)
         if record is None or not record.host or not died or record.counted >= PROVEN:
             return
         machine = self._hosts[record.host]
@@ -265,6 +279,31 @@ class Health:
                 self._show(worker)
                 self._effects.tell(p.Notice("readmitted", f"worker {worker} is like any other again", worker))
 
+    # --- corruption -------------------------------------------------------------------------------------------------------------------
+
+    @property
+    def to_be_checked(self) -> int | None:
+        """A worker that comes back when it passes a check; None where there is none."""
+        return min((worker for worker in self._to_check if not self._records[worker].silent), default=None)
+
+    def convict(self, worker: int, why: str) -> None:
+        """It was found to corrupt data."""
+        if self._members.present(worker) is not None:
+            self._records[worker].convicted = True
+            self._accused[worker] = why
+
+    def agreed(self, worker: int) -> None:
+        """It passed a check."""
+        if worker in self._to_check:
+            self._release(worker, "it computes what another one computes")
+
+    def was_checked(self, worker: int) -> None:
+        """A check of it is over; where it was not passed the next one comes after another wait."""
+        if self._config is not None and worker in self._to_check:
+            self._to_check.discard(worker)
+            self._records[worker].until_ns = self._effects.now_ns + round(self._config.wait_s * 1e9)
+            self._set_timer()
+
     # --- strikes ----------------------------------------------------------------------------------------------------------------------
 
     def _strike(self, worker: int, why: str, *, alone: bool = False) -> None:
@@ -292,13 +331,19 @@ class Health:
         accused, self._accused = self._accused, {}
         for worker, why in accused.items():
             member = self._members.present(worker)
-            if member is not None and member.state in ("active", "probation", "overdue"):
+            again = worker in self._away and self._records[worker].convicted
+            if member is not None and (again or member.state in ("active", "probation", "overdue")):
                 self._put_away(member, why)
         while self._away and len(self._members.crew) < self.least_crew:
-            first = min(self._away, key=lambda worker: (self._records[worker].silent, self._until_ns(worker), worker))
+            first = min(self._away, key=self._preference)
             self._release(first, "the crew would be too small without it")
             if self._records[first].silent:
                 break  # nor has anybody else said a word
+
+    def _preference(self, worker: int) -> tuple[bool, bool, int, int]:
+        """Who comes back first where somebody must."""
+        record = self._records[worker]
+        return record.silent, record.convicted, self._until_ns(worker), worker
 
     def _until_ns(self, worker: int) -> int:
         until_ns = self._records[worker].until_ns
@@ -322,6 +367,7 @@ class Health:
         member.quarantines += 1
         member.why = why
         self._away.add(worker)
+        self._to_check.discard(worker)
         self._show(worker)
         self._effects.tell(p.Notice("quarantined", f"worker {worker} gets no work for {wait_s:g} s: {why}", worker))
         self._set_timer()
@@ -330,12 +376,16 @@ class Health:
         """Some wait may be over."""
         self._timer_ns = None
         for worker in sorted(self._away):
-            if self._until_ns(worker) <= self._effects.now_ns:
+            if self._until_ns(worker) > self._effects.now_ns:
+                continue
+            if self._records[worker].convicted:
+                self._to_check.add(worker)
+            else:
                 self._release(worker, "its quarantine is over")
         self._set_timer()
 
     def _set_timer(self) -> None:
-        next_ns = min(map(self._until_ns, self._away), default=None)
+        next_ns = min(map(self._until_ns, self._away - self._to_check), default=None)
         if next_ns is not None and (self._timer_ns is None or next_ns < self._timer_ns):
             self._timer_ns = next_ns
             self._effects.tell(p.SetTimer(TIMER, next_ns))
@@ -343,7 +393,8 @@ class Health:
     def _release(self, worker: int, why: str) -> None:
         assert self._config is not None
         record = self._records[worker]
-        self._away.discard(worker)
+        self.leaving(worker)
+        record.convicted = False
         record.until_ns, record.strikes, record.streak, record.failed_trials = None, 0.0, 0, 0
         record.trials = self._config.trials
         record.told.clear()

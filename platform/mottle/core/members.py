@@ -24,6 +24,8 @@ class Member:
     why: str = ""
     """It is, or was last, in quarantine for; empty while it is active."""
     quarantines: int = 0
+    kind: str = ""
+    """Of its arithmetic: members of one kind compute equal bits. Empty where that is not known."""
     left_ns: int | None = None
     left_reason: str = ""
     orders: list[int] = field(default_factory=list)
@@ -68,10 +70,10 @@ class Members:
         self._crew: tuple[int, ...] | None = None
         """What `crew` says, until somebody's state changes."""
 
-    def join(self, slot: int, device: str, group: str, *, now_ns: int) -> Member:
+    def join(self, slot: int, device: str, group: str, *, now_ns: int, kind: str = "") -> Member:
         if slot in self._all:
             raise ValueError(f"slot {slot} joined before; a returning machine takes a new slot")
-        self._all[slot] = Member(slot, device, group, now_ns)
+        self._all[slot] = Member(slot, device, group, now_ns, kind=kind)
         self._crew = (*self._crew, slot) if self._crew and slot > self._crew[-1] else None
         return self._all[slot]
 

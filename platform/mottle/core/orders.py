@@ -47,6 +47,9 @@ class Orders:
         self._effects = effects
         self._max_in_flight = max_in_flight
         self.next_work_id = 0
+        self.given: p.Compute | None = None
+        """The last order of the strategy."""
+        self.num_given = 0
         self.lending = True
         """Whether anything may be lent now: not while the run is paused or stopping."""
         self._starving: set[int] = set()
@@ -97,8 +100,15 @@ class Orders:
         self._chunks.issued(self.next_work_id, chunks)
         self._issue(p.Compute(self.next_work_id, decision.worker, base, parts, p.Samples(samples)), samples, chunks)
 
+    def take_id(self) -> int:
+        """A work id that nobody has had."""
+        self.next_work_id += 1
+        return self.next_work_id - 1
+
     def _issue(self, compute: p.Compute, samples: int, chunks: tuple[int, ...] = ()) -> None:
         self.next_work_id += 1
+        self.given = compute
+        self.num_given += 1
         self._ledger.issue(compute, now_ns=self._effects.now_ns, chunks=chunks)
         self._members.here(compute.worker).orders.append(compute.work_id)
         self._effects.tell(compute)

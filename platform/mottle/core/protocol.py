@@ -469,6 +469,8 @@ class Joined:
     group: str = "workers"
     host: str = ""
     """The machine that it is on, which may outlive it and come back with another; empty where nobody knows."""
+    kind: str = ""
+    """Of its arithmetic: workers of one kind make the same bits of the same samples. Empty: of no kind that is known."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ EventKind = Literal[
     "quarantined",
     "probation",
     "readmitted",
+    "corruption",
     "checkpoint",
     "replica",
     "configured",

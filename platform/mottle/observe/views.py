@@ -24,6 +24,7 @@ _EVENT_LOOK = {
     "quarantined": ("⊘", "bold yellow"),
     "probation": ("◌", "yellow"),
     "readmitted": ("+", "bright_blue"),
+    "corruption": ("!", "bold red"),
     "checkpoint": ("✓", "cyan"),
     "replica": ("+", "cyan"),
     "configured": ("~", "cyan"),

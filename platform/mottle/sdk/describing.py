@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mottle import data, optim, strategies
+from mottle import compression, data, optim, strategies
 from mottle.actors.faulty import check_live
 from mottle.actors.job import WorkerGroup
 from mottle.core.errors import ConfigError
+from mottle.core.health import HealthConfig
 from mottle.core.layout import Layout
 from mottle.core.naming import Spec, parse
 from mottle.data.source import Source
@@ -154,6 +155,20 @@ def worker_groups(
             check_live(group.attack, collusion=collusion)
         TorchConfig(micro_batch_size=micro_batch_size, autocast=group.autocast, max_grad_norm_per_worker=max_grad_norm)  # type: ignore[arg-type]  # it names the choices
     return groups
+
+
+def check_health(health: HealthConfig | None, *, codec: Spec | None, seed_samples: bool) -> None:
+    """Refuse spot checks where two honest workers would not compute the same.
+
+    Raises:
+        ConfigError: says what stands in the way.
+    """
+    if health is None or not health.spot_checks:
+        return
+    if not seed_samples:
+        raise ConfigError("health.spot_checks compare what two workers make of the same samples; they need seed_samples=True")
+    if compression.remembers(compression.build(codec)):
+        raise ConfigError(f"health.spot_checks need a codec that keeps nothing back, such as identity or bf16, got {codec!r}")
 
 
 # --- numbers --------------------------------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from mottle.optim import schedule
 from mottle.sdk.attaching import coordinator_name
 from mottle.sdk.comeback import Comeback
 from mottle.sdk.configs import RunSettings, settings_of
-from mottle.sdk.describing import Beginning, Model, ModelFactory, Sources, check_counts, strategy_defaults, worker_groups
+from mottle.sdk.describing import Beginning, Model, ModelFactory, Sources, check_counts, check_health, strategy_defaults, worker_groups
 from mottle.sdk.local import ensure_ray, missing_resources
 from mottle.sdk.result import Result, RunFailedError
 from mottle.sdk.resuming import take_up
@@ -138,6 +138,7 @@ class Trainer:
         built_codec = compression.build(codec or "identity")
         loader = data.Loader(sources.train, seed=seed, seed_samples=seed_samples)
         micro_batch_size = micro_batch_size or batch_size
+        check_health(health, codec=codec, seed_samples=seed_samples)
         groups = worker_groups(
             scaling_config, attack, collusion=collusion, micro_batch_size=micro_batch_size, max_grad_norm=max_grad_norm_per_worker
         )
@@ -157,6 +158,7 @@ class Trainer:
             rule_samples=rule_samples,
             lease_floor_ns=None if lease_floor_s is None else round(lease_floor_s * 1e9),
             health=health,
+            check_samples=micro_batch_size,
             least_crew=1 if defaults.get("rule") is None else Rules().least_crew(defaults["rule"]),
             seed=seed,
         )

@@ -272,7 +272,7 @@ class Simulation:
         if self._started and self.clock.now_ns:
             self.tally.marks.append(Mark(self.clock.now_ns, "joined", f"{name} joined"))
         self._machines[slot] = machine or name
-        self.tell(p.Joined(slot, group=group.name, host=self._machines[slot]))
+        self.tell(p.Joined(slot, group=group.name, host=self._machines[slot], kind="simulated"))
         return slot
 
     def crash(self, slot: int) -> None:

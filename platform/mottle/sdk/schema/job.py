@@ -137,6 +137,10 @@ class Health(Section):
     """Updates of small orders that must count before a worker on probation is like any other."""
     min_crew: int = Field(default=1, ge=1)
     """Workers that are never put away; the robust rule's own least number counts in any case."""
+    spot_checks: float = Field(default=0.0, ge=0, le=1)
+    """Checks of two workers against each other for silent corruption, as a share of the orders. Each costs both a micro-batch."""
+    tolerance: float = Field(default=0.01, ge=0, lt=1)
+    """Relative distance at which workers of different kinds agree in a check; those of one kind agree to the bit."""
 
 
 class Checkpoints(Section):
