@@ -73,7 +73,7 @@ class Gang:
         config = PlacedConfig(stages=stages, **options)
         part = Part(loss=loss, layout=self.layout, micro_batch_size=size, config=config, **of_part)
         captured = captured_call(build(), loss, example)
-        self.cut = cut_stages(captured, [Member(DEVICE_CLASSES["cpu-8"])] * stages, config.microbatches)
+        self.cut = cut_stages(captured, [Member(DEVICE_CLASSES["cpu-8"])] * stages, config.microbatches, activations=config.held)
         lock, queues = threading.RLock(), Queues()
         self._queues = queues
         self.engines = [StageEngine(build(), part, captured_call(build(), loss, example), self.cut, s, "cpu", lock) for s in range(stages)]

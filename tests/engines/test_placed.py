@@ -101,6 +101,18 @@ def test_stages_together_give_the_update_of_the_whole_model(make: Any, stages: i
         torch.testing.assert_close(gang.update(weight, num_shards=2), wanted_D, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("activations", ["recompute", "offload"])
+def test_activations_that_are_not_kept_change_no_number(activations: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    one_at_a_time(monkeypatch)
+    build, fetch = seeded(Tied), data(Tied)  # its BatchNorm sees a batch that is computed again once
+    wanted_D, weight = alone(build, weighted, fetch)
+    gang = Gang(build, weighted, fetch(0, SIZE), size=SIZE, stages=2, activations=activations)
+    assert gang.cut.activations == activations
+    gang.load(flatten(build(), gang.layout))
+    assert gang.accumulate(fetch, 0, N, coefficient=0.5) == weight
+    torch.testing.assert_close(gang.update(weight), wanted_D, rtol=1e-6, atol=1e-6)
+
+
 def test_weights_of_the_loss_and_clipping_of_the_whole_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     one_at_a_time(monkeypatch)
     build, fetch = seeded(Tied), data(Tied)

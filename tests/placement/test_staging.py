@@ -59,6 +59,18 @@ def test_memory_counts_weights_gradients_and_what_is_in_flight(chain: Capture) -
         cut_stages(chain, [replace(FAST, mem=one)] * 2, 1)
 
 
+def test_where_memory_is_short_activations_are_computed_again(chain: Capture) -> None:
+    one, layer = 512 * 512 * 4, 256 * 512 * 4
+    roomy, tight = (replace(FAST, mem=4 * 3 * one + share * layer) for share in (60, 10))
+    assert cut_stages(chain, [roomy] * 2, 8).activations == "keep"
+    cut = cut_stages(chain, [tight] * 2, 8)
+    assert cut.activations == "recompute"
+    kept = cut_stages(chain, [FAST] * 2, 8, activations="keep")
+    assert sum(back for _, back in cut.times_ns) > sum(back for _, back in kept.times_ns)
+    with pytest.raises(InfeasibleError):
+        cut_stages(chain, [tight] * 2, 8, activations="keep")
+
+
 def test_what_is_written_in_place_is_not_parted_from_its_readers() -> None:
     class Counting(nn.Module):
         def __init__(self) -> None:

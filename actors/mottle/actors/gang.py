@@ -171,7 +171,7 @@ class Gang:
             declared = self._group.resources.get("memory")
             shared = found.mem // nodes.count(node) if found.kind == "cpu" else found.mem
             members.append(Member(found.rates, int(declared) if declared else shared))
-        return cut_stages(self._capture, members, self._config.microbatches, num_stages=len(ranks))
+        return cut_stages(self._capture, members, self._config.microbatches, activations=self._config.held)
 
     # --- all at once ------------------------------------------------------------------------------------------------------------------
 

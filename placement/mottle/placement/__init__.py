@@ -19,6 +19,7 @@ from mottle.placement.picture import draw, save_picture
 from mottle.placement.plans import Candidate, Plan, Simulation, Transfer, load_plan, save_plan, simulate
 from mottle.placement.problem import COMM_MODES, MEM_MODES, CommMode, Device, Edge, Link, MemMode, Op, Problem
 from mottle.placement.replan import Repair, repair
+from mottle.placement.replanning import Replan, replan
 from mottle.placement.report import explain, explain_bounds
 from mottle.placement.robust import RobustPlan, place_robust
 from mottle.placement.stages import Chain, Pipeline, Stage, chain_of, partition_chain
@@ -55,6 +56,7 @@ __all__ = [
     "Problem",
     "ProblemError",
     "Repair",
+    "Replan",
     "RobustPlan",
     "Simulation",
     "SmallShape",
@@ -82,6 +84,7 @@ __all__ = [
     "place_robust",
     "plan",
     "repair",
+    "replan",
     "save_picture",
     "save_plan",
     "save_problem",

@@ -34,6 +34,10 @@ class Chain:
     """(n,) bytes that a microbatch in flight keeps."""
     mem: tuple[int, ...]
     """(D,) bytes."""
+    entering: Ints | None = None
+    """(n,) bytes that a stage which begins at this unit keeps of a microbatch in flight, beside its activations; None: none."""
+    once: Ints | None = None
+    """(n,) bytes that a unit takes once, however many microbatches are in flight; None: none."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +136,9 @@ def _partition_in_order(chain: Chain, order: Sequence[int], microbatches: int, n
     n, num_devices = len(chain.load), len(order)
     total = np.vstack([np.zeros((1, num_devices), np.int64), np.cumsum(np.minimum(chain.load[:, order], NEVER // (n + 1)), axis=0)])
     missing = np.vstack([np.zeros((1, num_devices), np.int64), np.cumsum(chain.load[:, order] >= ABSENT, axis=0)])
-    resident, activations = (np.concatenate([[0], np.cumsum(sizes)]) for sizes in (chain.resident, chain.activations))
+    fixed = chain.resident if chain.once is None else chain.resident + chain.once
+    resident, activations = (np.concatenate([[0], np.cumsum(sizes)]) for sizes in (fixed, chain.activations))
+    entering = np.zeros(n, np.int64) if chain.entering is None else chain.entering
     edge = np.concatenate([[0], chain.comm, [0]])  # edge[i]: before unit i
     # value[q][r][i] and choice[q][r][i]: bottleneck of units i.. on devices q.. in r stages; last unit of the first stage, -1: skip q
     value = np.full((num_devices + 1, num_devices + 1, n + 1), NEVER, np.int64)
@@ -145,7 +151,7 @@ def _partition_in_order(chain: Chain, order: Sequence[int], microbatches: int, n
             for i in range(n):
                 ends = np.arange(i + 1, n + 1)  # one past the last unit of the stage
                 load = total[ends, q] - total[i, q] + edge[i] + edge[ends]
-                size = resident[ends] - resident[i] + flights * (activations[ends] - activations[i])
+                size = resident[ends] - resident[i] + flights * (activations[ends] - activations[i] + entering[i])
                 fits: NDArray[np.bool_] = (size <= mem) & (missing[ends, q] == missing[i, q])
                 bottleneck = np.where(fits, np.maximum(load, value[q + 1, r - 1, ends]), NEVER)
                 x = int(bottleneck.argmin())

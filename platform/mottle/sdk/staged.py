@@ -25,6 +25,6 @@ def check_stages(job: Job, model: nn.Module) -> None:
             if job.collusion:
                 raise ConfigError("collusion needs whole updates, and no process of a gang has one; leave it out")
             members = [Member(DEVICE_CLASSES["cpu-8"])] * config.stages
-            cut_stages(capture_for(job, model), members, config.microbatches)
+            cut_stages(capture_for(job, model), members, config.microbatches, activations=config.held)
         except ConfigError as error:
             raise ConfigError(f"worker group {group.name!r}, engine 'placed': {error}") from error

@@ -1,7 +1,7 @@
 """Staging: a captured model cut into a chain of stages, each of which runs in a process of its own. Needs torch."""
 
 from mottle.placement.staging.calls import StandIn, call_of
-from mottle.placement.staging.cutting import Cut, Member, cut_stages
+from mottle.placement.staging.cutting import Activations, Cut, Member, cut_stages
 from mottle.placement.staging.program import Boundary, StageProgram, attributes_of, stages_of
 
-__all__ = ["Boundary", "Cut", "Member", "StageProgram", "StandIn", "attributes_of", "call_of", "cut_stages", "stages_of"]
+__all__ = ["Activations", "Boundary", "Cut", "Member", "StageProgram", "StandIn", "attributes_of", "call_of", "cut_stages", "stages_of"]

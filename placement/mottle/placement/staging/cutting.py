@@ -9,12 +9,14 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil
+from typing import Literal
 
 import numpy as np
 from torch import nn
 
 from mottle.core.errors import ConfigError
 from mottle.placement.arrays import Ints, int_list
+from mottle.placement.errors import InfeasibleError
 from mottle.placement.graph import ABSENT
 from mottle.placement.problem import Link
 from mottle.placement.stages import Chain, partition_chain
@@ -34,6 +36,10 @@ MOST_PLACES = 160
 """Places to cut at that are considered; partitioning takes their square."""
 FORBIDDEN = ABSENT // 4
 """Ticks of a cut that would part what belongs together; more than any pipeline takes, small enough to be added."""
+
+
+Activations = Literal["keep", "recompute", "offload"]
+"""A stage's activations until the backward pass: kept, computed again from what came in, or in the host's memory meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +65,23 @@ class Cut:
     """Predicted forward and backward pass of a microbatch, by stage."""
     sent: tuple[int, ...]
     """Bytes that a stage passes on for a microbatch; as much comes back at most."""
+    activations: Activations = "keep"
+    """Between the forward and the backward pass of a microbatch."""
 
     @property
     def num_stages(self) -> int:
         return len(self.members)
 
 
-def cut_stages(captured: Capture, members: Sequence[Member], microbatches: int, *, link: Link = PCIE, num_stages: int | None = None) -> Cut:
+def cut_stages(
+    captured: Capture,
+    members: Sequence[Member],
+    microbatches: int,
+    *,
+    link: Link = PCIE,
+    num_stages: int | None = None,
+    activations: Activations | None = None,
+) -> Cut:
     """Cut a model for these members, so that the bottleneck is smallest (specification 4.6).
 
     Args:
@@ -73,15 +89,21 @@ def cut_stages(captured: Capture, members: Sequence[Member], microbatches: int, 
         members: processes, of which as many as there are stages are used.
         microbatches: in flight at most, which is what memory is counted for.
         num_stages: None: as many as there are members.
+        activations: None: kept where that fits, else recomputed.
     Raises:
         ConfigError: no graph, or fewer places to cut than are needed.
         InfeasibleError: no cut fits the memory.
     """
+    if activations is None:
+        try:
+            return cut_stages(captured, members, microbatches, link=link, num_stages=num_stages, activations="keep")
+        except InfeasibleError:
+            return cut_stages(captured, members, microbatches, link=link, num_stages=num_stages, activations="recompute")
     wanted = len(members) if num_stages is None else num_stages
     traced = graph_of(captured)
     if not captured.traced.training:
         raise ConfigError("stages are for training: capture the model in training mode")
-    chain = _chain(captured, traced, members, link)
+    chain = _chain(captured, traced, members, link, activations)
     places = _places(captured, chain.comm)
     if len(places) + 1 < wanted:
         raise ConfigError(
@@ -91,7 +113,7 @@ def cut_stages(captured: Capture, members: Sequence[Member], microbatches: int, 
     found = partition_chain(_condensed(chain, places), microbatches, num_stages=wanted)
     starts = [0, *(place + 1 for place in places), len(captured.units)]
     spans = [range(starts[stage.first], starts[stage.last + 1]) for stage in found.stages]
-    table = _times(captured, members)
+    table = _times(captured, members, activations)
     passes = [[table[stage.device][x] for x in span] for stage, span in zip(found.stages, spans, strict=True)]
     sent, _ = _crossing_bytes(captured, traced)
     return Cut(
@@ -99,6 +121,7 @@ def cut_stages(captured: Capture, members: Sequence[Member], microbatches: int, 
         tuple(stage.device for stage in found.stages),
         tuple((ceil(sum(each.forward for each in times)), ceil(sum(each.backward for each in times))) for times in passes),
         tuple(int(sent[span[-1]]) for span in spans[:-1]),
+        activations,
     )
 
 
@@ -119,8 +142,8 @@ def graph_of(captured: Capture) -> Traced:
 # --- the chain --------------------------------------------------------------------------------------------------------------------------
 
 
-def _chain(captured: Capture, traced: Traced, members: Sequence[Member], link: Link) -> Chain:
-    units, table = captured.units, _times(captured, members)
+def _chain(captured: Capture, traced: Traced, members: Sequence[Member], link: Link, activations: Activations) -> Chain:
+    units, table = captured.units, _times(captured, members, activations)
     load = np.array([[max(1, ceil(sum(times[x]) / TICK_NS)) for times in table] for x in range(len(units))], np.int64)
     forward, backward = _crossing_bytes(captured, traced)
     comm = np.array([_transfer(link, f) + _transfer(link, b) for f, b in zip(forward, backward, strict=True)], np.int64)
@@ -128,8 +151,12 @@ def _chain(captured: Capture, traced: Traced, members: Sequence[Member], link: L
     for first, last in _together(captured, traced):
         comm[first:last] = FORBIDDEN
     resident = np.array([COPIES * unit.state.trainable + unit.state.frozen for unit in units], np.int64)
-    activations = np.array([unit.out + unit.cost.saved_inside for unit in units], np.int64)
-    return Chain(load, comm, resident, activations, tuple(member.mem for member in members))
+    made = np.array([unit.out + unit.cost.saved_inside for unit in units], np.int64)
+    entering = np.concatenate([[0], forward])
+    mem = tuple(member.mem for member in members)
+    if activations == "keep":
+        return Chain(load, comm, resident, made, mem, entering)
+    return Chain(load, comm, resident, np.zeros_like(made), mem, entering, once=made)
 
 
 def _places(captured: Capture, comm: Ints) -> list[int]:
@@ -157,13 +184,18 @@ def _condensed(chain: Chain, places: Sequence[int]) -> Chain:
     starts = np.array([0, *(place + 1 for place in places)])
     sums = (np.add.reduceat(amounts, starts, axis=0) for amounts in (chain.load, chain.resident, chain.activations))
     load, resident, activations = sums
-    return Chain(load, chain.comm[list(places)], resident, activations, chain.mem)
+    entering = None if chain.entering is None else chain.entering[starts]
+    once = None if chain.once is None else np.add.reduceat(chain.once, starts)
+    return Chain(load, chain.comm[list(places)], resident, activations, chain.mem, entering, once)
 
 
-def _times(captured: Capture, members: Sequence[Member]) -> list[list[Times]]:
+def _times(captured: Capture, members: Sequence[Member], activations: Activations) -> list[list[Times]]:
     """[member][unit]."""
     table = time_table(captured.units, {str(m): member.rates for m, member in enumerate(members)})
-    return [[member.measured.get(unit.id, table[str(m)][unit.id]) for unit in captured.units] for m, member in enumerate(members)]
+    found = [[member.measured.get(unit.id, table[str(m)][unit.id]) for unit in captured.units] for m, member in enumerate(members)]
+    if activations != "recompute":
+        return found
+    return [[Times(each.forward, each.backward + each.forward) for each in of_member] for of_member in found]
 
 
 def _transfer(link: Link, num_bytes: int) -> int:

@@ -11,6 +11,7 @@ Hosts = Literal["any", "apart"]
 HOSTS: tuple[Hosts, ...] = ("any", "apart")
 Transport = Literal["gloo", "ray"]
 TRANSPORTS: tuple[Transport, ...] = ("gloo", "ray")
+ACTIVATIONS = ("auto", "keep", "recompute", "offload")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,9 @@ class PlacedConfig:
     """`apart`: no two stages on one host."""
     transport: Transport = "gloo"
     """How activations travel: `gloo` between the processes, `ray` through its object store, for hosts that cannot connect otherwise."""
+    activations: Literal["auto", "keep", "recompute", "offload"] = "auto"
+    """Until the backward pass a stage's activations are kept, computed again from what came in (a third more computing), or lie in the
+    host's memory (for GPUs); `auto` keeps them where the memory allows it, else computes them again."""
     stage_delay_s: float = 0.0
     """Declared extra time of each stage's forward pass of a micro-batch, and twice that of its backward pass; for studies of schedules."""
 
@@ -44,6 +48,7 @@ class PlacedConfig:
             ("schedule", self.schedule, SCHEDULES),
             ("hosts", self.hosts, HOSTS),
             ("transport", self.transport, TRANSPORTS),
+            ("activations", self.activations, ACTIVATIONS),
         ):
             if value not in known:
                 wrong.append(f"{name} {value!r} is unknown; {suggestion(str(value), known)}")
@@ -51,3 +56,8 @@ class PlacedConfig:
             wrong.append(f"stage_delay_s must not be negative, got {self.stage_delay_s!r}")
         if wrong:
             raise ConfigError("; ".join(wrong))
+
+    @property
+    def held(self) -> Literal["keep", "recompute", "offload"] | None:
+        """As `mottle.placement.staging.cut_stages` takes it."""
+        return None if self.activations == "auto" else self.activations

@@ -9,7 +9,8 @@
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from mottle.engines import averages, randomness
 from mottle.engines.base import Fetch, Loss
 from mottle.engines.batches import to_device
+from mottle.engines.buffers import Buffers
 from mottle.engines.placed.channel import Channel, Form
 from mottle.engines.placed.config import PlacedConfig
 from mottle.placement.pipeline import Arrived, Finished, Run, Send, StageMachine, Work
@@ -80,6 +82,7 @@ class Passes:
         self._name = type(model).__name__
         self._whole: nn.Module = captured.traced.model
         """The whole model without memory, for captures of other sizes."""
+        self._buffers = Buffers(model)
         self._programs: dict[int, StageProgram] = {}
         self._add(captured, num_samples)
 
@@ -120,13 +123,31 @@ class Passes:
     def machine(self, num_micro_batches: int) -> StageMachine:
         return StageMachine(self._config.schedule, self._stage, self._num_stages, num_micro_batches)
 
-    def forward(self, program: StageProgram, taken: Sequence[Tensor], batch: Any, seed: int) -> Any:
-        """The tensors for the next stage, or what the last one's loss returned."""
+    @property
+    def recomputes(self) -> bool:
+        """Whether nothing but what came in is kept of a forward pass."""
+        return self._cut.activations == "recompute"
+
+    def forward(self, program: StageProgram, taken: Sequence[Tensor], batch: Any, seed: int, *, learn: bool = True) -> Any:
+        """The tensors for the next stage, or what the last one's loss returned.
+
+        Args:
+            learn: whether a backward pass may follow.
+        """
         batch = to_device(batch, self._device)
         inputs = program.bind(self._model, *call_of(self._loss, batch, self._name)) if program.inputs else []
-        with self._drawing(seed), torch.autocast(self._device.type, dtype=self._autocast, enabled=self._autocast is not None):
+        with self._drawing(seed), self._precision(), self._offloading(), torch.set_grad_enabled(learn):
             out = program(self._model, taken, inputs)
             return self._loss(StandIn(self._name, lambda call: out), batch) if self._is_last else out
+
+    @contextmanager
+    def replaying(self) -> Iterator[None]:
+        """The block runs passes that have been run before: buffers are afterwards as before."""
+        self._buffers.save()
+        try:
+            yield
+        finally:
+            self._buffers.restore()
 
     def received(self, tensors: Sequence[Tensor], boundary: Boundary) -> list[Tensor]:
         """What came, on this stage's device, ready to learn from."""
@@ -137,6 +158,14 @@ class Passes:
         with self._global_randomness:
             torch.autograd.backward(list(heads), [None if g is None else g.to(self._device) for g in gradients])
         self._collected()
+
+    def _precision(self) -> AbstractContextManager[object]:
+        return torch.autocast(self._device.type, dtype=self._autocast, enabled=self._autocast is not None)
+
+    def _offloading(self) -> AbstractContextManager[object]:
+        if self._cut.activations != "offload":
+            return nullcontext()
+        return torch.autograd.graph.save_on_cpu(pin_memory=self._device.type == "cuda")
 
     def delay(self, factor: int) -> None:
         """The declared one."""
@@ -149,6 +178,15 @@ class Passes:
         with self._global_randomness, randomness.kept(self._device):
             randomness.seed(self._device, seed + self._stage * _STREAM)
             yield
+
+
+class _Kept(NamedTuple):
+    """Of a micro-batch, between its passes."""
+
+    taken: list[Tensor]
+    out: Any
+    """What went out, or what the loss returned; None where it is computed again."""
+    again: Callable[[], Any] | None
 
 
 class _Stepping:
@@ -169,8 +207,7 @@ class _Stepping:
         self._programs = [passes.program(high - low) for low, high in micro_batches]
         self._expected: dict[Work, Callable[[], list[Tensor]]] = {}
         self._arrived: dict[Work, list[Tensor]] = {}
-        self._kept: dict[int, tuple[list[Tensor], Sequence[Tensor]]] = {}
-        """Micro-batch -> what came for it, and what learns of what went out; of the last stage the loss."""
+        self._kept: dict[int, _Kept] = {}
         self.weight, self.loss_sum, self.busy_ns = 0.0, 0.0, 0
 
     def run(self) -> None:
@@ -213,27 +250,43 @@ class _Stepping:
             began_ns = time.perf_counter_ns()
             taken = self._passes.received(given, program.takes)
             self._passes.delay(1)
-            out = self._passes.forward(program, taken, batch, self._seed_of_position(low))
+            seed = self._seed_of_position(low)
+            out = self._passes.forward(program, taken, batch, seed, learn=not self._passes.recomputes)
             if last:
-                self._keep_loss(work.microbatch, taken, out, high - low)
+                self._count(out, high - low)
             else:
-                self._kept[work.microbatch] = taken, [t for t, spec in zip(out, program.gives.tensors, strict=True) if spec.learns]
                 self._arrived[work] = [tensor.detach() for tensor in out]
+            again = partial(self._passes.forward, program, taken, batch, seed) if self._passes.recomputes else None
+            self._kept[work.microbatch] = _Kept(taken, None if again else out, again)
         else:
             began_ns = time.perf_counter_ns()
-            taken, heads = self._kept.pop(work.microbatch)
+            kept = self._kept.pop(work.microbatch)
+            taken = kept.taken
             self._passes.delay(2)
-            if heads:
-                self._passes.backward(heads, [None] if last else given)
-            learning = [tensor for tensor, spec in zip(taken, program.takes.tensors, strict=True) if spec.learns]
+            with nullcontext() if kept.again is None else self._passes.replaying():
+                out = kept.out if kept.again is None else kept.again()
+                heads = self._loss_of(out, high - low) if last else _learning(out, program.gives)
+                if heads:
+                    self._passes.backward(heads, [None] if last else given)
+            learning = _learning(taken, program.takes)
             self._arrived[work] = [torch.zeros_like(t) if t.grad is None else t.grad for t in learning]
         self.busy_ns += time.perf_counter_ns() - began_ns
 
-    def _keep_loss(self, micro_batch: int, taken: list[Tensor], returned: Any, num_samples: int) -> None:
-        loss, weight = averages.differentiable(returned, num_samples)
-        self._kept[micro_batch] = taken, [loss * (self._coefficient * weight)] if weight else []
+    def _count(self, returned: Any, num_samples: int) -> None:
+        """The loss of a micro-batch, for the books."""
+        mean, weight = averages.split(returned, num_samples)
         self.weight += weight
-        self.loss_sum += loss.item() * weight if weight else 0.0
+        self.loss_sum += float(mean.detach()) * weight if weight and isinstance(mean, Tensor) else 0.0
+
+    def _loss_of(self, returned: Any, num_samples: int) -> list[Tensor]:
+        """What the last stage's backward pass begins with; nothing where no sample counts."""
+        loss, weight = averages.differentiable(returned, num_samples)
+        return [loss * (self._coefficient * weight)] if weight else []
+
+
+def _learning(tensors: Sequence[Tensor], boundary: Boundary) -> list[Tensor]:
+    """Those that a gradient comes back for."""
+    return [tensor for tensor, spec in zip(tensors, boundary.tensors, strict=True) if spec.learns]
 
 
 def _tag(work: Work) -> int:
