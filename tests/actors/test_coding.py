@@ -3,13 +3,15 @@
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from tests.actors import live
+from torch import Tensor
 
 from mottle.core.errors import ConfigError
-from mottle.sdk import WorkerGroup
+from mottle.sdk import Trainer, WorkerGroup
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 
@@ -42,6 +44,42 @@ def test_gradient_coding_waits_for_no_slow_and_no_dead_worker_and_goes_the_way_o
     theirs = live.reference(job, live.perceptron, lambda model: torch.optim.SGD(model.parameters(), lr=0.1), epochs=8)
     torch.testing.assert_close(ours, theirs.parameters(), rtol=1e-3, atol=1e-5)
     live.assert_replay(job)
+
+
+def delayed_sgd(job: Trainer, delay: int, epochs: int) -> dict[str, Tensor]:
+    """Every step with the gradient at the parameters of `delay` steps ago."""
+    torch.manual_seed(job.job.seed)
+    model = live.perceptron()
+    path = [{name: tensor.detach().clone() for name, tensor in model.named_parameters()}]
+    for batch in live.batches_of(job, 20, epochs):
+        model.load_state_dict(path[max(0, len(path) - 1 - delay)])
+        model.zero_grad()
+        live.cross_entropy(model, batch).backward()
+        path.append({name: path[-1][name] - 0.1 * tensor.grad for name, tensor in model.named_parameters() if tensor.grad is not None})
+    return path[-1]
+
+
+@pytest.mark.parametrize("spec", [{"sr_sgc": {"num_stragglers": 2}}, "m_sgc"], ids=str)
+def test_sequential_codes_go_the_way_of_sgd_that_is_one_step_late_and_lose_no_batch_to_a_death(tmp_path: Path, spec: Any) -> None:
+    job = live.trainer(tmp_path, live.perceptron, strategy=spec, scaling_config=GROUPS, until={"epochs": 4}, shards=2)
+    with live.started(job) as run:
+        live.wait_for_end(run)
+        ours = run.parameters()
+        summary = run.result().summary
+    assert summary is not None
+    assert summary.versions == 20
+    torch.testing.assert_close(ours, delayed_sgd(job, 1, 4), rtol=1e-3, atol=1e-5)
+    live.assert_replay(job)
+
+    mortal = live.trainer(tmp_path / "mortal", live.perceptron, strategy=spec, scaling_config=GROUPS, until={"epochs": 4})
+    with live.started(mortal) as run:
+        live.wait_for(run, lambda now: now.version >= 6, "its sixth version")
+        os.kill(run.processes()["w1"], signal.SIGKILL)
+        summary = run.result().summary
+    assert summary is not None
+    assert [(epoch.applied, epoch.missed, epoch.repeated, epoch.rejected) for epoch in summary.epochs] == [(100, 0, 0, 0)] * 4
+    assert summary.versions == 20, "no batch was begun again"
+    live.assert_replay(mortal)
 
 
 def test_a_job_with_too_few_workers_for_its_code_is_refused_before_it_starts(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from mottle import strategies
 from mottle.core import protocol as p
 from mottle.core.brain import Brain
 from mottle.core.config import BrainConfig
+from mottle.core.naming import parse
 from mottle.simulate import Fault, Fleet, Messages, Servers, Simulation, Synthetic, Workers
 from mottle.simulate.clock import FAULT, NOBODY
 
@@ -34,7 +35,10 @@ SPECS = (
     {"fedasync": {"local_steps": 3}},
     "gradient_coding",
     {"gradient_coding": {"code": "cyclic"}},
+    {"sr_sgc": {"burst": 2, "window": 3, "num_stragglers": 2}},
+    "m_sgc",
 )
+CODED = ("gradient_coding", "sr_sgc", "m_sgc")
 DEFAULTS = {"batch_size": 24, "lr": 0.1, "rho": 0.001, "optimizer": "sgd"}
 
 
@@ -110,7 +114,7 @@ def random_run(seed: int) -> Logged:
         for _ in range(rng.randint(0, 1))
     ]
     spec = rng.choice(SPECS)
-    if "gradient_coding" in spec:  # a code wants more than one worker: two come that stay
+    if parse(spec, "strategy")[0] in CODED:  # a code wants more than one worker: two come that stay
         faults += [Fault(kind="join", at_s=2 + rng.random(), group=NEWCOMERS[0].name) for _ in range(2)]
     if replicas:
         faults.append(Fault(kind="lose_replica", at_s=rng.uniform(0, 1), shard=rng.randrange(config.num_shards), replica=rng.randint(0, 1)))

@@ -299,6 +299,7 @@ class View:
     version: p.Version = START
     head: p.Version = START
     free_samples: int = 100
+    now_ns: int = 0
 
     def busy(self, worker: int) -> bool:
         return False

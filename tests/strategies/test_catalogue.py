@@ -18,9 +18,11 @@ from mottle.strategies import (
     LBBSPConfig,
     LocalAdaAlterConfig,
     LocalSGDConfig,
+    MSGCConfig,
     SignMomentumConfig,
     SlowMoConfig,
     SLSGDConfig,
+    SRSGCConfig,
     SSPConfig,
     SyncConfig,
     ZenoPPConfig,
@@ -51,6 +53,8 @@ def test_the_names_of_job_files() -> None:
         "slsgd": SLSGDConfig,
         "fedasync": FedAsyncConfig,
         "gradient_coding": GradientCodingConfig,
+        "sr_sgc": SRSGCConfig,
+        "m_sgc": MSGCConfig,
     }
 
 
@@ -203,6 +207,10 @@ SPECS = [
     {"fedasync": {"local_steps": 3, "rho": 0.1}},
     "gradient_coding",
     {"gradient_coding": {"code": "cyclic"}},
+    "sr_sgc",
+    {"sr_sgc": {"window": 3, "burst": 2}},
+    "m_sgc",
+    {"m_sgc": {"num_stragglers": 2, "window": 3}},
 ]
 
 

@@ -37,6 +37,8 @@ SPECS = (
     {"gradient_coding": {"code": "fractional"}},
     {"kardam": {"num_byzantine": 0.3}},
     {"kardam": {"num_byzantine": 0.3, "frequency": "count", "max_in_flight": 2, "max_staleness": 4}},
+    "sr_sgc",
+    {"m_sgc": {"window": 3, "mu": 0.5}},
 )
 
 

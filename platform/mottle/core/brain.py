@@ -211,6 +211,10 @@ class Brain:
         return self.updates.head
 
     @property
+    def now_ns(self) -> int:
+        return self._effects.now_ns
+
+    @property
     def free_samples(self) -> int:
         return self.book.free if self.orders.lending else 0
 

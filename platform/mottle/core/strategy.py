@@ -370,6 +370,10 @@ class View(Protocol):
         """Version after every step decided so far; staleness counts from here."""
 
     @property
+    def now_ns(self) -> int:
+        """The run's clock at the event."""
+
+    @property
     def free_samples(self) -> int:
         """Samples that could be lent now."""
 

@@ -18,9 +18,11 @@ from mottle.strategies.kardam import KardamConfig as KardamConfig
 from mottle.strategies.lb_bsp import LBBSPConfig as LBBSPConfig
 from mottle.strategies.local_adaalter import LocalAdaAlterConfig as LocalAdaAlterConfig
 from mottle.strategies.local_sgd import LocalSGDConfig as LocalSGDConfig
+from mottle.strategies.m_sgc import MSGCConfig as MSGCConfig
 from mottle.strategies.sign_momentum import SignMomentumConfig as SignMomentumConfig
 from mottle.strategies.slowmo import SlowMoConfig as SlowMoConfig
 from mottle.strategies.slsgd import SLSGDConfig as SLSGDConfig
+from mottle.strategies.sr_sgc import SRSGCConfig as SRSGCConfig
 from mottle.strategies.ssp import SSPConfig as SSPConfig
 from mottle.strategies.synchronous import SyncConfig as SyncConfig
 from mottle.strategies.zenopp import ZenoPPConfig as ZenoPPConfig

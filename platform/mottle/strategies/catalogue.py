@@ -19,9 +19,11 @@ from mottle.strategies.kardam import KardamConfig
 from mottle.strategies.lb_bsp import LBBSPConfig
 from mottle.strategies.local_adaalter import LocalAdaAlterConfig
 from mottle.strategies.local_sgd import LocalSGDConfig
+from mottle.strategies.m_sgc import MSGCConfig
 from mottle.strategies.sign_momentum import SignMomentumConfig
 from mottle.strategies.slowmo import SlowMoConfig
 from mottle.strategies.slsgd import SLSGDConfig
+from mottle.strategies.sr_sgc import SRSGCConfig
 from mottle.strategies.ssp import SSPConfig
 from mottle.strategies.synchronous import SyncConfig
 from mottle.strategies.zenopp import ZenoPPConfig
@@ -46,6 +48,8 @@ _STRATEGIES: dict[str, Any] = {
     "slsgd": SLSGDConfig,
     "fedasync": FedAsyncConfig,
     "gradient_coding": GradientCodingConfig,
+    "sr_sgc": SRSGCConfig,
+    "m_sgc": MSGCConfig,
 }
 
 
