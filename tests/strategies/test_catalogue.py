@@ -15,6 +15,7 @@ from mottle.strategies import (
     FedBuffConfig,
     FedFixConfig,
     GradientCodingConfig,
+    KardamConfig,
     LBBSPConfig,
     LocalAdaAlterConfig,
     LocalSGDConfig,
@@ -44,6 +45,7 @@ def test_the_names_of_job_files() -> None:
         "fedbuff": FedBuffConfig,
         "fedfix": FedFixConfig,
         "zeno++": ZenoPPConfig,
+        "kardam": KardamConfig,
         "local_sgd": LocalSGDConfig,
         "diloco": DiLoCoConfig,
         "slowmo": SlowMoConfig,
@@ -128,7 +130,7 @@ def test_a_staleness_weight_is_1_at_0_and_never_grows(spec) -> None:
     assert weights[-1] > 0
 
 
-@pytest.mark.parametrize("spec", [{"polynomial": {"a": -1}}, {"hinge": {"a": -1}}, {"hinge": {"b": -1}}, "exponential", 5])
+@pytest.mark.parametrize("spec", [{"polynomial": {"a": -1}}, {"hinge": {"a": -1}}, {"hinge": {"b": -1}}, "cosine", 5])
 def test_impossible_staleness_weights_are_refused(spec) -> None:
     with pytest.raises(ConfigError):
         staleness_weight(spec)
