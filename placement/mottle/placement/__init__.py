@@ -20,6 +20,7 @@ from mottle.placement.plans import Candidate, Plan, Simulation, Transfer, load_p
 from mottle.placement.problem import COMM_MODES, MEM_MODES, CommMode, Device, Edge, Link, MemMode, Op, Problem
 from mottle.placement.replan import Repair, repair
 from mottle.placement.replanning import Replan, replan
+from mottle.placement.replicas import Replicated, place_replicated
 from mottle.placement.report import explain, explain_bounds
 from mottle.placement.robust import RobustPlan, place_robust
 from mottle.placement.stages import Chain, Pipeline, Stage, chain_of, partition_chain
@@ -57,6 +58,7 @@ __all__ = [
     "ProblemError",
     "Repair",
     "Replan",
+    "Replicated",
     "RobustPlan",
     "Simulation",
     "SmallShape",
@@ -81,6 +83,7 @@ __all__ = [
     "partition_chain",
     "place",
     "place_file",
+    "place_replicated",
     "place_robust",
     "plan",
     "repair",
