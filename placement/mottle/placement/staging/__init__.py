@@ -3,5 +3,20 @@
 from mottle.placement.staging.calls import StandIn, call_of
 from mottle.placement.staging.cutting import Activations, Cut, Member, cut_stages
 from mottle.placement.staging.program import Boundary, StageProgram, attributes_of, stages_of
+from mottle.placement.staging.stale import StaleConfig, StaleRun, train_stale
 
-__all__ = ["Activations", "Boundary", "Cut", "Member", "StageProgram", "StandIn", "attributes_of", "call_of", "cut_stages", "stages_of"]
+__all__ = [
+    "Activations",
+    "Boundary",
+    "Cut",
+    "Member",
+    "StageProgram",
+    "StaleConfig",
+    "StaleRun",
+    "StandIn",
+    "attributes_of",
+    "call_of",
+    "cut_stages",
+    "stages_of",
+    "train_stale",
+]
