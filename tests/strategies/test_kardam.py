@@ -4,12 +4,12 @@ D coordinates.
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pytest
+from tests.strategies.asynchronous_study import Study
 
 from mottle.core import protocol as p
 from mottle.core import strategy as s
@@ -252,20 +252,6 @@ def test_a_configuration_that_cannot_be_says_why(options: dict[str, Any], messag
 # --- a published-style study ------------------------------------------------------------------------------------------------------------
 
 
-def study_messages(share: float, versions: list[Vector], truth: list[Vector], first_fault: int) -> Iterator[tuple[int, int, Vector]]:
-    """2000 messages (worker, base version, gradient) of linear regression; up to ten versions old, drawn in a fixed order."""
-    rng = np.random.default_rng(0)
-    truth_D = rng.standard_normal(20)
-    truth.append(truth_D)
-    for number in range(2000):
-        base = int(rng.integers(max(0, len(versions) - 11), len(versions)))
-        worker = int(rng.integers(0, 10))
-        rows_BD = rng.standard_normal((10, 20))
-        targets_B = rows_BD @ truth_D + 0.5 * rng.standard_normal(10)
-        g_D = rows_BD.T @ (rows_BD @ versions[base] - targets_B) / 10
-        yield worker, base, -10 * g_D if number >= first_fault and worker < round(share * 10) else g_D
-
-
 @pytest.mark.parametrize(
     ("share", "frequency", "error"),
     [
@@ -284,10 +270,11 @@ def study_messages(share: float, versions: list[Vector], truth: list[Vector], fi
 @pytest.mark.filterwarnings("ignore:overflow")
 def test_below_a_third_of_liars_it_trains_and_above_it_does_not(kardam, share: float, frequency: str, error: float) -> None:
     machine = kardam(crew=10, num_byzantine=3, frequency=frequency)
-    server, truth = Server(machine, np.zeros(20), 0.02), []
-    for worker, base, g_D in study_messages(share, server.versions, truth, 100):
+    server = Server(machine, np.zeros(20), 0.02)
+    study = Study(share, server.versions, first_fault=100)
+    for worker, base, g_D in study.messages():
         server.hear(worker, base, g_D)
-    measured = float(np.linalg.norm(server.versions[-1] - truth[0]))
+    measured = study.error
     if error < 1:
         assert measured == pytest.approx(error, rel=0.012)
     else:

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from tests.strategies.asynchronous_study import Study
 
 from mottle.core import strategy as s
 from mottle.core.errors import ConfigError
@@ -87,6 +88,43 @@ def test_the_trusted_loss_never_grows_whatever_the_workers_send(train, least_squ
     assert all(after <= before + 1e-12 for before, after in pairwise(losses))
     assert losses[-1] < 0.7 * losses[0]
     assert {verdict.verdict for verdict in run.verdicts if verdict.worker in (0, 2)} == {"rejected"}
+
+
+@pytest.mark.parametrize(
+    ("share", "error", "accepted", "honest_rejected", "faulty_accepted"),
+    [
+        (0.0, 0.0318, 0.554, 0.446, None),
+        (0.3, 0.0628, 0.530, 0.406, 0.377),
+        (0.6, 0.109, 0.451, 0.324, 0.283),
+        (0.8, 0.180, 0.309, 0.152, 0.153),
+    ],
+)
+def test_it_trains_with_up_to_four_fifths_faulty(
+    zenopp, share: float, error: float, accepted: float, honest_rejected: float, faulty_accepted: float | None
+) -> None:
+    """The recorded study: without a defence any share of these attackers destroys training."""
+    machine = zenopp(lr=0.02, rho=0.0002, refresh_every=10)
+    versions = [np.zeros(20)]
+    study, verdicts = Study(share, versions), []
+    (request,) = machine.hear(s.VersionPublished(V0))
+    for number, (worker, base, g_D) in enumerate(study.messages()):
+        if number % 10 == 0:
+            v_D = study.gradient(versions[-1], 50)
+            machine.hear(s.ReferenceReady(request.name, Version(0, len(versions) - 1), float(v_D @ v_D)))
+            name = request.name
+        update = s.Update(number, worker, Version(0, base), 1, float(g_D @ g_D), {name: float(v_D @ g_D)})
+        decisions = machine.hear(s.UpdateArrived(update))
+        applied = [each for each in decisions if isinstance(each, s.Apply)]
+        for decision in applied:
+            versions.append(versions[-1] - 0.02 * decision.terms[0][1] * g_D)
+            decisions = [*decisions, *machine.hear(machine.view.publish(len(versions) - 1))]
+        verdicts.append((study.faulty(worker), bool(applied)))
+        request = next((each for each in decisions if isinstance(each, s.RequestReference)), request)
+    assert study.error == pytest.approx(error, rel=0.012)
+    assert np.mean([passed for _, passed in verdicts]) == pytest.approx(accepted, abs=6e-4)
+    assert np.mean([not passed for faulty, passed in verdicts if not faulty]) == pytest.approx(honest_rejected, abs=6e-4)
+    if faulty_accepted is not None:
+        assert np.mean([passed for faulty, passed in verdicts if faulty]) == pytest.approx(faulty_accepted, abs=6e-4)
 
 
 # --- references -------------------------------------------------------------------------------------------------------------------------
