@@ -220,7 +220,7 @@ class _Facts:
         decision = self._decide(None, there_N)
         aggregate, finite = self._applied(decision)
         # A plain mean, which a rule without a budget left comes to, has no flag: its result shows what went into it.
-        if not self.rule.config.gated or (finite and bool(torch.isfinite(aggregate).all())):
+        if not self.rule.config.gated or (finite and (decision.choice.columns or bool(torch.isfinite(aggregate).all()))):
             return decision, aggregate
         return self._gated(there_N)
 
