@@ -57,6 +57,22 @@ def test_a_rule_that_survives_is_left_in_peace(rule: Any, groups: list[WorkerGro
     assert survival_warning(rule, groups) is None
 
 
+@pytest.mark.parametrize(
+    ("num_byzantine", "groups", "told"),
+    [
+        (1, crew(3, 1), None),
+        (1, crew(2, 1), "kardam needs n >= 3f + 1, got n=3 and f=1"),
+        (1, crew(8, 2), "kardam survives 1 faulty of 10 workers as configured, the job has 2; declare more"),
+        (0.3, crew(6, 4), "too many for it; use zeno++"),
+    ],
+    ids=str,
+)
+def test_a_strategy_that_filters_by_itself_is_held_to_its_own_condition(num_byzantine: float, groups: Any, told: str | None) -> None:
+    warning = survival_warning(None, groups, {"kardam": {"num_byzantine": num_byzantine}})
+    assert (warning is None) == (told is None)
+    assert told is None or told in (warning or "")
+
+
 def test_the_warning_reaches_those_who_watch_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The trainer hands it to the coordinator as a note, before anything is trained."""
 

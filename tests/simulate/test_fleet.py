@@ -140,7 +140,7 @@ ONE = "workers:\n  - {sample_s: 0.01}\n"
         ),
         (
             "workers:\n  - {sample_s: 1, attack: {ipm: {epsilon: 0.5}}}\n",
-            ["fleet.yaml:2: workers.0.attack: ipm needs more than a worker's own"],
+            ["workers: the attack of worker looks at others' updates; open the channel with collusion: true"],
         ),
         (ONE + "messages: {delay_s: [3, 1]}\n", ["fleet.yaml:3: messages.delay_s: wanted [least, most]"]),
         (ONE + "exchange: gossip\n", ["fleet.yaml:3: exchange: wanted servers or ring, got 'gossip'"]),

@@ -9,9 +9,11 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from mottle import data, strategies
+from mottle.aggregation.decisions import Rules
 from mottle.core import protocol as p
 from mottle.core.brain import Brain
 from mottle.core.config import BrainConfig
+from mottle.core.errors import ConfigError
 from mottle.engines.flat import flatten, layout_of
 from mottle.simulate import Fault, Fleet, Learning, Lognormal, Simulation, TorchProblem, Workers
 
@@ -197,3 +199,24 @@ def test_liars_of_a_fleet_are_found_out() -> None:
     assert run.tally.points[-1].metrics["test_loss"] < 0.9 * run.tally.points[0].metrics["test_loss"]
     alone = train("async", Fleet(workers=(honest, liar)))
     assert alone.tally.points[-1].metrics["test_loss"] > run.tally.points[-1].metrics["test_loss"]
+
+
+def test_attackers_that_look_at_others_need_a_channel_and_then_manipulate_inner_products() -> None:
+    """A strong inner-product attack by one of four turns the mean of every round backwards; the median of the same rounds trains."""
+    crew = (Workers(name="honest", count=3, sample_s=0.001), Workers(name="spy", sample_s=0.001, attack={"ipm": {"epsilon": 10.0}}))
+    with pytest.raises(ConfigError, match="open the channel with collusion: true"):
+        Fleet(workers=crew)
+    fleet = Fleet(workers=crew, collusion=True)
+    losses = {}
+    for rule in ("mean", "median"):
+        brain = Brain(
+            BrainConfig(seed=SEED, num_positions=NUM_SAMPLES, max_samples=4 * NUM_SAMPLES, evaluate_every=NUM_SAMPLES),
+            strategies.build("sync", {"batch_size": 8, "rule": {rule: {}}}),
+            rules=Rules(),
+        )
+        numbers = Learning(problem(), brain.shards.live, optimizer=SGD, num_workers=4, collusion=True)
+        run = Simulation(brain, fleet, numbers, micro_batch=4, trace=True).run()
+        assert run.finished == p.Finished("samples")
+        losses[rule] = [point.metrics["test_loss"] for point in run.tally.points]
+    assert losses["median"][-1] < 0.9 * losses["median"][0]
+    assert not losses["mean"][-1] < losses["mean"][0]

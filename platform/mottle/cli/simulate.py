@@ -128,6 +128,8 @@ def _job_task(file: Path, machines: "Fleet") -> "tuple[Task, tuple[str, ...], di
             schedule=job.schedule,
             seed=job.seed,
             num_workers=machines.num_workers,
+            collusion=machines.collusion,
+            rule=job.strategy_defaults.get("rule"),
         ),
         micro_batch=job.micro_batch_size,
         defaults=job.strategy_defaults,

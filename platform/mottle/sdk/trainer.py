@@ -226,7 +226,7 @@ class Trainer:
         if lacking := missing_resources(self.job.groups):
             raise ConfigError(f"the crew needs {lacking}; ask for fewer workers or resources, or add machines")
         defaults = self.job.strategy_defaults
-        survival = survival_warning(defaults.get("rule"), self.job.groups)
+        survival = survival_warning(defaults.get("rule"), self.job.groups, self.job.strategy)
         short = short_rounds_warning(strategies.build(self.job.strategy, defaults), self.job.brain.num_positions)
         notes = [each for each in (note, survival, short) if each]
         coordinator = placing.make_coordinator(Coordinator, name=coordinator_name(self.job.name) if detached else None)

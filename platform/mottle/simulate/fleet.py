@@ -13,7 +13,7 @@ from typing import Literal
 from mottle.core.naming import Spec
 from mottle.simulate.checked import check, number
 from mottle.simulate.faults import Fault
-from mottle.simulate.hostile import check_attack
+from mottle.simulate.hostile import check_attack, colludes
 from mottle.simulate.speed import MOST_S, ComputeTime, check_compute_time
 
 MOST_WORKERS = 1_000_000
@@ -137,6 +137,8 @@ class Fleet:
     """From a crash until the coordinator knows."""
     messages: Messages = field(default_factory=Messages)
     faults: tuple[Fault, ...] = ()
+    collusion: bool = False
+    """Let attackers look at what others have computed by then, for attacks that need it (`ipm`, `alie`, `min_max` ...)."""
     workload: Workload | None = None
     currency: str = ""
     """Of the prices, for display."""
@@ -153,6 +155,8 @@ class Fleet:
             yield "exchange", f"wanted servers or ring, got {self.exchange!r}"
         if self.num_workers < 1 or self.num_workers > MOST_WORKERS:
             yield "workers", f"wanted 1 to {MOST_WORKERS:,} workers at the start, got {self.num_workers:,}"
+        if not self.collusion and (named := [group.name for group in self.workers if colludes(group.attack)]):
+            yield "workers", f"the attack of {', '.join(named)} looks at others' updates; open the channel with collusion: true"
         for index, fault in enumerate(self.faults):
             if message := self._fault_fault(fault):
                 yield f"faults.{index}", message

@@ -58,6 +58,7 @@ class Learning:
         values: to begin with, at `version`; the problem's own start if left out.
         corrupt: what workers do to their updates beside the attack of their group.
         seed, num_workers: of the attacks' dice; of the fleet.
+        collusion, rule: whether attackers see the others' updates; the defender's rule, for those who optimise against it.
     Raises:
         ConfigError: an unknown optimizer or codec, or options that cannot be.
     """
@@ -75,6 +76,8 @@ class Learning:
         corrupt: Corrupt | None = None,
         seed: int = 0,
         num_workers: int = 1,
+        collusion: bool = False,
+        rule: Spec | None = None,
     ) -> None:
         self.problem = problem
         replicas = sorted(replicas)
@@ -85,7 +88,7 @@ class Learning:
         self._codec = compression.build(codec)
         self._plain = compression.build("identity")
         self._corrupt = corrupt
-        self._liars = Liars(seed, num_workers)
+        self._liars = Liars(seed, num_workers, collusion=collusion, rule=rule)
         self._error_memory: dict[tuple[int, int], Any] = {}
         """What a codec keeps back, by worker and shard."""
         start_D = problem.start if values is None else values
@@ -128,9 +131,11 @@ class Learning:
         values_D = torch.cat(tuple(base))
         local = next((piece.step for piece in done if piece.step is not None), None)
         vector_D, weight = self.problem.gradient(values_D, done) if local is None else self._train(slot, local, values_D, done)
-        if group.attack is not None:
-            divisor = float(sum(piece.stop - piece.start for piece in done)) if weight is None else weight
-            vector_D = self._liars.corrupt(slot, group.attack, version.number, vector_D, divisor) if divisor else vector_D
+        divisor = float(sum(piece.stop - piece.start for piece in done)) if weight is None else weight
+        if divisor:
+            self._liars.see(slot, group.attack, version.number, vector_D, divisor)
+            if group.attack is not None:
+                vector_D = self._liars.corrupt(slot, group.attack, version.number, vector_D, divisor)
         if self._corrupt is not None:
             vector_D = self._corrupt(slot, version, vector_D)
         payloads, sizes = [], []
