@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from mottle import aggregation, attacks
 from mottle.actors.job import WorkerGroup
 from mottle.aggregation.decisions.base import resolve_share
-from mottle.core.naming import Spec, parse
+from mottle.core.naming import Spec, configured, parse
+from mottle.strategies import KardamConfig
 
 
 def survival_warning(rule: Spec | None, groups: Sequence[WorkerGroup], strategy: Spec = "sync") -> str | None:
@@ -23,7 +24,8 @@ def survival_warning(rule: Spec | None, groups: Sequence[WorkerGroup], strategy:
     num_faulty = sum(group.count for group in groups if group.attack is not None and attacks.build(group.attack).name != "honest")
     name, options = parse(strategy, "strategy")
     if name == "kardam":
-        return _kardam(resolve_share(options["num_byzantine"], num_workers), num_workers, num_faulty)
+        declared = configured(KardamConfig, {"batch_size": 1, **options}, "strategy kardam").num_byzantine
+        return _kardam(resolve_share(declared, num_workers), num_workers, num_faulty)
     if rule is None:
         return None
     try:
