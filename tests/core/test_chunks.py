@@ -262,10 +262,12 @@ def test_a_round_that_is_given_up_frees_its_samples_and_says_so() -> None:
     assert (ground.brain.book.out, ground.brain.free_samples) == (0, 12)
 
 
-def test_orders_of_chunks_go_only_to_those_who_have_room() -> None:
+def test_orders_of_chunks_go_only_to_those_who_have_room_who_may_be_on_probation() -> None:
     ground = Ground()
+    ground.brain.members.mark(ground.brain.members.here(1), "probation")
+    ground.decide(s.LendChunk(1, 6), s.AssignChunks(1, ((1, 1.0),)), s.AssignChunks(1, ((1, 2.0),)))
     with pytest.raises(ProtocolError, match="worker 9 cannot take an order"):
-        ground.decide(s.LendChunk(0, 12), s.AssignChunks(9, ((0, 1.0),)))
+        ground.decide(s.LendChunk(0, 6), s.AssignChunks(9, ((0, 1.0),)))
 
 
 # --- random -------------------------------------------------------------------------------------------------------------------------

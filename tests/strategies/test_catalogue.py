@@ -154,6 +154,19 @@ def test_what_does_not_go_with_coded_sums_is_refused_by_name(spec, job, told: st
     strategies.check_coded("sync", **{"num_workers": 1, **job})
 
 
+@pytest.mark.parametrize(
+    ("spec", "needed"),
+    [
+        ("sync", 1),
+        ({"gradient_coding": {"num_stragglers": 3}}, 4),
+        ({"sr_sgc": {"burst": 2, "window": 3, "num_stragglers": 5}}, 5),
+        ({"m_sgc": {"num_stragglers": 3}}, 3),
+    ],
+)
+def test_a_code_says_how_many_workers_must_not_be_put_away(spec, needed: int) -> None:
+    assert strategies.least_workers(spec) == needed
+
+
 def test_coded_sums_go_with_whatever_else_a_job_may_have() -> None:
     strategies.check_coded({"gradient_coding": {"code": "fractional"}}, num_workers=2, lossy_codec=True)
 

@@ -87,12 +87,13 @@ class Orders:
         return True
 
     def assign_chunks(self, decision: s.AssignChunks) -> None:
-        """Order copies of chunks, at the version that they were lent for.
+        """Order copies of chunks, at the version that they were lent for; on probation too, for a code cannot do with smaller ones.
 
         Raises:
             ProtocolError: the worker cannot take an order, or a chunk is not open.
         """
-        if not self.has_room(decision.worker):
+        member = self._members.present(decision.worker)
+        if member is None or member.state not in AT_WORK or len(member.orders) >= self._max_in_flight:
             raise ProtocolError(f"worker {decision.worker} cannot take an order of chunks now")
         chunks = tuple(chunk for chunk, _ in decision.parts)
         parts, base = self._chunks.parts(decision.parts)

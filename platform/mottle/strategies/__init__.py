@@ -13,6 +13,7 @@ from mottle.strategies.fedasync import FedAsyncConfig as FedAsyncConfig
 from mottle.strategies.fedbuff import FedBuffConfig as FedBuffConfig
 from mottle.strategies.fedfix import FedFixConfig as FedFixConfig
 from mottle.strategies.fitting import check_coded as check_coded
+from mottle.strategies.fitting import least_workers as least_workers
 from mottle.strategies.gradient_coding import GradientCodingConfig as GradientCodingConfig
 from mottle.strategies.kardam import KardamConfig as KardamConfig
 from mottle.strategies.lb_bsp import LBBSPConfig as LBBSPConfig

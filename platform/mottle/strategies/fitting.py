@@ -5,6 +5,14 @@ from mottle.core.naming import Spec, parse
 from mottle.strategies.catalogue import config_of, is_coded
 
 
+def least_workers(spec: Spec) -> int:
+    """Workers without which the strategy that a job names makes no step."""
+    if not is_coded(parse(spec, "strategy")[0]):
+        return 1
+    needed: int = config_of(spec, {"batch_size": 1}).least_workers
+    return needed
+
+
 def check_coded(
     spec: Spec, *, num_workers: int, weighted_loss: bool = False, lossy_codec: bool = False, clips_workers: bool = False
 ) -> None:
