@@ -3,8 +3,8 @@
     python benchmarks/stragglers.py [--seconds 120]
 
 `hangs`: 64 equal workers with a large fixed cost of an order (0.3 s, of which 0.05 s are samples), each of which stands still for 1 to 3 s
-every 20 s. `jitter`: 16 equal workers whose speed is lognormal with sigma 1.2, drawn anew for every order, and which look for messages every
-4 samples. Time is virtual, so the load of the machine does not matter; every strategy meets the same crew and the same luck.
+every 20 s. `jitter`: 16 equal workers whose speed is lognormal with sigma 1.2, drawn anew for every order, and which look for messages
+every 4 samples. Time is virtual, so the load of the machine does not matter; every strategy meets the same crew and the same luck.
 """
 
 import argparse
