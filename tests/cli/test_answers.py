@@ -44,6 +44,7 @@ def test_these_are_the_commands() -> None:
         "workers add",
         "workers remove",
         "simulate",
+        "calibrate",
         "tune",
         "fleet record",
         "study robustness",

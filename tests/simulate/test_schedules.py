@@ -1,5 +1,6 @@
 """Hundreds of seeded schedules of kills, joins, removals, torn and repeated messages; the invariants hold after every event."""
 
+import json
 import random
 from dataclasses import replace
 from functools import partial
@@ -8,6 +9,7 @@ import pytest
 
 from mottle import strategies
 from mottle.core import protocol as p
+from mottle.core import wire
 from mottle.core.brain import Brain
 from mottle.core.config import BrainConfig
 from mottle.core.naming import parse
@@ -82,7 +84,7 @@ class Logged(Simulation):
 NEWCOMERS = tuple(Workers(name=f"new{i}", count=0, sample_s=each) for i, each in enumerate((1e-4, 1e-3, 4e-3)))
 
 
-def random_run(seed: int) -> Logged:
+def random_run(seed: int, specs=SPECS) -> Logged:
     """A fleet, a strategy and a fault script, all out of one seed."""
     rng = random.Random(seed)
     replicas = rng.randint(0, 1)
@@ -113,7 +115,7 @@ def random_run(seed: int) -> Logged:
         Fault(kind="slow", at_s=rng.uniform(0, 1), for_s=rng.uniform(0.001, 0.5), factor=4, worker=f"w{rng.randrange(num_workers)}-0")
         for _ in range(rng.randint(0, 1))
     ]
-    spec = rng.choice(SPECS)
+    spec = rng.choice(specs)
     if parse(spec, "strategy")[0] in CODED:  # a code wants more than one worker: two come that stay
         faults += [Fault(kind="join", at_s=2 + rng.random(), group=NEWCOMERS[0].name) for _ in range(2)]
     if replicas:
@@ -165,6 +167,44 @@ def test_every_schedule_keeps_the_invariants(block: int) -> None:
             check_outcome(run)
         except Exception as error:
             raise AssertionError(f"seed {seed} fails; repeat with random_run({seed})") from error
+
+
+CHANGES = SPECS[:12]
+"""Those that a run can change between."""
+
+
+def changing_run(seed: int) -> Logged:
+    """The same with strategies that change at any moment, each of them several times."""
+    run, rng = random_run(seed, specs=("auto",)), random.Random(seed)
+    for at_s in sorted(rng.uniform(0, 1.5) for _ in range(rng.randint(2, 8))):
+        planned = p.Planned(rng.choice(CHANGES), "as chance has it")
+        run.clock.at(round(at_s * 1e9), FAULT, NOBODY, partial(run.tell, planned))
+    return run
+
+
+@pytest.mark.parametrize("block", range(4))
+def test_changes_of_strategy_keep_the_invariants(block: int) -> None:
+    for seed in range(30 * block, 30 * block + 30):
+        try:
+            run = changing_run(seed)
+            run.run(max_steps=1_000_000)
+            check_outcome(run)
+        except Exception as error:
+            raise AssertionError(f"seed {seed} fails; repeat with changing_run({seed})") from error
+
+
+def test_strategies_did_change_in_many_of_them() -> None:
+    turns = [changing_run(seed).run().brain.strategy._turn for seed in range(20)]  # type: ignore[attr-defined]
+    assert sum(turns) >= 20
+
+
+def test_a_log_with_changes_of_strategy_replays() -> None:
+    run, again = changing_run(4), changing_run(4)
+    run.run()
+    assert any(isinstance(event, p.Planned) for _, event, _ in run.log)
+    for now_ns, event, commands in run.log:
+        decoded = wire.decode(json.loads(json.dumps(wire.encode(event))))
+        assert tuple(again.brain.handle(decoded, now_ns=now_ns)) == commands
 
 
 def test_newcomers_took_the_place_of_replicas_in_many_of_them() -> None:

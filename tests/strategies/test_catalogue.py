@@ -8,6 +8,7 @@ from mottle.core.errors import ConfigError
 from mottle.strategies import (
     ABSConfig,
     AsyncConfig,
+    AutoConfig,
     BackupConfig,
     DiLoCoConfig,
     DOMOConfig,
@@ -57,6 +58,7 @@ def test_the_names_of_job_files() -> None:
         "gradient_coding": GradientCodingConfig,
         "sr_sgc": SRSGCConfig,
         "m_sgc": MSGCConfig,
+        "auto": AutoConfig,
     }
 
 

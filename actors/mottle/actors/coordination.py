@@ -10,6 +10,7 @@ import threading
 import time
 import traceback
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 import ray
@@ -226,6 +227,8 @@ class Session:
                 self._fleet.replicas.call_newcomer(replica)
             case p.Introduce(replica):
                 self._fleet.introduce(replica)
+            case p.PlanWanted(measured):
+                threading.Thread(target=self._plan, args=(measured,), name="planner", daemon=True).start()
             case p.SetTimer(name, at_ns):
                 self._timers.set(name, max(0, at_ns - self._now_ns()))
 
@@ -261,6 +264,19 @@ class Session:
             print(
                 f"a checkpoint that is not kept any more could not be deleted, it is tried again after the next one: {trouble}", flush=True
             )
+
+    def _plan(self, measured: Mapping[str, Any]) -> None:
+        """Training goes on meanwhile, and if nothing comes of it."""
+        if self._job.planner is None:
+            return
+        try:
+            planned = self._job.planner(measured)
+        except Exception as error:
+            traceback.print_exc()
+            self._chronicle.note(f"no plan could be made, the strategy stays as it is ({type(error).__name__}: {error})")
+            return
+        self._chronicle.note(planned.why)
+        self.events([planned])
 
     def _forget_checkpoint(self, number: int) -> None:
         try:

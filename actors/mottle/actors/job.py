@@ -9,6 +9,7 @@ from mottle.core.config import BrainConfig
 from mottle.core.errors import ConfigError
 from mottle.core.layout import Layout
 from mottle.core.naming import configured, lookup, parse
+from mottle.core.protocol import Planned
 from mottle.data import Loader
 from mottle.data.source import Source
 from mottle.engines import CATALOGUE, Loss, Metric
@@ -98,6 +99,8 @@ class Job:
     """Whether attackers may see the others' updates."""
     channel: Any = None
     """Handle of the collusion channel, put in when the run starts."""
+    planner: Callable[[Mapping[str, Any]], Planned] | None = None
+    """Answers `PlanWanted`, in the coordinator's process; for strategies that ask."""
     keep: "KeepCheckpoints" = field(default_factory=lambda: KeepCheckpoints())
 
 

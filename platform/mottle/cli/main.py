@@ -8,6 +8,7 @@ import typer
 from mottle.cli import clusters, fleet, testbed
 from mottle.cli.answers import CODES_HELP, Answer, Json, command
 from mottle.cli.attach import attach
+from mottle.cli.calibrate import calibrate
 from mottle.cli.capture import capture
 from mottle.cli.chaos import chaos
 from mottle.cli.export import export
@@ -33,7 +34,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for _function in (new, train, chaos, attach, resume, status, report, export, capture, place, simulate, tune):
+for _function in (new, train, chaos, attach, resume, status, report, export, capture, place, simulate, calibrate, tune):
     app.command()(command(_function))
 
 _workers = typer.Typer(help="Look at the workers of a detached run, add some, let one go.", no_args_is_help=True)

@@ -148,6 +148,7 @@ class Brain:
             p.Evaluated: self._on_evaluated,
             p.TimerFired: self._on_timer,
             p.Configured: self._on_configured,
+            p.Planned: self._on_planned,
             p.ReplicaLost: self._on_replica_lost,
             p.ReplicaCame: self._newcomers.came,
             p.ReplicaReady: self._newcomers.ready,
@@ -172,6 +173,7 @@ class Brain:
             s.Keep: lambda d: self.pipeline.keep(p.KEPT + d.name, d.source),
             s.MeasureDistances: self._measure_distances,
             s.Forget: self._forget,
+            s.AskPlan: lambda d: self._tell(p.PlanWanted(d.measured)),
             s.Warn: lambda d: self._tell(p.Notice("warning", d.text)),
             s.Halt: lambda d: self._fail(d.reason),
             s.SetAlarm: lambda d: self._tell(p.SetTimer(f"strategy/{d.name}", self._effects.now_ns + d.after_ns)),
@@ -508,6 +510,10 @@ class Brain:
         self.orders.lending = not (self._paused or self._stopping)
         if "paused" in event.settings and not self._paused:
             self.orders.wake()
+
+    def _on_planned(self, event: p.Planned) -> None:
+        self._tell(p.Notice("planned", event.why))
+        self._hear(s.Planned(event.spec))
 
     def _obey_settings(self, settings: Mapping[str, Any]) -> None:
         """The pause is this machine's, the rule the strategy's; everything else is the optimizer's, on the shards."""

@@ -58,4 +58,5 @@ def update_of(order: Order, *, now_ns: int) -> Update:
         dict(zip(names, dots, strict=True)),
         weight,
         compute_ns=max(0, min(claimed_ns, now_ns - order.issued_ns)),
+        took_ns=now_ns - order.issued_ns,
     )

@@ -422,6 +422,13 @@ class Introduce:
 
 
 @dataclass(frozen=True, slots=True)
+class PlanWanted:
+    """Find out which strategy suits the crew, from what was measured of it (JSON types); answer `Planned`."""
+
+    measured: Settings
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """The run has nothing left to do, or cannot go on."""
 
@@ -448,6 +455,7 @@ Command = (
     | ForgetCheckpoint
     | MakeReplica
     | Introduce
+    | PlanWanted
     | Finished
 )
 
@@ -621,6 +629,15 @@ class Configured:
 
 
 @dataclass(frozen=True, slots=True)
+class Planned:
+    """Which strategy to go on with, why, and how all candidates were rated, best first."""
+
+    spec: str | Settings
+    why: str
+    ranking: tuple[Settings, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ReplicaLost:
     replica: ReplicaId
     reason: str
@@ -682,6 +699,7 @@ Event = (
     | Evaluated
     | TimerFired
     | Configured
+    | Planned
     | ReplicaLost
     | ReplicaCame
     | ReplicaReady

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from mottle.core.naming import Spec
 from mottle.core.protocol import LocalSteps, Settings, Version
 
 # --- what a strategy hears --------------------------------------------------------------------------------------------------------------
@@ -35,6 +36,9 @@ class Update:
     """Time that the worker says it computed, waiting excluded; at most what passed since its order. A liar who makes itself out to be fast
     gets a larger share and delays the step, as it could by being late; one who makes itself out to be slow gets a smaller one. What its
     rows weigh in a robust rule stays capped."""
+
+    took_ns: int = 0
+    """From the order to the update's acknowledgement, by the run's clock."""
 
     def __post_init__(self) -> None:
         if not self.weight:
@@ -139,6 +143,13 @@ class ChunksReleased:
 
 
 @dataclass(frozen=True, slots=True)
+class Planned:
+    """The answer to `AskPlan`: the strategy to go on with."""
+
+    spec: Spec
+
+
+@dataclass(frozen=True, slots=True)
 class NothingLeft:
     """No samples are left to lend, no order is out and no step is under way; undecided updates may still be held."""
 
@@ -158,6 +169,7 @@ StrategyEvent = (
     | AlarmRang
     | RuleChanged
     | ChunksReleased
+    | Planned
     | NothingLeft
 )
 
@@ -322,6 +334,13 @@ class Warn:
 
 
 @dataclass(frozen=True, slots=True)
+class AskPlan:
+    """Ask which strategy suits the crew; `measured` is what is known of it, as JSON types. Answered by `Planned`, or not at all."""
+
+    measured: Settings
+
+
+@dataclass(frozen=True, slots=True)
 class Halt:
     """The run cannot go on."""
 
@@ -342,6 +361,7 @@ Decision = (
     | RequestReference
     | MeasureDots
     | Forget
+    | AskPlan
     | SetAlarm
     | Halt
     | Warn

@@ -26,6 +26,7 @@ EventKind = Literal[
     "checkpoint",
     "replica",
     "configured",
+    "planned",
     "warning",
     "finished",
 ]

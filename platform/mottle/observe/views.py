@@ -28,6 +28,7 @@ _EVENT_LOOK = {
     "checkpoint": ("✓", "cyan"),
     "replica": ("+", "cyan"),
     "configured": ("~", "cyan"),
+    "planned": ("~", "bright_blue"),
     "warning": ("!", "bold yellow"),
     "finished": ("■", "bold"),
 }

@@ -36,6 +36,7 @@ from mottle.sdk.staged import check_stages
 from mottle.sdk.survival import survival_warning
 from mottle.sdk.trial import weighs_itself
 from mottle.sdk.until import Until
+from mottle.simulate.planning import planner_of
 
 HEALTHY = HealthConfig()
 
@@ -193,6 +194,7 @@ class Trainer:
             max_grad_norm_per_worker=max_grad_norm_per_worker,
             total_samples=brain.max_samples,
             keep=self.settings.keep,
+            planner=planner_of(strategies.config_of(strategy, defaults), micro_batch_size, optimizer),
         )
         check_stages(self.job, beginning.module)
 

@@ -14,6 +14,7 @@ from mottle.core.strategy import Strategy
 from mottle.simulate.fleet import Fleet
 from mottle.simulate.numbers import Numbers, Synthetic
 from mottle.simulate.outcome import Outcome
+from mottle.simulate.planning import planner_of
 from mottle.simulate.simulation import Simulation
 
 TIMING_LR = 0.1
@@ -59,7 +60,9 @@ class Task:
             ConfigError: as `strategy`.
         """
         brain = Brain(self.config, self.strategy(spec), rules=Rules())
-        return Simulation(brain, fleet, self.numbers(brain), micro_batch=self.micro_batch, seed=seed, trace=trace).run()
+        planner = planner_of(strategies.config_of(spec, self.defaults), self.micro_batch, self.defaults.get("optimizer", "sgd"))
+        numbers = self.numbers(brain)
+        return Simulation(brain, fleet, numbers, micro_batch=self.micro_batch, seed=seed, trace=trace, planner=planner).run()
 
 
 def timing_task(fleet: Fleet, *, seconds: float) -> Task:

@@ -3,6 +3,7 @@
 Everything that is wrong with a file is reported at once, each with file, line and key; paths in a file are relative to it.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
@@ -95,8 +96,10 @@ class _Reader:
             return self._wrong(path, str(error))
         if name == "lognormal":
             return self._build(Lognormal, options, (*path, name), {})
+        if name == "calibrated":
+            return self._calibrated(options, (*path, name))
         if name != "trace":
-            return self._wrong(path, f"unknown compute time {name!r}; {suggestion(name, ('lognormal', 'trace'))}")
+            return self._wrong(path, f"unknown compute time {name!r}; {suggestion(name, ('lognormal', 'trace', 'calibrated'))}")
         file = options.get("file")
         if set(options) != {"file"} or not isinstance(file, str):
             return self._wrong((*path, name), f"wanted {{file: speeds.csv}}, got {options!r}")
@@ -105,6 +108,20 @@ class _Reader:
         except DocumentError as error:
             self._faults += error.faults
             return None
+
+    def _calibrated(self, options: Mapping[str, Any], path: KeyPath) -> Any:
+        """Seconds a sample of a device that `mottle calibrate` measured."""
+        if not {"file", "device"} <= set(options) <= {"file", "device", "model"}:
+            return self._wrong(path, f"wanted {{file: calibration.json, device: cpu}}, and model: where it holds several, got {options!r}")
+        try:
+            models = json.loads((self._folder / str(options["file"])).read_text(encoding="utf-8"))["devices"]
+            found = models[options["device"]]
+            return float(found[options.get("model", next(iter(found)) if len(found) == 1 else None)]["best_sample_s"])
+        except OSError as error:
+            return self._wrong((*path, "file"), f"{options['file']} cannot be read: {error}")
+        except (KeyError, TypeError, ValueError, StopIteration) as error:
+            text = f"{options['file']} has no calibration of one model on {options['device']!r}: nothing under {error}"
+            return self._wrong(path, f"{text}; run `mottle calibrate` there, or say which model:")
 
     def _wrong(self, path: KeyPath, message: str) -> None:
         self._faults.append(self._document.fault(path, message))

@@ -4,7 +4,7 @@ Every decision comes from the three machines; this only carries messages and tim
 bit by the same fleet, seed and strategy.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -38,6 +38,7 @@ class Simulation:
         seed: of everything that is drawn; the fleet's own if None.
         trace: keep spans and verdicts for the timeline.
         checks: check every machine's invariants after every event, for tests; slow on large fleets.
+        planner: answers strategies that ask for a plan, at once; without it they get no answer.
         on_event: called after every event of the brain with its commands.
     """
 
@@ -52,6 +53,7 @@ class Simulation:
         seed: int | None = None,
         trace: bool = False,
         checks: bool = False,
+        planner: Callable[[Mapping[str, Any]], p.Planned] | None = None,
         on_event: Callable[[p.Event, list[p.Command]], None] | None = None,
     ) -> None:
         self.brain = brain
@@ -65,6 +67,7 @@ class Simulation:
         """Every worker is gone and none will come."""
         self.num_brain_events = 0
         self._checks = checks
+        self._planner = planner
         self._on_event = on_event
         self._version = version
         self._started = False
@@ -188,6 +191,7 @@ class Simulation:
             p.SaveCheckpoint: lambda c: later(ns(servers.save_s), partial(self.tell, p.CheckpointWritten(c.checkpoint))),
             p.ForgetCheckpoint: lambda c: None,  # nothing was written
             p.Finished: finish,
+            p.PlanWanted: self._plan,
             p.Verdict: note,
             p.Published: note,
             p.Notice: note,
@@ -196,6 +200,10 @@ class Simulation:
     def _introduce(self, order: p.Introduce) -> None:
         replica = order.replica
         self.hosts.introduce(replica, partial(self._post.message, partial(self.tell, p.ReplicaKnown(replica))))
+
+    def _plan(self, order: p.PlanWanted) -> None:
+        if self._planner is not None:
+            self._post.message(partial(self.tell, self._planner(order.measured)))
 
     def _set_timer(self, order: p.SetTimer) -> None:
         self.clock.at(max(order.at_ns, self.clock.now_ns), TIMER, NOBODY, partial(self.tell, p.TimerFired(order.name)))

@@ -8,6 +8,7 @@ from mottle.core.naming import Spec, configured, lookup, parse
 from mottle.core.strategy import Strategy
 from mottle.strategies.abs_sgd import ABSConfig
 from mottle.strategies.asynchronous import AsyncConfig
+from mottle.strategies.auto import AutoConfig
 from mottle.strategies.backup import BackupConfig
 from mottle.strategies.diloco import DiLoCoConfig
 from mottle.strategies.domo import DOMOConfig
@@ -50,6 +51,7 @@ _STRATEGIES: dict[str, Any] = {
     "gradient_coding": GradientCodingConfig,
     "sr_sgc": SRSGCConfig,
     "m_sgc": MSGCConfig,
+    "auto": AutoConfig,
 }
 
 

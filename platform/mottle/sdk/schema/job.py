@@ -186,7 +186,7 @@ class Job(Section):
     until: Limits
     """When the run ends."""
     strategy: Spec
-    """When the model changes: `sync`, `{zeno++: {rho: 0.002}}`."""
+    """When the model changes: `sync`, `{zeno++: {rho: 0.002}}`; `auto` chooses for the crew that is there."""
     rule: Spec | None = None
     """Robust rule of a synchronous strategy: `{phocas: {trim: 2}}`."""
     codec: Spec | None = None
