@@ -32,16 +32,21 @@ class Wide(nn.Module):
         return logits
 
 
-def describe(folder: str, groups: list[dict[str, Any]], **options: Any) -> Trainer:
+MODELS = {"wide": (Wide, LR), "perceptron": (live.perceptron, 0.1)}
+
+
+def describe(folder: str, groups: list[dict[str, Any]], model: str = "wide", **options: Any) -> Trainer:
     crew = [WorkerGroup(**group) for group in groups]
-    return live.trainer(Path(folder), Wide, scaling_config=crew, optimizer={"sgd": {"lr": LR}}, **options)
+    make, lr = MODELS[model]
+    return live.trainer(Path(folder), make, scaling_config=crew, optimizer={"sgd": {"lr": lr}}, **options)
 
 
 class Driver:
     """What the test may ask for; the end of the run comes with all that the test checks."""
 
-    def __init__(self, job: Trainer) -> None:
+    def __init__(self, job: Trainer, model: str = "wide") -> None:
         self._job = job
+        self._make, self._lr = MODELS[model]
         self._run: Run = job.start()
 
     def snapshot(self) -> dict[str, Any]:
@@ -72,9 +77,9 @@ class Driver:
         """Largest difference to plain PyTorch on the same batches, as a share of the largest change that training made."""
         job = self._job.job
         epochs = round((job.total_samples or 0) / job.brain.num_positions)
-        theirs = live.reference(self._job, Wide, lambda model: torch.optim.SGD(model.parameters(), lr=LR), epochs=epochs)
+        theirs = live.reference(self._job, self._make, lambda model: torch.optim.SGD(model.parameters(), lr=self._lr), epochs=epochs)
         torch.manual_seed(job.seed)
-        begin = dict(Wide().named_parameters())
+        begin = dict(self._make().named_parameters())
         trained = theirs.parameters()
         change = max(float((trained[name] - begin[name]).abs().max()) for name in trained)
         return max(float((ours[name] - trained[name]).abs().max()) for name in trained) / change
@@ -83,7 +88,7 @@ class Driver:
 def main(description: dict[str, Any]) -> None:
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever else is printed is for people
-    driver = Driver(describe(**description))
+    driver = Driver(describe(**description), description.get("model", "wide"))
     print(json.dumps("started"), file=replies, flush=True)
     for line in sys.stdin:
         method, *arguments = json.loads(line)

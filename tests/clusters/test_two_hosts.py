@@ -138,6 +138,28 @@ def test_a_killed_primary_loses_no_acknowledged_update_and_its_backup_on_another
     assert ended["gap"] < 1e-4
 
 
+def test_a_worker_whose_stages_are_on_two_hosts_loses_one_and_goes_on(two_hosts: Testbed, tmp_path: Path) -> None:
+    """Each stage is on a host of its own, activations cross the line between, and the model is the one of plain PyTorch."""
+    gang = {"count": 1, "num_cpus": 0.5, "engine": {"placed": {"stages": 2, "hosts": "apart", "microbatches": 2}}}
+    options = {"model": "perceptron", "micro_batch_size": 5, "lease_floor_s": None}
+    with driven(two_hosts, tmp_path, groups=[gang], until={"epochs": 8}, **options) as run:
+        run.wait_for(lambda now: row(now, "w0")["accepted"] >= 3, "three updates of the gang")
+        leader = run.ask("processes")["w0"]
+        (here,) = (host for host in ("h1", "h2") if leader in two_hosts.pids(host))
+        (follower,) = (pid for host in ("h1", "h2") if host != here for pid in two_hosts.pids(host) if is_follower(pid))
+        before = two_hosts.sent_bytes(here)
+        os.kill(follower, signal.SIGKILL)
+        ended = run.ask("end", True)
+    assert ended["error"] == ""
+    assert [(epoch["applied"], epoch["missed"], epoch["repeated"]) for epoch in ended["epochs"]] == [(100, 0, 0)] * 8
+    assert ended["gap"] < 1e-4
+    assert two_hosts.sent_bytes(here) > before
+
+
+def is_follower(pid: int) -> bool:
+    return psutil.Process(pid).cmdline()[:1] != [] and psutil.Process(pid).cmdline()[0].startswith("ray::Follower")
+
+
 def shard_on(bed: Testbed, host: str) -> psutil.Process:
     """The one shard's process of that host."""
     found = [psutil.Process(pid) for pid in bed.pids(host)]
