@@ -1,7 +1,6 @@
 """A model in stages: how long a pipeline runs empty, and how well its step is predicted.
 
-    python benchmarks/pipeline.py bubble     # stages as actors, with declared delays that dominate computing
-    python benchmarks/pipeline.py predicted  # two processes, real computing: predicted against measured
+    python benchmarks/pipeline.py [--parts bubble predicted]
 
 `bubble` starts a gang of four stages on a local Ray and lets it run rounds of micro-batches. A stage's forward pass takes `--delay`
 seconds longer than it would, its backward pass twice that; a stage is busy while a pass runs. The formula is (S-1)/(M+S-1).
@@ -14,12 +13,12 @@ import argparse
 import multiprocessing as mp
 import os
 import statistics
-import time
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import ray
 import torch
+from table import tell
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
@@ -77,10 +76,10 @@ class Leader:
 def report_bubbles(delay_s: float, rounds: int) -> None:
     data = TensorDataset(torch.randn(64, 16), torch.zeros(64, dtype=torch.int64))
     ray.init(address="local", num_cpus=STAGES, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    print(f"{STAGES} stages as actors, passes of {delay_s:g} and {2 * delay_s:g} s\n")
-    print("| schedule | micro-batches | idle | formula | apart |\n| --- | --- | --- | --- | --- |")
+    print(f"{STAGES} stages as actors, passes of {delay_s:g} and {2 * delay_s:g} s; micro-batches, idle share, formula")
     for schedule in SCHEDULES:
-        for microbatches in (4, 8, 16):
+        found = []
+        for microbatches in (4, 8):
             engine = {"placed": {"stages": STAGES, "schedule": schedule, "microbatches": microbatches, "stage_delay_s": delay_s}}
             with TemporaryDirectory() as folder:
                 job = Trainer(
@@ -99,7 +98,9 @@ def report_bubbles(delay_s: float, rounds: int) -> None:
                 idle = statistics.median(ray.get(leader.rounds.remote(rounds + 1, microbatches)))
                 ray.kill(leader)
             wanted = bubble(STAGES, microbatches)
-            print(f"| {schedule} | {microbatches} | {idle:.3f} | {wanted:.3f} | {idle / wanted - 1:+.1%} |", flush=True)
+            print(f"{schedule:6} {microbatches:3} {idle:.3f} {wanted:.3f} {idle / wanted - 1:+.1%}", flush=True)
+            found.append(f"{idle:.3f} with {microbatches} micro-batches, formula {wanted:.3f} ({idle / wanted - 1:+.1%})")
+        tell(f"idle share of {STAGES} stages as actors, {schedule}, declared delays", "; ".join(found), "formula within 10 %")
     ray.shutdown()
 
 
@@ -138,9 +139,10 @@ def report_prediction(rounds: int) -> None:
     captured = captured_call(build(), cross_entropy, batch())
     member = Member(cpu_class(1, 1 << 33), measured=measure(captured, "cpu", repeats=15))
     context = mp.get_context("spawn")
-    print(f"perceptron of {DEPTH + 1} layers of {WIDTH}, micro-batches of {BATCH}, two processes with a core each\n")
-    print("| schedule | micro-batches | predicted ms | measured ms | apart |\n| --- | --- | --- | --- | --- |")
+    print(f"perceptron of {DEPTH + 1} layers of {WIDTH}, micro-batches of {BATCH}, two processes with a core each")
+    print("schedule, micro-batches, predicted ms, measured ms")
     for schedule in SCHEDULES:
+        found = []
         for microbatches in (4, 8):
             config = PlacedConfig(stages=2, schedule=schedule, microbatches=microbatches)
             cut = cut_stages(captured, [member] * 2, microbatches)
@@ -153,10 +155,10 @@ def report_prediction(rounds: int) -> None:
             measured_ms = max(answers.get(timeout=600)[1] for _ in stages) / 1e6
             for process in stages:
                 process.join()
-            print(
-                f"| {schedule} | {microbatches} | {predicted_ms:.0f} | {measured_ms:.0f} | {measured_ms / predicted_ms - 1:+.1%} |",
-                flush=True,
-            )
+            apart = measured_ms / predicted_ms - 1
+            print(f"{schedule:6} {microbatches:3} {predicted_ms:.0f} {measured_ms:.0f} {apart:+.1%}", flush=True)
+            found.append(f"{measured_ms:.0f} ms with {microbatches} micro-batches, predicted {predicted_ms:.0f} ms ({apart:+.1%})")
+        tell(f"a step of two stages in two processes, {schedule}, real computing", "; ".join(found), "predicted within 20 %")
 
 
 def predict_ms(cut: Cut, config: PlacedConfig) -> float:
@@ -170,16 +172,14 @@ def predict_ms(cut: Cut, config: PlacedConfig) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["bubble", "predicted"])
-    parser.add_argument("--delay", type=float, default=0.05)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--parts", nargs="+", choices=["bubble", "predicted"], default=["bubble", "predicted"])
+    parser.add_argument("--delay", type=float, default=0.1)
+    parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    began_s = time.perf_counter()
-    if options.part == "bubble":
+    if "bubble" in options.parts:
         report_bubbles(options.delay, options.rounds)
-    else:
+    if "predicted" in options.parts:
         report_prediction(options.rounds)
-    print(f"\n{time.perf_counter() - began_s:.0f} s")
 
 
 if __name__ == "__main__":

@@ -9,11 +9,14 @@ import torch
 from tests.actors import live
 from torch import Tensor, nn
 
+from mottle.actors import transport
 from mottle.actors.channels import Formation, GlooChannel, Inbox, RayChannel, TornError, call_store, open_store
 from mottle.actors.discovery import Found, cluster_of, link_of
 from mottle.actors.job import processes
+from mottle.actors.link import ShardLink
 from mottle.actors.probing import rounded
 from mottle.core.errors import ConfigError
+from mottle.core.layout import Range
 from mottle.engines.placed import Form
 from mottle.placement import DEVICE_CLASSES, Link, plan
 from mottle.sdk import WorkerGroup
@@ -84,6 +87,33 @@ def test_gloo_brings_tensors_of_every_kind_in_order_and_tells_of_a_stage_that_le
     del here
     with pytest.raises(TornError, match="the connection to another stage broke"):
         waiting()
+
+
+# --- versions ---------------------------------------------------------------------------------------------------------------------------
+
+
+class Shard:
+    """A way to a shard that holds these values and counts how often it is read."""
+
+    def __init__(self, values: Tensor, start: int) -> None:
+        self.values, self.start, self.asked = values, start, 0
+
+    def ask(self, method: str, reader: str, number: int, cuts: Any, *, large: bool) -> Any:
+        assert (method, reader, number) == ("read_cut", "work/7", 3)
+        self.asked += 1
+        return lambda: transport.publish_cut(transport.publish(self.values), cuts, self.start)
+
+
+def test_one_reading_of_each_shard_gives_every_stage_its_own_ranges() -> None:
+    values = torch.arange(10.0)
+    ranges = (Range(0, 6), Range(6, 10), Range(10, 10))
+    shards = [Shard(values[:6], 0), Shard(values[6:], 6), Shard(values[10:], 10)]
+    ways: Any = {number: [shard] for number, shard in enumerate(shards)}
+    cuts = (((Range(0, 2), Range(4, 5)), (Range(2, 4),)), ((), (Range(6, 10),)), ((), ()))
+    first, second = ShardLink(ways, ranges, 4, 0).read_cut("work/7", 3, cuts)
+    assert [None if each is None else each.tolist() for each in first] == [[0.0, 1.0, 4.0], [], None]
+    assert [None if each is None else each.tolist() for each in second] == [[2.0, 3.0], [6.0, 7.0, 8.0, 9.0], None]
+    assert [shard.asked for shard in shards] == [1, 1, 0]
 
 
 # --- a cluster --------------------------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 BLOCK = re.compile(r"^```(python|bash)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-PICTURES = ("placement-towers.svg", "placement-repaired.svg")
+PICTURES = ("placement-towers.svg", "placement-repaired.svg", "placement-gpipe.svg", "placement-1f1b.svg")
 
 
 @pytest.fixture(scope="module")

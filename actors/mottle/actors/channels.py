@@ -45,7 +45,7 @@ class Formation(NamedTuple):
 
     number: int
     members: tuple[int, ...]
-    """Rank of the process that runs each stage."""
+    """Ranks of the processes that take part, one for each stage."""
     host: str
     port: int
     """Of the leader's store, where gloo's processes find each other."""

@@ -83,6 +83,8 @@ class Gang:
         self._formation = Formation(0, (), self._reports[0].host, 0)
         self._capture = capture_for(job, job.model())
         self._cut: Cut | None = None
+        self._order: list[int] = []
+        """Rank of the process that runs each stage."""
         self._stands = False
         self._weight, self._compute_ns = 0.0, 0
         self.counted: list[Counted] = []
@@ -106,12 +108,11 @@ class Gang:
         ranks = sorted(self._reports)
         if self._cut is None or self._formation.members != tuple(ranks):
             self._cut = self._cut_for(ranks)
-        order = [ranks[member] for member in self._cut.members]
+        order = self._order = [ranks[member] for member in self._cut.members]
         if self._store is None and self._config.transport == "gloo":
             self._store = open_store(self._formation.host)
         port = 0 if self._store is None else self._store.port
         self._formation = Formation(self._formation.number + 1, tuple(ranks), self._formation.host, port)
-        self._order = order
         peers = [self._me if rank == 0 else self._followers[rank] for rank in order]
         self._at_once(lambda stage, actor: actor.take.remote(self._cut, stage), lambda stage: self._seat.take(self._the_cut, stage))
         self._at_once(

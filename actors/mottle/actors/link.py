@@ -100,16 +100,21 @@ class ShardLink:
         Args:
             cuts: by shard, by process: coordinates.
         Returns:
-            By process, by shard: its coordinates one after the other, as `transport.publish` made them.
+            By process, by shard: its coordinates one after the other, as `transport.publish` made them; None of a shard that none wants.
         Raises:
             As `load`.
         """
         here = self._news.get(number, {})
-        asked = {shard: self._ask(shard, "read_cut", reader, number, wanted) for shard, wanted in enumerate(cuts) if shard not in here}
+        asked = {
+            shard: self._ask(shard, "read_cut", reader, number, wanted)
+            for shard, wanted in enumerate(cuts)
+            if any(wanted) and shard not in here
+        }
         parts = {shard: transport.publish_cut(whole, cuts[shard], self._ranges[shard].start) for shard, whole in here.items()}
         for shard, answer in asked.items():
             parts[shard] = self._answered(shard, answer, "read_cut", reader, number, cuts[shard])
-        return [list(each) for each in zip(*(parts[shard] for shard in range(len(cuts))), strict=True)]
+        nothing = [None] * len(cuts[0])
+        return [list(each) for each in zip(*(parts.get(shard, nothing) for shard in range(len(cuts))), strict=True)]
 
     def _ask(self, shard: int, method: str, *arguments: Any) -> Callable[[], Any]:
         return self._shards[shard][0].ask(method, *arguments, large=self._num_bytes[shard] > transport.INLINE_BYTES)
