@@ -1,5 +1,5 @@
-"""What processes cost that die: a worker and a shard's primary, killed with SIGKILL in the middle of a run; and what a backup costs when
-nobody dies.
+"""What processes cost that die: a worker, a shard's primary and the coordinator, killed with SIGKILL in the middle of a run; and what a
+backup costs when nobody dies.
 
     python benchmarks/failures.py [--rounds 3] [--params 25]
 
@@ -59,6 +59,10 @@ def primary(run: Run) -> int:
     return int(first.split()[0])
 
 
+def coordinator(run: Run) -> int:
+    return run.places()["coordinator"].pid
+
+
 def kill_one(victim: Callable[[Run], int], replicas: int) -> Outcome:
     generator = torch.Generator().manual_seed(0)
     size = STEPS * BATCH
@@ -92,7 +96,8 @@ def main() -> int:
     parser.add_argument("--params", type=float, default=25.0, help="millions")
     arguments = parser.parse_args()
     ray.init(address="local", num_cpus=8, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
-    for name, victim, replicas in (("a worker of 3", worker, 0), ("the primary of a shard with a backup", primary, 1)):
+    victims = (("a worker of 3", worker, 0), ("the primary of a shard with a backup", primary, 1), ("the coordinator", coordinator, 0))
+    for name, victim, replicas in victims:
         for _ in range(arguments.rounds):
             outcome = kill_one(victim, replicas)
             print(

@@ -88,18 +88,18 @@ def test_workers_take_up_the_inner_optimizers_of_those_that_were(tmp_path: Path)
     assert not all(torch.equal(other[name], whole[name]) for name in whole), "the third one begins anew, with a share of every round"
 
 
-def kill_coordinator_after_a_checkpoint(job: Trainer) -> None:
+def kill_shard_after_a_checkpoint(job: Trainer) -> None:
     """With SIGKILL, as soon as there is something to go on from."""
     while not numbers(Folder.at(job.job.run_dir)):
         time.sleep(0.02)
-    live.process_of(job, "coordinator").kill()
+    live.process_of(job, "shard0").kill()
 
 
-def test_fit_goes_on_by_itself_when_the_coordinator_is_killed(tmp_path: Path) -> None:
+def test_fit_goes_on_by_itself_when_a_shard_without_replica_is_killed(tmp_path: Path) -> None:
     failures = RunConfig(failure_config=FailureConfig(max_failures=1))
     crew = WorkerGroup(count=2, num_cpus=0.5, delay_s=0.01)
     job = live.trainer(tmp_path, scaling_config=crew, run_config=failures, until={"epochs": 4}, checkpoint_every=40)
-    killer = threading.Thread(target=kill_coordinator_after_a_checkpoint, args=(job,), daemon=True)
+    killer = threading.Thread(target=kill_shard_after_a_checkpoint, args=(job,), daemon=True)
     killer.start()
     result = job.fit()
     killer.join()

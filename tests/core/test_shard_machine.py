@@ -49,8 +49,8 @@ def refused(name: str, fault: str, *, sender: int = 4, samples: int = 8) -> list
     return [sh.SendUp(p.Receipt(REPLICA, name, sender, samples, False, 0, fault=fault))]
 
 
-def batch(seq: int, *commands: p.ShardCommand, epoch: int = 0) -> sh.BatchArrived:
-    return sh.BatchArrived(p.Batch(epoch, seq, commands))
+def batch(seq: int, *commands: p.ShardCommand, epoch: int = 0) -> sh.Heard:
+    return sh.Heard(p.Told(epoch, batches=(p.Batch(epoch, seq, commands),)))
 
 
 def step(number: int, *, floor: int = 0, holds: tuple = (), drop: tuple[str, ...] = (), released: tuple[str, ...] = ()) -> p.Step:
@@ -218,12 +218,44 @@ def test_a_coordinator_that_was_replaced_is_not_obeyed(ear: Ear) -> None:
     assert ear.hear(batch(1, drop("b"), epoch=2)) == [sh.Run(drop("b"))]
 
 
-def test_a_new_coordinator_counts_from_zero_and_early_batches_of_the_old_one_are_forgotten(ear: Ear) -> None:
+def page(first: int, stop: int, epoch: int = 0, **more: object) -> sh.Heard:
+    return sh.Heard(p.Told(epoch, stop, page=p.Page(first, stop, f"{first}-{stop}"), **more))
+
+
+def test_a_new_coordinator_goes_on_in_the_count_and_early_batches_of_the_old_one_are_forgotten(ear: Ear) -> None:
     ear.hear(batch(0, drop("a")), batch(2, drop("old")))
-    assert ear.hear(batch(1, drop("later"), epoch=1)) == []
-    assert ear.hear(batch(1, drop("b"))) == []
-    assert ear.hear(batch(0, drop("new"), epoch=1)) == [sh.Run(drop("new")), sh.Run(drop("later"))]
-    assert ear.hear(batch(2, drop("next"), epoch=1)) == [sh.Run(drop("next"))]
+    assert ear.hear(sh.Fenced(1)) == []
+    assert ear.hear(batch(1, drop("b"), epoch=0)) == []
+    assert ear.hear(batch(1, drop("b"), epoch=1)) == [sh.Run(drop("b"))]
+    assert ear.hear(batch(2, drop("new"), epoch=1)) == [sh.Run(drop("new"))]
+
+
+def test_a_batch_waits_for_the_log_that_led_to_it(ear: Ear) -> None:
+    first, second = (p.Batch(0, seq, (drop(f"{seq}"),)) for seq in range(2))
+    assert ear.hear(sh.Heard(p.Told(0, 5, (second,), p.Page(3, 5, "3-5")))) == []
+    assert ear.hear(sh.Heard(p.Told(0, 2, (first,), p.Page(0, 2, "0-2")))) == [sh.Run(drop("0"))]
+    assert ear.machine.log.stop == 2
+    assert ear.hear(page(2, 3)) == [sh.Run(drop("1"))]
+    assert [each.content for each in ear.machine.log.pages] == ["0-2", "2-3", "3-5"]
+
+
+def test_pages_that_a_base_makes_superfluous_are_let_go_once_they_are_all_here(ear: Ear) -> None:
+    ear.hear(page(0, 2), page(2, 4))
+    ear.hear(sh.Heard(p.Told(0, base=p.Base(5, "too new"))))
+    assert (ear.machine.log.base, ear.machine.log.start) == (None, 0)
+    ear.hear(sh.Heard(p.Told(0, base=p.Base(2, "a brain"))))
+    assert (ear.machine.log.base, ear.machine.log.start, ear.machine.log.stop) == (p.Base(2, "a brain"), 2, 4)
+    ear.hear(sh.Heard(p.Told(0, base=p.Base(1, "an older one"))))
+    assert ear.machine.log.base == p.Base(2, "a brain")
+
+
+def test_what_the_log_does_not_show_to_be_heard_is_said_again_to_a_new_coordinator(ear: Ear) -> None:
+    ear.hear(batch(0, p.Measure(1, ())), batch(1, p.Measure(2, ())), batch(2, p.Measure(3, ())))
+    ear.hear(page(0, 4, heard=((REPLICA, 1), (p.ReplicaId(0, 0), 9))))
+    again = ear.hear(sh.Heard(p.Told(1, again=True)))
+    assert [(order.event.request, order.number) for order in again] == [(2, 2), (3, 3)]
+    ear.hear(page(4, 7, 1, heard=((REPLICA, 3),)))
+    assert ear.hear(sh.Heard(p.Told(2, again=True))) == []
 
 
 @pytest.mark.parametrize(
@@ -371,8 +403,8 @@ def test_a_donor_hands_over_what_it_has_at_that_place_and_passes_on_what_follows
         ("update/1", 1, True),
         ("update/2", 1, False),
     ]
-    passed = sh.PassOn(NEWCOMER, following)
-    assert orders.index(hand_over) < orders.index(passed) < orders.index(sh.Run(following.batch.commands[0]))
+    passed = sh.PassOn(NEWCOMER, sh.Heard(following.told, passed=True))
+    assert orders.index(hand_over) < orders.index(passed) < orders.index(sh.Run(following.told.batches[0].commands[0]))
 
     rest = pushed("update/2", B, D)
     assert ear.hear(rest)[0] == sh.PassOn(NEWCOMER, rest)

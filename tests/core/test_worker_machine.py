@@ -294,3 +294,39 @@ def test_abandoned_local_steps_stop_in_the_middle_of_one(ear: Ear) -> None:
     ear.hear(w.Ordered(local_order(1)), w.Loaded(1), w.AbandonAsked(1))
     assert ear.machine.interrupted(1)
     assert ear.hear(w.Computed(1, 0, 1)) == [w.Unfetch(3, 1, 3), w.Unfetch(3, 3, 5), w.Unfetch(3, 20, 21), w.Unfetch(3, 21, 23)]
+
+
+# --- another coordinator ----------------------------------------------------------------------------------------------------------------
+
+
+def test_what_a_replaced_coordinator_says_is_not_obeyed(ear: Ear) -> None:
+    ear.hear(w.Attached(2, (), ()))
+    assert ear.hear(w.Ordered(order(1), epoch=1)) == []
+    assert ear.hear(w.DismissAsked(epoch=1)) == []
+    assert ear.hear(w.Ordered(order(2), epoch=2)) == [*FETCH, w.LoadBase(2, V0)]
+    assert ear.hear(w.AbandonAsked(2, epoch=1), w.CutAsked(2, epoch=0)) == []
+    assert not ear.machine.interrupted(2)
+
+
+def test_a_new_coordinator_finds_the_worker_computing_what_it_knows_of(ear: Ear) -> None:
+    ear.hear(w.Ordered(order(1)), w.Loaded(1))
+    assert ear.hear(w.Attached(1, (order(1), order(2)), ())) == FETCH, "order 2 had never come"
+    assert not ear.machine.interrupted(1)
+    assert ear.hear(w.Attached(2, (order(1), order(2)), (1,))) == []
+    assert ear.machine.interrupted(1)
+
+
+def test_orders_that_the_new_coordinator_does_not_know_are_given_back(ear: Ear) -> None:
+    ear.hear(w.Ordered(order(1)), w.Loaded(1), w.Ordered(order(2)))
+    lost = "its order was lost with the coordinator"
+    unfetch = [w.Unfetch(each.epoch, each.start, each.stop) for each in FETCH]
+    assert ear.hear(w.Attached(1, (), ())) == [returned(1, lost), *unfetch, returned(2, lost)]
+    assert ear.machine.interrupted(1)
+    assert ear.hear(w.Computed(1, 0, 2)) == [w.Unfetch(3, 2, 5), w.Unfetch(3, 20, 23)]
+    assert ear.hear(w.Attached(2, (order(2),), ())) == [returned(2, lost)], "said again: it had not been heard"
+
+
+def test_an_order_of_the_new_coordinator_that_overtook_its_first_word_is_kept(ear: Ear) -> None:
+    ear.hear(w.Ordered(order(7), epoch=1))
+    assert ear.hear(w.Attached(1, (), ())) == []
+    assert not ear.machine.interrupted(7)

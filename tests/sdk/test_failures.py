@@ -1,5 +1,5 @@
 """`max_failures`: what `fit` does when a run is stopped by a failure. Starting and resuming are replaced: only their order matters
-here. A coordinator is really killed in tests/actors/test_resuming.py.
+here. A shard is really killed in tests/actors/test_resuming.py.
 """
 
 from collections.abc import Callable

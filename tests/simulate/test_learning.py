@@ -183,6 +183,18 @@ def test_replicas_that_die_and_are_replaced_change_no_bit() -> None:
     assert torch.equal(end(calm), end(stormy))
 
 
+@pytest.mark.parametrize("at_samples", [5, 77, 200])
+@pytest.mark.parametrize("spec", ["sync", {"diloco": {"local_steps": 3}}], ids=str)
+def test_a_coordinator_that_dies_and_comes_back_changes_no_bit(spec: Any, at_samples: int) -> None:
+    crew = (Workers(name="fast", count=3, sample_s=0.001),)
+    deaths = tuple(Fault(kind="lose_coordinator", at_samples=at_samples + more) for more in (0, 90))
+    calm, stormy = (train(spec, Fleet(workers=crew, faults=faults, detect_s=0.02), num_shards=2) for faults in ((), deaths))
+    assert stormy.recovery is not None
+    assert stormy.recovery.num_takeovers == 2
+    assert stormy.brain.ledger.counts == calm.brain.ledger.counts
+    assert torch.equal(end(calm), end(stormy))
+
+
 def test_a_target_ends_the_run() -> None:
     run = train("async", target=("test_accuracy", 0.6), max_samples=100 * NUM_SAMPLES)
     assert run.finished is not None

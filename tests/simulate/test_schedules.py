@@ -61,31 +61,78 @@ class Logged(Simulation):
 
     Args:
         relentless: whenever a newcomer has taken the place of a lost replica, one of the two dies.
+        deadly: after these events of the brain the coordinator dies.
     """
 
-    def __init__(self, strategy, config: BrainConfig, fleet: Fleet, seed: int, *, relentless: bool = False) -> None:
+    def __init__(
+        self,
+        strategy,
+        config: BrainConfig,
+        fleet: Fleet,
+        seed: int,
+        *,
+        relentless: bool = False,
+        deadly: frozenset[int] = frozenset(),
+        base_every: int = 1000,
+    ) -> None:
+        self._deadly = deadly
+        self._safe = 0
         self.log: list[tuple[int, p.Event, tuple[p.Command, ...]]] = []
         self.introduced: list[p.ReplicaId] = []
         self._dice = random.Random(seed) if relentless else None
         kind = Spoilt if any(group.attack for group in fleet.workers) else Synthetic
         numbers = kind(1000, config.num_shards, disagree=True)
-        super().__init__(Brain(config, strategy), fleet, numbers, micro_batch=8, seed=seed, checks=True, on_event=self.note)
+        super().__init__(
+            Brain(config, strategy), fleet, numbers, micro_batch=8, seed=seed, checks=True, on_event=self.note, base_every=base_every
+        )
 
     def note(self, event: p.Event, commands: list[p.Command]) -> None:
         self.log.append((self.clock.now_ns, event, tuple(commands)))
+        if self.num_brain_events in self._deadly:
+            self.clock.soon(self.lose_coordinator)
         for newcomer in (command.replica for command in commands if isinstance(command, p.Introduce)):
             self.introduced.append(newcomer)
             if self._dice is not None:
                 victim = self._dice.choice(sorted(each for each in self.brain.shards.live if each.shard == newcomer.shard))
                 after_ns = self._dice.randint(0, 200_000_000)
-                self.clock.at(self.clock.now_ns + after_ns, FAULT, NOBODY, partial(self.lose_replica, victim))
+                self.clock.at(self.clock.now_ns + after_ns, FAULT, NOBODY, partial(self.lose_one, victim, len(self.log)))
+
+    def lose_one(self, victim: p.ReplicaId, introduced: int) -> None:
+        """A replica dies, if its coordinator lives and all know of the newcomer: two deaths that meet are another matter."""
+        if self.recovery is None or (self.recovery.lost_ns is None and self._is_backed(victim, introduced)):
+            self.lose_replica(victim)
+
+    def _is_backed(self, victim: p.ReplicaId, introduced: int) -> bool:
+        """Whether another replica of its shard lives, and the log tells of both."""
+        live = self.brain.shards.live
+        others = [each for each in live if each.shard == victim.shard and each != victim and self.hosts.all[each].alive]
+        return victim in live and bool(others) and self.recovery.journal.safe(live) >= introduced
+
+    def lose_coordinator(self) -> None:
+        """What every replica held then must be there afterwards."""
+        recovery = self.recovery
+        if recovery.lost_ns is None:
+            self._safe = max(self._safe, recovery.journal.safe(self.brain.shards.live))
+        super().lose_coordinator()
+
+    def _take_over(self, takeover, epoch: int, absent_ns: int) -> None:
+        """Only what the log tells has happened."""
+        assert takeover.journal.stop >= self._safe, "events that were safe are lost"
+        del self.log[takeover.journal.stop :]
+        replayed = [(now_ns, event) for now_ns, event, _ in takeover.entries]
+        assert [(now_ns, event) for now_ns, event, _ in self.log[takeover.first :]] == replayed
+        super()._take_over(takeover, epoch, absent_ns)
 
 
 NEWCOMERS = tuple(Workers(name=f"new{i}", count=0, sample_s=each) for i, each in enumerate((1e-4, 1e-3, 4e-3)))
 
 
-def random_run(seed: int, specs=SPECS) -> Logged:
-    """A fleet, a strategy and a fault script, all out of one seed."""
+def random_run(seed: int, specs=SPECS, *, deaths: int = 0) -> Logged:
+    """A fleet, a strategy and a fault script, all out of one seed.
+
+    Args:
+        deaths: of the coordinator, at most.
+    """
     rng = random.Random(seed)
     replicas = rng.randint(0, 1)
     num_workers = rng.randint(2, 5)
@@ -120,6 +167,8 @@ def random_run(seed: int, specs=SPECS) -> Logged:
         faults += [Fault(kind="join", at_s=2 + rng.random(), group=NEWCOMERS[0].name) for _ in range(2)]
     if replicas:
         faults.append(Fault(kind="lose_replica", at_s=rng.uniform(0, 1), shard=rng.randrange(config.num_shards), replica=rng.randint(0, 1)))
+    dice = random.Random(f"{seed} deaths")
+    faults += [Fault(kind="lose_coordinator", at_samples=dice.randint(0, samples)) for _ in range(dice.randint(1, deaths) if deaths else 0)]
     fleet = Fleet(
         workers=(*(Workers(name=f"w{i}", sample_s=each) for i, each in enumerate(speeds)), *NEWCOMERS),
         servers=Servers(start_s=rng.choice([0.0, 0.05]), bandwidth_bytes_per_s=rng.choice([None, 1e5])),
@@ -127,7 +176,10 @@ def random_run(seed: int, specs=SPECS) -> Logged:
         detect_s=rng.uniform(1e-3, 0.2),
         faults=tuple(faults),
     )
-    return Logged(strategies.build(spec, DEFAULTS), config, fleet, seed, relentless=rng.random() < 0.5)
+    relentless = rng.random() < 0.5
+    deadly = frozenset(dice.randint(0, 400) for _ in range(deaths))
+    base_every = dice.choice((20, 150, 10_000))
+    return Logged(strategies.build(spec, DEFAULTS), config, fleet, seed, relentless=relentless, deadly=deadly, base_every=base_every)
 
 
 def check_outcome(run: Logged) -> None:
@@ -158,15 +210,34 @@ def check_outcome(run: Logged) -> None:
             assert len(late) <= counts.in_flight + sum(fault.kind == "crash" for fault in run.fired) + 4, f"forgotten vectors: {late}"
 
 
+def survive(seed: int, *, deaths: int = 0) -> None:
+    """A random schedule, from its seed to the end."""
+    try:
+        run = random_run(seed, deaths=deaths)
+        run.run(max_steps=1_000_000)
+        check_outcome(run)
+        assert not deaths or run.recovery.num_takeovers >= 1
+    except Exception as error:
+        raise AssertionError(f"seed {seed} fails; repeat with random_run({seed}, deaths={deaths})") from error
+
+
 @pytest.mark.parametrize("block", range(10))
 def test_every_schedule_keeps_the_invariants(block: int) -> None:
     for seed in range(50 * block, 50 * block + 50):
-        try:
-            run = random_run(seed)
-            run.run(max_steps=1_000_000)
-            check_outcome(run)
-        except Exception as error:
-            raise AssertionError(f"seed {seed} fails; repeat with random_run({seed})") from error
+        survive(seed)
+
+
+@pytest.mark.parametrize("block", range(10))
+def test_a_coordinator_that_dies_at_any_event_is_replaced_and_the_invariants_hold(block: int) -> None:
+    for seed in range(15 * block, 15 * block + 15):
+        survive(seed, deaths=4)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("block", range(100))
+def test_ten_thousand_schedules_half_of_them_with_coordinators_that_die(block: int) -> None:
+    for seed in range(1000 + 100 * block, 1000 + 100 * block + 100):
+        survive(seed, deaths=4 * (seed % 2))
 
 
 CHANGES = SPECS[:12]

@@ -4,6 +4,7 @@ The brain's thread only hands facts over; a writer thread turns them into rows a
 training. Everything shown is read from the brain's own books.
 """
 
+import math
 import os
 import queue
 import socket
@@ -11,17 +12,17 @@ import threading
 import time
 import traceback
 from collections import defaultdict, deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from mottle.actors.job import Job, Resumption
 from mottle.core import protocol as p
 from mottle.core import wire
 from mottle.core.brain import Brain
 from mottle.core.members import Member
-from mottle.observe.events import EventLog
+from mottle.observe.events import EventLog, last_event
 from mottle.observe.heartbeat import EVERY_S, HEARTBEAT_FILE, Heartbeat, write_heartbeat
 from mottle.observe.record import RunRecord
 from mottle.observe.result import EpochResult, PeakRss, RunResult, WorkerAccounting, WorkerResult, write_result
@@ -33,6 +34,24 @@ SPEED_WINDOW_S = 5.0
 EVENTS_SHOWN = 200
 
 
+class _Seen(NamedTuple):
+    """An event and what it led to."""
+
+    seq: int
+    now_ns: int
+    event: p.Event
+    commands: list[p.Command]
+    measured: bool
+    """Whether it brings metrics that were not heard before."""
+
+
+_REMEMBERED = (
+    "first_seq", "_seq", "reports", "failure", "_notes", "_metrics", "_notices", "_num_notices", "_recent", "_places", "_samples_of",
+    "_awaited", "_finished",
+)  # fmt: skip
+"""Fields that an event may change."""
+
+
 class Chronicle:
     """One run's record.
 
@@ -41,9 +60,12 @@ class Chronicle:
         brain: whose books are shown.
         notes: standing remarks for whoever watches.
         resumption: for a run that goes on: what was recorded after its checkpoint is dropped.
+        memory: what the chronicle of a lost coordinator had in mind, to go on from; the record on storage is as far as it is.
     """
 
-    def __init__(self, job: Job, brain: Brain, notes: list[str], resumption: Resumption | None = None) -> None:
+    def __init__(
+        self, job: Job, brain: Brain, notes: list[str], resumption: Resumption | None = None, memory: Mapping[str, Any] | None = None
+    ) -> None:
         self._job = job
         self._brain = brain
         self._notes = tuple(notes)
@@ -51,22 +73,33 @@ class Chronicle:
         """One merged dict of metrics for each evaluation."""
         self.failure = ""
         """Why the run could not go on."""
-        resumed = None if resumption is None else resumption.brain["now_ns"] / 1e9
-        self._record = RunRecord(job.run_dir, resume_at_s=resumed)
-        self._log = EventLog(job.run_dir, resume_after=None if resumption is None else resumption.log_seq)
+        self._storage: tuple[RunRecord, EventLog] | None = None
+        """Opened by the writer's thread where a lost coordinator's is gone on with."""
+        if memory is None:
+            self._storage = self._open_resumed(resumption)
         self._metrics: dict[str, float] = {}
         self._notices: deque[RunEvent] = deque(maxlen=EVENTS_SHOWN)
         self._num_notices = 0
         self._recent: dict[int, deque[tuple[int, int]]] = defaultdict(deque)
-        self._seq = 0 if resumption is None else resumption.log_seq + 1
+        self.first_seq = self._seq = 0 if resumption is None else resumption.log_seq + 1
         self._places: dict[int, int] = {}
         self._samples_of: dict[int, int] = {}
         """Samples spent when the evaluation of a version was asked for: it answers later."""
+        self._awaited: set[int] = set()
+        """Versions whose evaluation was asked for and has not come."""
+        self.safe: Callable[[], float] = lambda: math.inf
+        """Number of the first event that may yet be lost with its coordinator: it is not recorded, nor what comes after it."""
+        self.recorded = self._seq
+        """Number of the first event that is not on storage."""
+        self._drained = self._seq
+        self._due: deque[_Seen] = deque()
         self._finished = ""
         self._trouble = ""
         self._beat_s = -EVERY_S
-        self._inbox: queue.SimpleQueue[tuple[int, int, p.Event, list[p.Command]]] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[_Seen] = queue.SimpleQueue()
         self._ended = threading.Event()
+        for name, value in (memory or {}).items():
+            setattr(self, name, value)
         self._writer = threading.Thread(target=self._write, name="chronicle", daemon=True)
         self._writer.start()
 
@@ -83,13 +116,19 @@ class Chronicle:
         """Number of the event at which the checkpoint was taken: what the log says later is not part of it."""
         return self._places[checkpoint]
 
+    def memory(self) -> dict[str, Any]:
+        """What another one must have in mind to go on from here, beside what is on storage."""
+        return {name: getattr(self, name) for name in _REMEMBERED}
+
     # --- in ---------------------------------------------------------------------------------------------------------------------------
 
     def saw(self, event: p.Event, commands: list[p.Command], now_ns: int) -> None:
         """An event that the brain took and what it answered."""
-        if isinstance(event, p.Evaluated):
+        measured = False
+        if isinstance(event, p.Evaluated) and event.version.number in self._awaited:  # else it was heard before
+            self._awaited.discard(event.version.number)
             self._metrics.update(event.metrics)
-            if event.metrics:
+            if measured := bool(event.metrics):
                 self.reports.append(
                     {
                         **event.metrics,
@@ -107,13 +146,14 @@ class Chronicle:
                     self._notices.append(RunEvent(t_s=now_ns / 1e9, kind=known, text=text, worker=_name(slot)))
                     self._num_notices += 1
                 case p.Evaluate(version):
-                    self._samples_of[version.number] = self._brain.samples
+                    self._samples_of.setdefault(version.number, self._brain.samples)
+                    self._awaited.add(version.number)
                 case p.SaveModel(checkpoint):
                     self._places[checkpoint] = self._seq
                 case p.Finished(reason, failed):
                     self._finished = reason
                     self.failure = reason if failed else ""
-        self._inbox.put((self._seq, now_ns, event, commands))
+        self._inbox.put(_Seen(self._seq, now_ns, event, commands, measured))
         self._seq += 1
 
     def broke(self, text: str, now_ns: int) -> None:
@@ -124,23 +164,49 @@ class Chronicle:
 
     # --- storage ----------------------------------------------------------------------------------------------------------------------
 
+    def _open_resumed(self, resumption: Resumption | None) -> tuple[RunRecord, EventLog]:
+        if resumption is None:
+            return RunRecord(self._job.run_dir), EventLog(self._job.run_dir)
+        record = RunRecord(self._job.run_dir, resume_at_s=resumption.brain["now_ns"] / 1e9)
+        return record, EventLog(self._job.run_dir, resume_after=resumption.log_seq)
+
+    def _open_again(self) -> tuple[RunRecord, EventLog]:
+        """Go on where a lost coordinator's record ends: its log is written last, so the tables may be ahead of that, and what they have
+        beyond it is told anew."""
+        last = last_event(self._job.run_dir)
+        record = RunRecord(self._job.run_dir, resume_at_s=-1.0 if last is None else last.now_ns / 1e9)
+        self.recorded = self.first_seq if last is None else last.seq + 1
+        return record, EventLog(self._job.run_dir)
+
     def _write(self) -> None:
         ended = False
         while not ended:
+            ended = self._ended.wait(FLUSH_EVERY_S)  # nothing comes after that
             try:
-                ended = self._drain()
+                if self._storage is None:
+                    self._storage = self._open_again()
+                self._drain(self._storage, all_of_it=ended)
+            except OSError as error:
+                self._told_trouble(error)
+                continue
             except Exception as error:
                 # A bug of ours: training goes on, but whoever watches must know that the record has a hole.
                 traceback.print_exc()
                 self.note(f"an event could not be recorded ({type(error).__name__}: {error})")
                 continue
             try:
-                self._record.flush()
-                self._log.flush()
+                record, log = self._storage
+                drained = self._drained
+                record.flush()
+                log.flush()
+                self.recorded = max(drained, self.recorded)
                 self._beat()
                 self._trouble = ""
             except OSError as error:
-                self._trouble = f"the record cannot be written ({error}); training goes on and it is tried again"
+                self._told_trouble(error)
+
+    def _told_trouble(self, error: OSError) -> None:
+        self._trouble = f"the record cannot be written ({error}); training goes on and it is tried again"
 
     def _beat(self) -> None:
         """Leave a sign of life, now and then."""
@@ -149,21 +215,26 @@ class Chronicle:
             write_heartbeat(Folder.at(self._job.run_dir), beat)
             self._beat_s = time.monotonic()
 
-    def _drain(self) -> bool:
-        """Turn what arrived within a flush interval into rows, all at once: a thread that woke for each would hold up the brain's. Whether
-        it was the last."""
-        self._ended.wait(FLUSH_EVERY_S)
-        ended = self._ended.is_set()  # nothing comes after that
+    def _drain(self, storage: tuple[RunRecord, EventLog], *, all_of_it: bool) -> None:
+        """Turn what arrived within a flush interval into rows, all at once: a thread that woke for each would hold up the brain's. What may
+        yet be lost with the coordinator waits."""
         with suppress(queue.Empty):
             while True:
-                self._note(*self._inbox.get_nowait())
-        return ended
+                self._due.append(self._inbox.get_nowait())
+        safe = self.safe()
+        while self._due and (all_of_it or self._due[0].seq < safe):
+            seen = self._due.popleft()
+            if seen.seq >= self.recorded:
+                self._note(*storage, seen)
+            self._drained = seen.seq + 1
 
-    def _note(self, seq: int, now_ns: int, event: p.Event, commands: list[p.Command]) -> None:
+    def _note(self, record: RunRecord, log: EventLog, seen: "_Seen") -> None:
+        seq, now_ns, event, commands, measured = seen
         t_s = now_ns / 1e9
-        self._log.append(seq, now_ns, type(event).__name__, wire.encode(event))
-        if isinstance(event, p.Evaluated) and event.metrics:
-            self._record.measured(
+        log.append(seq, now_ns, type(event).__name__, wire.encode(event))
+        if measured:
+            assert isinstance(event, p.Evaluated)
+            record.measured(
                 t_s=t_s, samples=self._samples_of.get(event.version.number, 0), version=event.version.number, values=event.metrics
             )
         for command in commands:
@@ -171,7 +242,7 @@ class Chronicle:
                 worker = _name(command.worker)
                 assert worker is not None
                 verdict: Any = command.verdict
-                self._record.decided(
+                record.decided(
                     t_s=t_s,
                     work_id=command.work_id,
                     worker=worker,
@@ -181,10 +252,10 @@ class Chronicle:
                     reason=command.reason,
                     score=command.score,
                 )
-                self._record.delivered(t_s=t_s, worker=worker, samples=command.samples)
+                record.delivered(t_s=t_s, worker=worker, samples=command.samples)
             elif isinstance(command, p.Notice):
                 known: Any = command.kind if command.kind in EVENT_KINDS else "warning"
-                self._record.noticed(RunEvent(t_s=t_s, kind=known, text=command.text, worker=_name(command.worker)))
+                record.noticed(RunEvent(t_s=t_s, kind=known, text=command.text, worker=_name(command.worker)))
 
     def finish(self, now_ns: int, peaks: Mapping[str, list[int]]) -> RunResult:
         """Write what is left, join the tables, write `result.json`. A folder that cannot be written loses the record, not the result."""
@@ -192,8 +263,8 @@ class Chronicle:
         self._writer.join()
         result = self.result(now_ns, peaks)
         try:
-            self._record.compact()
-            self._log.compact()
+            for part in self._storage or self._open_again():
+                part.compact()
             write_result(self._job.run_dir, result)
             folder = Folder.at(self._job.run_dir)
             if folder.has(HEARTBEAT_FILE):  # what has ended lives no more

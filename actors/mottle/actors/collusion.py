@@ -12,6 +12,8 @@ import ray
 from torch import Tensor
 
 from mottle.actors import transport
+from mottle.actors.children import child
+from mottle.actors.lifeline import Lifeline
 
 PATIENCE_S = 5.0
 """A colluder waits so long for the round's updates, then goes on with those that are there: somebody may have died."""
@@ -29,10 +31,12 @@ class Channel:
     """One job's channel.
 
     Args:
+        coordinator: with which it ends.
         rounds: whether the job is synchronous, so that the updates of a base version belong together.
     """
 
-    def __init__(self, *, rounds: bool) -> None:
+    def __init__(self, coordinator: Any = None, *, rounds: bool) -> None:
+        self._lifeline = Lifeline(coordinator)
         self._rounds = rounds
         self._is_faulty: dict[int, bool] = {}
         self._newest: dict[int, tuple[int, Any]] = {}
@@ -76,7 +80,8 @@ class Channel:
 def open_channel(*, rounds: bool) -> Any:
     """The channel's actor."""
     remote: Any = ray.remote
-    return remote(num_cpus=0, concurrency_groups={"looking": 64})(Channel).remote(rounds=rounds)
+    options, (coordinator,) = child("channel")
+    return remote(num_cpus=0, concurrency_groups={"looking": 64}, **options)(Channel).remote(coordinator, rounds=rounds)
 
 
 def rows_of(seen: dict[int, Any]) -> list[Tensor]:

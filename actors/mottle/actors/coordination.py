@@ -9,38 +9,77 @@ import secrets
 import threading
 import time
 import traceback
-from collections import defaultdict
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
 
 import ray
 
 from mottle import strategies
 from mottle.actors import transport
+from mottle.actors.charter import Charter, charter_of
 from mottle.actors.chronicle import Chronicle
+from mottle.actors.collusion import open_channel
 from mottle.actors.exchange import Door, Exchange
-from mottle.actors.fleet import START_TIMEOUT_S, CrewError, Fleet
+from mottle.actors.fleet import START_TIMEOUT_S, CrewError, Fleet, barriered, joined
 from mottle.actors.gauges import Gauges
 from mottle.actors.hosts import Place, this_process
 from mottle.actors.job import Job, Resumption
 from mottle.actors.lines import Line, Message
+from mottle.actors.logbook import Logbook, page_of
 from mottle.actors.logs import LogFiles
 from mottle.actors.memory import peak_rss_bytes
 from mottle.actors.reports import RunHandle
+from mottle.actors.reserve import RESERVE
 from mottle.actors.shard import log_name
 from mottle.actors.timers import Timers
 from mottle.actors.way import open_door
+from mottle.actors.worker import Working
 from mottle.aggregation.decisions.rulebook import Rules
 from mottle.checkpoint import Manifest, Saved, WorkerPart, folder_of, prune, write_manifest
 from mottle.core import protocol as p
 from mottle.core import worker as w
 from mottle.core.brain import Brain
+from mottle.core.journal import Entry, Journal, Reported
 from mottle.core.naming import suggestion
+from mottle.core.takeover import Takeover
 from mottle.observe.result import RunResult
 from mottle.observe.snapshot import Snapshot
 from mottle.storage import Folder
 
 GAUGES_EVERY_S = 2.0
+SAFE_TIMEOUT_S = 10.0
+"""So long somebody waits for the shards to hold the log; a replica that takes longer is about to be found dead."""
+FLUSH = "log/flush"
+"""The logbook's own timer."""
+
+
+class Found(NamedTuple):
+    """The processes of a run that a coordinator takes over, as they answered."""
+
+    replicas: Mapping[p.ReplicaId, tuple[Any, Door | None]]
+    """Handle, and where it is called."""
+    workers: Mapping[int, tuple[Any, Working, int]]
+    """Handle, what it says of itself, number of the attachment."""
+    promised: Mapping[int, str]
+    """Groups of workers that were on their way."""
+    validator: Any
+    base: p.Base
+    """That the log rests on."""
+    heard_s: float
+    """Since the lost coordinator said something last."""
+    lost_s: float
+    """Since it was found lost."""
+
+
+class Left(NamedTuple):
+    """What a coordinator leaves behind, as of a place in the log."""
+
+    brain: Brain
+    journal: Journal
+    memory: Mapping[str, Any]
+    """Of the chronicle."""
 
 
 class Session:
@@ -51,24 +90,64 @@ class Session:
         notes: sentences that whoever watches the run should see.
         resumption: for a run that goes on from a checkpoint.
         run: handle for the other actors.
+        left: what a lost coordinator leaves behind, to go on from.
+        exchange: where its processes have called.
     """
 
-    def __init__(self, job: Job, notes: list[str], resumption: Resumption | None, run: RunHandle) -> None:
+    def __init__(
+        self,
+        job: Job,
+        notes: list[str],
+        resumption: Resumption | None,
+        run: RunHandle,
+        left: "Left | None" = None,
+        exchange: Exchange | None = None,
+    ) -> None:
         self._logs = LogFiles(job.run_dir)
         self._job = job
         self._handle = run
-        self._brain = Brain(job.brain, strategies.build(job.strategy, job.strategy_defaults), rules=Rules())
         self._resumption = resumption
-        if resumption is not None:
-            self._brain.restore(resumption.brain)
-        self._chronicle = Chronicle(job, self._brain, notes, resumption)
+        if left is None:
+            self._brain = Brain(job.brain, strategies.build(job.strategy, job.strategy_defaults), rules=Rules())
+            if resumption is not None:
+                self._brain.restore(resumption.brain)
+            self._chronicle = Chronicle(job, self._brain, notes, resumption)
+            journal = Journal()
+        else:
+            self._brain, journal = left.brain, left.journal
+            self._chronicle = Chronicle(job, self._brain, notes, memory=left.memory)
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
+        self._earlier_ns = 0 if resumption is None else int(resumption.brain["now_ns"])
         self._began_ns: int | None = None
-        self._timers = Timers(lambda name: self.events([p.TimerFired(name)]))
+        self._last_ns = self._earlier_ns
+        self._timers = Timers(self._rang)
         self._fleet: Fleet | None = None
-        self._exchange = Exchange(self._hear, self._lost)
+        self._exchange = exchange or Exchange(self.hear, self.lost)
         self._closed = threading.Event()
+        chronicle = self._chronicle
+        self._logbook = Logbook(
+            self._brain,
+            journal,
+            self._changed,
+            tell=self._tell_shards,
+            later=partial(self._timers.set, FLUSH),
+            freeze=lambda: Left(self._brain, journal, chronicle.memory()),
+            recorded=lambda: chronicle.recorded - chronicle.first_seq,
+        )
+        self._first_base = self._make_first_base() if left is None else None
+        chronicle.safe = lambda: chronicle.first_seq + self._logbook.safe
+
+    def _make_first_base(self) -> p.Base | None:
+        try:
+            return self._logbook.base()
+        except Exception as error:  # a strategy of the user's own may hold what cannot be pickled
+            self._chronicle.note(f"a lost coordinator will end the run, for its state cannot be saved ({type(error).__name__}: {error})")
+            return None
+
+    def note(self, text: str) -> None:
+        """A standing remark for whoever watches."""
+        self._chronicle.note(text)
 
     # --- life -------------------------------------------------------------------------------------------------------------------------
 
@@ -80,38 +159,89 @@ class Session:
         Raises:
             CrewError: the workers did not come in time, or one of them could not start.
         """
+        if self._job.collusion:
+            self._job = replace(self._job, channel=open_channel(rounds=barriered(self._job)))
+        door, trouble = let_call(self._exchange)
+        if trouble:
+            self._chronicle.note(trouble)
+        fleet = self._make_fleet(door)
+        try:
+            self._begin(fleet, values)
+        except BaseException:
+            fleet.kill()
+            raise
+
+    def _begin(self, fleet: Fleet, values: Any) -> None:
+        version, slots = p.Version(0, 0), None
+        if self._resumption is not None:
+            version, slots = p.Version(*self._resumption.version), self._resumption.slots
+            fleet.next_slot = self._brain.members.next_slot
+            fleet.parts = list(self._resumption.workers)
+        for group in self._job.groups:  # first, for their processes take the longest to start
+            fleet.add_workers(group.count, group.name)
+        fleet.parts.clear()  # whoever joins later begins anew
+        fleet.make_shards(sorted(self._brain.shards.live), transport.receive(values), version, slots)
+        with self._lock:
+            self._tell_shards(self._brain.shards.listeners, p.Told(self._brain.shards.epoch, base=self._first_base))
+            self._logbook.open()
+        self._wait_for_crew(sum(group.count for group in self._job.groups))
+        self._began_ns = time.monotonic_ns()
+        self.events([p.Started(version)])
+        self._wait_until_safe()
+        threading.Thread(target=self._show_gauges, name="gauges", daemon=True).start()
+
+    def go_on(self, takeover: Takeover, epoch: int, found: "Found", door: Door | None, listen: Callable[[], None]) -> None:
+        """Take the run over from a lost coordinator, when its log has been replayed (`mottle.actors.comeback`).
+
+        Args:
+            epoch: that all replicas have been told.
+            found: the processes of the run.
+            door: of this session's exchange, which they have called.
+            listen: lets others speak to this session.
+        """
+        with self._lock:  # nobody is heard before the brain has heard of the takeover
+            listen()
+            self._take_up(takeover, epoch, found, door)
+        self._wait_until_safe()
+        threading.Thread(target=self._show_gauges, name="gauges", daemon=True).start()
+
+    def _take_up(self, takeover: Takeover, epoch: int, found: "Found", door: Door | None) -> None:
+        fleet, brain = self._make_fleet(door), self._brain
+        fleet.replicas.adopt(epoch, found.replicas, brain.replicas - brain.shards.live)
+        fleet.adopt_workers(found.workers, found.promised)
+        fleet.next_slot = max([brain.members.next_slot, *(slot + 1 for slot in fleet.workers)])
+        if found.validator is not None:
+            fleet.adopt_validator(found.validator)
+        self._last_ns = brain.now_ns
+        self._earlier_ns = brain.now_ns + round(found.heard_s * 1e9)
+        self._began_ns = time.monotonic_ns()
+        for standing in takeover.listening:
+            first, entries, batches = takeover.lacking(standing)
+            page, heard = page_of(first, entries) if entries else None, takeover.journal.heard
+            told = p.Told(epoch, takeover.journal.stop, batches, page, heard, found.base, again=True, confirm=True)
+            self._tell_shards([standing.replica], told)
+        self._logbook.open()
+        groups = {group.name: group for group in self._job.groups}
+        workers = {slot: joined(slot, working.where, groups[working.group]) for slot, (_, working, _) in found.workers.items()}
+        missed = takeover.missed(workers, {}) if brain.finished is None else []
+        self.events([p.TookOver(epoch, round(found.lost_s * 1e9)), *missed])
+
+    def replay(self, takeover: Takeover, entries: Iterable[Entry]) -> None:
+        """Live through the log of a lost coordinator, up to its end."""
+        takeover.replay(entries, lambda entry, commands: self._chronicle.saw(entry.event, commands, entry.now_ns))
+
+    def _make_fleet(self, door: Door | None) -> Fleet:
         self._fleet = Fleet(
             self._job,
             self._handle,
             self._exchange,
-            self._open(),
+            door,
             tell=lambda event: self.events([event]),
             note=self._chronicle.note,
             over=lambda: self._brain.finished is not None,
+            charter=charter_of(Charter(self._job, self._handle.run, RESERVE.keeping)),
         )
-        version, slots = p.Version(0, 0), None
-        if self._resumption is not None:
-            version, slots = p.Version(*self._resumption.version), self._resumption.slots
-            self._fleet.next_slot = self._brain.members.next_slot
-            self._fleet.parts = list(self._resumption.workers)
-        for group in self._job.groups:  # first, for their processes take the longest to start
-            self._fleet.add_workers(group.count, group.name)
-        self._fleet.parts.clear()  # whoever joins later begins anew
-        self._fleet.make_shards(sorted(self._brain.shards.live), transport.receive(values), version, slots)
-        self._wait_for_crew(sum(group.count for group in self._job.groups))
-        self._began_ns = time.monotonic_ns()
-        self.events([p.Started(version)])
-        threading.Thread(target=self._show_gauges, name="gauges", daemon=True).start()
-
-    def _open(self) -> Door | None:
-        """Let shards and workers call."""
-        if os.environ.get("RAY_USE_TLS") == "1":  # whoever wants Ray's traffic encrypted wants this one no less
-            self._chronicle.note("Ray encrypts its traffic (RAY_USE_TLS), which direct lines do not: all messages go through Ray")
-            return None
-        door, trouble = open_door(self._exchange, secrets.token_bytes(32), "the coordinator")
-        if trouble:
-            self._chronicle.note(trouble)
-        return door
+        return self._fleet
 
     def _wait_for_crew(self, wanted: int) -> None:
         def failed() -> list[str]:
@@ -137,10 +267,14 @@ class Session:
     def wait(self, timeout_s: float) -> bool:
         """Whether the run has finished, at the latest after `timeout_s`."""
         with self._changed:
-            return self._changed.wait_for(lambda: self._brain.finished is not None, timeout_s)
+            finished = self._changed.wait_for(lambda: self._brain.finished is not None, timeout_s)
+        if finished:
+            self._wait_until_safe()
+        return finished
 
     def close(self) -> RunResult:
         """Let every actor of the run go and finish the record."""
+        self._wait_until_safe()
         now_ns = self._now_ns()
         self._closed.set()
         self._timers.close()
@@ -155,62 +289,100 @@ class Session:
 
     # --- events and orders ------------------------------------------------------------------------------------------------------------
 
-    def _hear(self, messages: list[Message]) -> None:
-        self.events([event for message in messages for event in message.body[1][0]])
+    def hear(self, messages: list[Message]) -> None:
+        """What came over the lines, all at once."""
+        heard: list[tuple[p.Event, Reported | None]] = []
+        with self._lock:
+            for message in messages:
+                match message.body:
+                    case ("events", (events, _)):
+                        heard += [(event, None) for event in events]
+                    case ("reports", (replica, held, said, _)):
+                        heard += self._unheard(replica, held, said)
+            self._take_all(heard)
 
-    def _lost(self, line: Line) -> None:
+    def lost(self, line: Line) -> None:
+        """A line broke."""
         if self._fleet is not None:
             self._fleet.lose_line(line)
 
     def events(self, events: list[p.Event]) -> None:
-        """Facts from shards, workers, validator and timers."""
+        """Facts from workers, validator, timers and people."""
+        self._take_all([(event, None) for event in events])
+
+    def reported(self, replica: p.ReplicaId, held: int, said: list[tuple[int, p.Report]]) -> None:
+        """What a shard has to say, each with its number, and how much of the log it holds."""
+        with self._lock:
+            self._take_all(self._unheard(replica, held, said))
+
+    def _unheard(self, replica: p.ReplicaId, held: int, said: list[tuple[int, p.Report]]) -> list[tuple[p.Event, Reported | None]]:
+        self._logbook.held(replica, held)
+        numbered = [(event, Reported(replica, number)) for number, event in said]
+        return [(event, reported) for event, reported in numbered if not self._logbook.journal.knows(reported)]
+
+    def _take_all(self, heard: list[tuple[p.Event, Reported | None]]) -> None:
+        """Have the brain decide, send the log with what the shards are told, then obey the rest."""
         with self._changed:
-            batches: list[p.Batch] = []
-            for event in events:
-                try:
-                    batches += self._take(event)
-                except Exception as error:  # a bug of ours: the run ends and says so, for nobody waits for an answer to an event
-                    traceback.print_exc()
-                    text = f"internal error at {event}: {type(error).__name__}: {error}"
-                    self._brain.finished = text
-                    self._chronicle.broke(text, self._now_ns())
-            self._send(batches)
+            commands: list[p.Command] = []
+            for event, reported in heard:
+                self._guard(event, lambda event=event, reported=reported: commands.extend(self._take(event, reported)))  # type: ignore[misc]
+            self._logbook.send(commands)
+            for command in commands:
+                self._guard(command, partial(self._obey, command))
             self._changed.notify_all()
 
-    def _send(self, batches: list[p.Batch]) -> None:
-        going: dict[p.ReplicaId, list[p.Batch]] = defaultdict(list)
-        for batch in batches:
-            for replica in self._brain.shards.recipients(batch):
-                going[replica].append(batch)
-        for replica, told in going.items():
-            assert self._fleet is not None
-            self._fleet.replicas.ways[replica].tell("batches", told)
+    def _guard(self, about: object, do: Callable[[], None]) -> None:
+        try:
+            do()
+        except Exception as error:  # a bug of ours: the run ends and says so, for nobody waits for an answer to an event
+            traceback.print_exc()
+            text = f"internal error at {about}: {type(error).__name__}: {error}"
+            self._brain.finished = text
+            self._chronicle.broke(text, self._now_ns())
 
-    def _take(self, event: p.Event) -> list[p.Batch]:
-        """Have the brain decide and obey it; what it tells the shards is returned, for what several events give goes in one message."""
+    def _take(self, event: p.Event, reported: Reported | None) -> list[p.Command]:
         now_ns = self._now_ns()
         if isinstance(event, p.ReplicaLost) and self._fleet is not None:
             self._fleet.replicas.lose(event.replica)
         commands = self._brain.handle(event, now_ns=now_ns)
+        self._logbook.note(Entry(now_ns, event, reported))
         self._chronicle.saw(event, commands, now_ns)
-        batches = [command for command in commands if isinstance(command, p.Batch)]
-        for command in commands:
-            self._obey(command)
-        return batches
+        return commands
+
+    def _tell_shards(self, replicas: Sequence[p.ReplicaId], told: p.Told) -> None:
+        assert self._fleet is not None
+        for replica in replicas:
+            if replica in self._fleet.replicas.ways:
+                self._fleet.replicas.ways[replica].tell("told", told)
+
+    def _rang(self, timer: str) -> None:
+        if timer != FLUSH:
+            self.events([p.TimerFired(timer)])
+            return
+        with self._lock:
+            self._logbook.flush()
+
+    def _wait_until_safe(self) -> bool:
+        """Wait until no death can undo what has happened so far. Whether it is so."""
+        with self._changed:
+            return self._logbook.wait(SAFE_TIMEOUT_S)
 
     def _obey(self, command: p.Command) -> None:
         assert self._fleet is not None
+        epoch = self._brain.shards.epoch
         match command:
             case p.Compute(worker=slot):
-                self._post(slot, w.Ordered(command))
+                self._post(slot, w.Ordered(command, epoch))
             case p.Cut(slot, work_id):
-                self._post(slot, w.CutAsked(work_id))
+                self._post(slot, w.CutAsked(work_id, epoch))
             case p.Abandon(slot, work_id):
-                self._post(slot, w.AbandonAsked(work_id))
+                self._post(slot, w.AbandonAsked(work_id, epoch))
             case p.Dismiss(slot):
-                self._post(slot, w.DismissAsked())
+                self._post(slot, w.DismissAsked(epoch))
             case p.SaveSlot(slot, checkpoint, before):
-                self._post(slot, w.SaveAsked(checkpoint, before))
+                self._post(slot, w.SaveAsked(checkpoint, before, epoch))
+            case p.Reattach(slot, _, orders, cut):
+                self._post(slot, w.Attached(epoch, orders, cut))
             case p.Refresh():
                 self._fleet.ask_validator("refresh", command)
             case p.Score():
@@ -234,10 +406,12 @@ class Session:
 
     def _post(self, slot: int, event: w.WorkerEvent) -> None:
         assert self._fleet is not None
-        self._fleet.ways[slot].tell("post", event)
+        if slot in self._fleet.ways:  # else it died with the last coordinator, and its leaving is on the way
+            self._fleet.ways[slot].tell("post", event)
 
     def _write_manifest(self, order: p.SaveCheckpoint) -> None:
         """Make a checkpoint visible, then let go of those that are not kept."""
+        self._wait_until_safe()
         job, run = self._job, Folder.at(self._job.run_dir)
         manifest = Manifest(
             number=order.checkpoint,
@@ -291,11 +465,13 @@ class Session:
     def checkpoint(self) -> None:
         """Save as soon as a step is complete; training goes on meanwhile."""
         self.events([p.CheckpointAsked()])
+        self._wait_until_safe()
 
     def _now_ns(self) -> int:
-        """The run's clock: it stands until training begins, and goes on where a resumed run was."""
-        earlier_ns = 0 if self._resumption is None else self._resumption.brain["now_ns"]
-        return int(earlier_ns) + (0 if self._began_ns is None else time.monotonic_ns() - self._began_ns)
+        """The run's clock: it stands until training begins, goes on where a resumed run was, and no two events have the same time."""
+        now_ns = self._earlier_ns + (0 if self._began_ns is None else time.monotonic_ns() - self._began_ns)
+        self._last_ns = max(now_ns, self._last_ns + 1)
+        return self._last_ns
 
     # --- what people ask --------------------------------------------------------------------------------------------------------------
 
@@ -328,14 +504,17 @@ class Session:
         if worker not in here:
             raise CrewError(f"no worker {worker!r} in the crew; {suggestion(worker, here) if here else 'it is empty'}")
         self.events([p.RemoveAsked(here[worker])])
+        self._wait_until_safe()
 
     def configure(self, settings: dict[str, Any]) -> None:
-        """Change `lr`, `paused`, ... from here on."""
+        """Change `lr`, `paused`, ... from here on; answered when no death can undo it."""
         self.events([p.Configured(settings)])
+        self._wait_until_safe()
 
     def stop(self, reason: str, checkpoint: bool) -> None:
         """Lend nothing more and end with what is out; with a checkpoint of the end, if that is wanted."""
         self.events([p.StopAsked(reason, checkpoint)])
+        self._wait_until_safe()
 
     def places(self) -> dict[str, Place]:
         """Where every process of the run is: `coordinator`, workers by id, live replicas by the name of their log."""
@@ -366,3 +545,10 @@ class Session:
             ranges = ray.get([primary.read.remote("user", number) for primary in primaries])
             if not any(isinstance(each, str) for each in ranges):
                 return number, ranges
+
+
+def let_call(exchange: Exchange) -> tuple[Door | None, str]:
+    """Let shards and workers call: the door, and what people should know where there is none."""
+    if os.environ.get("RAY_USE_TLS") == "1":  # whoever wants Ray's traffic encrypted wants this one no less
+        return None, "Ray encrypts its traffic (RAY_USE_TLS), which direct lines do not: all messages go through Ray"
+    return open_door(exchange, secrets.token_bytes(32), "the coordinator")

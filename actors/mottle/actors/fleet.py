@@ -5,7 +5,6 @@ import time
 import traceback
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import ray
@@ -13,7 +12,6 @@ from torch import Tensor
 
 from mottle import strategies
 from mottle.actors import placing
-from mottle.actors.collusion import open_channel
 from mottle.actors.exchange import Door, Exchange
 from mottle.actors.job import Job, WorkerGroup
 from mottle.actors.lines import Line
@@ -24,6 +22,7 @@ from mottle.actors.reserve import RESERVE, let_rest
 from mottle.actors.shard import line_name as shard_line
 from mottle.actors.slot_state import TakeUp
 from mottle.actors.way import Way
+from mottle.actors.worker import Working
 from mottle.actors.worker import line_name as worker_line
 from mottle.core import protocol as p
 from mottle.core.errors import MottleError
@@ -47,6 +46,7 @@ class Fleet:
         tell: gives an event to the brain.
         note: has people read a sentence.
         over: whether the run has finished, so that its workers may wait for another one.
+        charter: see `Replicas`.
     """
 
     def __init__(
@@ -58,8 +58,9 @@ class Fleet:
         tell: Callable[[p.Event], None],
         note: Callable[[str], None],
         over: Callable[[], bool],
+        charter: Any,
     ) -> None:
-        self._job = replace(job, channel=open_channel(rounds=barriered(job))) if job.collusion else job
+        self._job = job
         self._run = run
         self._exchange = exchange
         self._door = door
@@ -72,7 +73,7 @@ class Fleet:
         self.parts: list[TakeUp] = []
         """Of a checkpoint, that workers of the first crew go on from: each from one of its group, in the order of slots."""
         self._taken: dict[int, TakeUp] = {}
-        self.replicas = Replicas(self._job, run, exchange, door, tell, note)
+        self.replicas = Replicas(self._job, run, exchange, door, tell, note, charter)
         self._shards_stand = threading.Event()
         self._meeting = threading.Lock()
         self.ways: dict[int, Way] = {}
@@ -80,7 +81,7 @@ class Fleet:
         self.workers: dict[int, Any] = {}
         self.lost_workers: dict[int, str] = {}
         """Why a worker died, by slot; also of those that never joined."""
-        self._accompanying: list[threading.Thread] = []
+        self._accompanying: dict[int, threading.Thread] = {}
         self._validator: Any = None
         self.peak_bytes: dict[str, list[int]] = defaultdict(list)
 
@@ -166,32 +167,39 @@ class Fleet:
         for _ in range(count):
             slot, self.next_slot = self.next_slot, self.next_slot + 1
             self._num_in_group[group] += 1
-            self.workers[slot] = placing.make_worker(wanted)
+            self.workers[slot] = placing.make_worker(wanted, slot)
             if (taken := next((each for each in self.parts if each.part.group == group), None)) is not None:
                 self.parts.remove(taken)
                 self._taken[slot] = taken
-            self._accompanying.append(self._thread(self._accompany, slot, wanted))
+            self._accompanying[slot] = self._thread(self._accompany, slot, wanted)
             slots.append(slot)
         return slots
 
     def _accompany(self, slot: int, group: WorkerGroup) -> None:
         """Bring a worker into the crew and stay with it to its end."""
+        self._stay_with(slot, group, lambda actor: self._bring_in(slot, group, actor))
+
+    def _bring_in(self, slot: int, group: WorkerGroup, actor: Any) -> Any:
+        """Reference to what a worker says at its end."""
+        where = ray.get(actor.where.remote())
+        self._shards_stand.wait()
+        with self._meeting:
+            connected = actor.connect.remote(slot, self._door, self.replicas.by_shard(), self._run)
+            self.ways[slot] = Way(actor)
+        for trouble in ray.get(connected):
+            self._note(trouble)
+        self.ways[slot] = Way(actor, self._exchange.line(worker_line(slot)))
+        ray.get(actor.prepare.remote(self._job, group, self._taken.get(slot)))
+        ended = actor.run.remote()
+        if self._job.collusion:
+            self._job.channel.join.remote(slot, group.attack is not None)
+        self._tell(joined(slot, where, group))
+        return ended
+
+    def _stay_with(self, slot: int, group: WorkerGroup, begin: Callable[[Any], Any]) -> None:
         actor, rested = self.workers[slot], False
         try:
-            where = ray.get(actor.where.remote())
-            self._shards_stand.wait()
-            with self._meeting:
-                connected = actor.connect.remote(slot, self._door, self.replicas.by_shard(), self._run)
-                self.ways[slot] = Way(actor)
-            for trouble in ray.get(connected):
-                self._note(trouble)
-            self.ways[slot] = Way(actor, self._exchange.line(worker_line(slot)))
-            ray.get(actor.prepare.remote(self._job, group, self._taken.get(slot)))
-            ended = actor.run.remote()
-            if self._job.collusion:
-                self._job.channel.join.remote(slot, group.attack is not None)
-            self._tell(p.Joined(slot, where["device"], group.name, where["node"], _kind(where["kind"], group)))
-            self.peak_bytes["worker"].append(ray.get(ended))
+            self.peak_bytes["worker"].append(ray.get(begin(actor)))
             ray.get(actor.rest.remote())
             rested = True
             self._tell(p.Left(slot, "dismissed"))
@@ -219,7 +227,40 @@ class Fleet:
         thread.start()
         return thread
 
+    # --- another coordinator ----------------------------------------------------------------------------------------------------------
+
+    def adopt_workers(self, found: Mapping[int, tuple[Any, Working, int]], promised: Mapping[int, str]) -> None:
+        """Take up the workers that an earlier coordinator made.
+
+        Args:
+            found: handle, what it says of itself, and number of this attachment, by slot.
+            promised: the groups of those that had not come so far, by slot: others take their places.
+        """
+        self._shards_stand.set()
+        for slot, (actor, working, attached) in found.items():
+            self.workers[slot] = actor
+            self.ways[slot] = Way(actor, self._exchange.line(worker_line(slot)))
+            self._num_in_group[working.group] += 1
+            ended = actor.until_over.remote(attached)
+            group = self._groups[working.group]
+            self._accompanying[slot] = self._thread(self._stay_with, slot, group, lambda _, ended=ended: ended)  # type: ignore[misc]
+        for slot, name in promised.items():
+            self._num_in_group[name] += 1
+            self.workers[slot] = placing.make_worker(self._groups[name], slot)
+            self._accompanying[slot] = self._thread(self._accompany, slot, self._groups[name])
+
+    def adopt_validator(self, actor: Any) -> None:
+        """Take up the validator that an earlier coordinator made."""
+        self._validator = actor
+        self._brief_validator()
+
     # --- the end ----------------------------------------------------------------------------------------------------------------------
+
+    def kill(self) -> None:
+        """End all at once, those too whose processes have not started yet."""
+        actors = [*self.workers.values(), *self.replicas.handles.values()]
+        for actor in actors if self._validator is None else [*actors, self._validator]:
+            ray.kill(actor)
 
     def close(self) -> None:
         """Note the peak memory of the shards, then let every actor go."""
@@ -228,7 +269,7 @@ class Fleet:
         self.peak_bytes["shard"] += self.replicas.rest()
         if self._validator is not None:
             let_rest(self._validator) if RESERVE.keeping else ray.kill(self._validator)
-        for slot, thread in zip(self.workers, self._accompanying, strict=True):
+        for slot, thread in self._accompanying.items():
             if thread.is_alive():
                 ray.kill(self.workers[slot])
         if self._job.collusion:
@@ -237,13 +278,14 @@ class Fleet:
     def _wait_for_leaving(self) -> None:
         """Workers that are told to go do so at the next micro-batch; who takes longer does not wait for another run."""
         until_s = time.monotonic() + LEAVING_S
-        for thread in self._accompanying:
+        for thread in self._accompanying.values():
             thread.join(max(0.0, until_s - time.monotonic()))
 
 
-def _kind(kind: str, group: WorkerGroup) -> str:
-    """Of a worker's arithmetic: its process's, at the group's precision."""
-    return kind and f"{kind}, {group.autocast or 'as the model is'}"
+def joined(slot: int, where: Mapping[str, Any], group: WorkerGroup) -> p.Joined:
+    """What is told of a worker that is where it says; the kind of its arithmetic is its process's, at the group's precision."""
+    kind = where["kind"] and f"{where['kind']}, {group.autocast or 'as the model is'}"
+    return p.Joined(slot, where["device"], group.name, where["node"], kind)
 
 
 def barriered(job: Job) -> bool:

@@ -5,6 +5,7 @@ from typing import Any
 import ray
 
 from mottle.actors import hosts
+from mottle.actors.children import child
 from mottle.actors.job import WorkerGroup
 from mottle.actors.launching import environment, options_of
 from mottle.actors.reserve import RESERVE
@@ -19,29 +20,32 @@ NAMESPACE = "mottle"
 _remote: Any = ray.remote  # its annotations leave out concurrency_groups
 
 # Methods of one concurrency group share its threads; a group of one thread keeps the order of its callers' messages.
-_WORKER = _remote(concurrency_groups={"mail": 1, "run": 1})(TrainingWorker)
-_SHARD = _remote(num_cpus=0, concurrency_groups={"watch": 1})(ParameterShard)
+_WORKER = _remote(concurrency_groups={"mail": 1, "run": 1, "watch": 2})(TrainingWorker)
+_SHARD = _remote(num_cpus=0, concurrency_groups={"watch": 2})(ParameterShard)
 _VALIDATOR = _remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Validator)
 
 
-def make_worker(group: WorkerGroup) -> Any:
+def make_worker(group: WorkerGroup, slot: int) -> Any:
     """A worker's actor, with the resources that its group declares."""
-    return RESERVE.get("worker", _WORKER, options_of(group))
+    return RESERVE.get("worker", _WORKER, options_of(group), *child("worker", slot, group.name))
 
 
 def make_shard(host: str) -> Any:
     """A shard's actor on a host: no CPU of Ray's count, one thread, and one that only waits."""
-    return RESERVE.get("shard", _SHARD, {"runtime_env": environment(), **hosts.near(host)})
+    return RESERVE.get("shard", _SHARD, {"runtime_env": environment(), **hosts.near(host)}, *child("shard"))
 
 
 def make_validator() -> Any:
     """A validator's actor: no CPU of Ray's count. It keeps nothing, so one that dies is made again and its calls are repeated."""
-    return RESERVE.get("validator", _VALIDATOR, {"runtime_env": environment(), **hosts.here()})
+    return RESERVE.get("validator", _VALIDATOR, {"runtime_env": environment(), **hosts.here()}, *child("validator"))
 
 
 def make_coordinator(cls: type, name: str | None = None) -> Any:
-    """The coordinator's actor: events in order on one thread, people's questions on others. With a name it outlives its maker."""
-    remote = _remote(num_cpus=0, concurrency_groups={"events": 1, "control": 8})(cls)
+    """The coordinator's actor: events in order on one thread, people's questions on others. With a name it outlives its maker.
+
+    A process of it that is lost is made again, and takes over from the one before (`mottle.actors.comeback`).
+    """
+    remote = _remote(num_cpus=0, max_restarts=-1, concurrency_groups={"events": 1, "control": 8, "lives": 1})(cls)
     options = {"runtime_env": environment(), **hosts.here()}
     if name is None:
         return RESERVE.get("coordinator", remote, options)

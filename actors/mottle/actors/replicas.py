@@ -2,7 +2,7 @@
 
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import ray
@@ -31,6 +31,7 @@ class Replicas:
         door: of that exchange; None for a run without lines.
         tell: gives an event to the brain.
         note: has people read a sentence.
+        charter: what another coordinator would have to know of the run, as `transport.publish` made it; kept by shard 0.
     """
 
     def __init__(
@@ -41,8 +42,11 @@ class Replicas:
         door: Door | None,
         tell: Callable[[p.Event], None],
         note: Callable[[str], None],
+        charter: Any,
     ) -> None:
         self._job = job
+        self._charter = charter
+        self._epoch = 0
         self._run = run
         self._exchange = exchange
         self._door = door
@@ -79,7 +83,8 @@ class Replicas:
         job, owned = self._job, self._job.layout.cut(self._job.brain.num_shards)[replica.shard]
         optimizer = job.server_optimizer or job.optimizer
         spec = ShardSpec(layout=job.layout, owned=owned, optimizer=optimizer, codec=job.codec, schedule=job.schedule)
-        return handle.serve.remote(job.run_dir, replica, self._run, self._door, spec, start)
+        charter = self._charter if replica.shard == 0 else None
+        return handle.serve.remote(job.run_dir, replica, self._run, self._door, spec, start, charter)
 
     def _attend(self, replica: p.ReplicaId, door: Door | None, troubles: list[str]) -> None:
         """Talk to a replica that stands, and be told of its end."""
@@ -91,9 +96,24 @@ class Replicas:
 
     def _watch(self, replica: p.ReplicaId) -> None:
         try:
-            ray.get(self.handles[replica].until_closed.remote())
+            ray.get(self.handles[replica].until_closed.remote(self._epoch))
         except ray.exceptions.RayActorError as error:
             self._tell(p.ReplicaLost(replica, reason_of(error)))
+
+    def adopt(self, epoch: int, found: Mapping[p.ReplicaId, tuple[Any, Door | None]], strangers: Collection[p.ReplicaId]) -> None:
+        """Take up the replicas that an earlier coordinator made.
+
+        Args:
+            epoch: of this coordinator.
+            found: their handles, and where they are called.
+            strangers: those of them that nobody pushes to yet.
+        """
+        self._epoch = epoch
+        self._strangers |= set(strangers)
+        for replica, (handle, door) in found.items():
+            self.handles[replica] = handle
+            self._attend(replica, door, [])
+            self._places[replica] = ray.get(handle.where.remote()).node
 
     def by_shard(self) -> Shards:
         """The live replicas of each shard, primary first."""
@@ -119,7 +139,7 @@ class Replicas:
         threading.Thread(target=self._bring, args=(replica,), name="newcomer", daemon=True).start()
 
     def _bring(self, replica: p.ReplicaId) -> None:
-        others = [each for each in self.handles if each.shard == replica.shard and each not in self._lost]
+        others = [each for each in self.handles if each.shard == replica.shard and each not in self._lost and each != replica]
         try:
             self._places[replica] = hosts.apart({self._places[each] for each in others}, hosts.living())
             handle = placing.make_shard(self._places[replica])

@@ -30,8 +30,22 @@ class Reports:
     """
 
     def __init__(self, to: RunHandle, line: Line | None = None) -> None:
+        self.to = to
+        self._line = line
         self._way = Way(to.coordinator, line)
-        self._run = to.run
+
+    def attach(self, line: Line | None) -> None:
+        """Another process coordinates the run: talk to that."""
+        self._line = line
+        self._way = Way(self.to.coordinator, line)
+
+    def over(self, line: Line) -> bool:
+        """Whether this is the line that the reports go over."""
+        return line is self._line
 
     def tell(self, events: list[p.Event]) -> None:
-        self._way.tell("events", events, self._run)
+        self._way.tell("events", events, self.to.run)
+
+    def say(self, replica: p.ReplicaId, held: int, said: list[tuple[int, p.Report]]) -> None:
+        """A shard's numbered reports, with how much of the log it holds."""
+        self._way.tell("reports", replica, held, said, self.to.run)

@@ -5,6 +5,7 @@ Nothing is kept unless somebody asks for it (`keeping`), for an idle process hol
 
 import threading
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -24,7 +25,9 @@ class Reserve:
         self._idle: dict[tuple[str, str], list[Any]] = defaultdict(list)
         self._lock = threading.Lock()
 
-    def get(self, role: str, remote: Any, options: dict[str, Any]) -> Any:
+    def get(
+        self, role: str, remote: Any, options: dict[str, Any], own: Mapping[str, Any] | None = None, arguments: Sequence[Any] = ()
+    ) -> Any:
         """An idle actor of this role made with the same options, else a new one.
 
         Idle ones of the role with other options end first: they may hold the very resources that the new one needs.
@@ -32,6 +35,8 @@ class Reserve:
         Args:
             role: one for each class.
             remote: the class, as Ray makes actors of it.
+            own: further options of a new one, that make it no other kind.
+            arguments: for a new one.
         """
         kind = (role, repr(sorted(options.items())))
         while (idle := self._pop(kind)) is not None:
@@ -41,7 +46,7 @@ class Reserve:
         for other in list(self._idle):
             if other[0] == role and other != kind:
                 self._end(other)
-        actor = remote.options(**options).remote()
+        actor = remote.options(**options, **(own or {})).remote(*arguments)
         self._kinds[actor._actor_id] = kind
         return actor
 

@@ -5,6 +5,7 @@ What each caller sends is taken in its order, one message at a time: small ones 
 """
 
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,8 @@ import torch
 from mottle import vectors
 from mottle.actors import hosts, transport
 from mottle.actors.exchange import Door, Exchange
-from mottle.actors.lines import Message
+from mottle.actors.lifeline import Lifeline
+from mottle.actors.lines import Line, Message
 from mottle.actors.logs import Output
 from mottle.actors.memory import forget_peak, peak_rss_bytes
 from mottle.actors.reports import Reports, RunHandle
@@ -26,8 +28,13 @@ from mottle.actors.way import connect, open_door
 from mottle.checkpoint import folder_of, write_optimizer
 from mottle.core import protocol as p
 from mottle.core import shard as sh
+from mottle.core.keeping import KeptLog
+from mottle.core.takeover import Standing
 from mottle.storage import Folder
 from mottle.vectors import ShardMemory, ShardSpec
+
+LOOK_EVERY_S = 1.0
+"""After so long a call that waits for the end sees that it waits for nobody."""
 
 
 class Start(NamedTuple):
@@ -40,27 +47,73 @@ class Start(NamedTuple):
     """The optimizer's state to go on from, cut to the range."""
 
 
-class ParameterShard:
-    """A shard's process: `serve` makes it a replica of a run's shard, `rest` ends that."""
+class Fence(NamedTuple):
+    """What a replica says to a coordinator that takes over."""
 
-    def __init__(self) -> None:
+    standing: Standing
+    door: Door | None
+    """Where it is called."""
+    heard_s: float
+    """Since the lost coordinator said something last."""
+    lost_s: float
+    """Since it was found lost; where that was not noticed, since it said something."""
+
+
+class ParameterShard:
+    """A shard's process: `serve` makes it a replica of a run's shard, `rest` ends that.
+
+    Args:
+        coordinator: that made it, and with which it ends.
+    """
+
+    def __init__(self, coordinator: Any = None) -> None:
         torch.set_num_threads(1)
+        self._lifeline = Lifeline(coordinator)
         self._output = Output()
         self._session: Session | None = None
+        self._charter: torch.Tensor | None = None
 
     def serve(
-        self, run_dir: str, replica: p.ReplicaId, run: RunHandle, door: Door | None, spec: ShardSpec, start: Start | None
+        self,
+        run_dir: str,
+        replica: p.ReplicaId,
+        run: RunHandle,
+        door: Door | None,
+        spec: ShardSpec,
+        start: Start | None,
+        charter: Any,
     ) -> tuple[Door | None, list[str]]:
         """Hold a range, as `Session` has it. Returns where the replica is called, and what people should know of its lines.
 
         Args:
             run_dir: where checkpoints and logs go.
             start: None for a newcomer, which is to `take_up` what another replica holds.
+            charter: what another coordinator would have to know of the run, as `transport.publish` made it; shard 0 keeps it.
         """
         forget_peak()
+        self._charter = None if charter is None else transport.receive(charter)
         self._output.keep(run_dir, log_name(replica), run.log)
-        self._session = Session(run_dir, replica, run, door, spec, start)
+        self._session = Session(run_dir, replica, run, door, spec, start, self._lifeline.stir)
+        self._lifeline.has_line = door is not None
         return self._session.ready
+
+    # --- another coordinator ----------------------------------------------------------------------------------------------------------
+
+    def epoch(self) -> int | None:
+        """Of the coordinator that it obeys; None when it serves no run."""
+        return None if self._session is None else self._session.epoch
+
+    def fence(self, epoch: int, door: Door | None) -> Fence:
+        """See `Session.fence`."""
+        return self._serving.fence(epoch, door)
+
+    def kept(self) -> KeptLog:
+        """The log."""
+        return self._serving.log
+
+    def charter(self) -> Any:
+        """As `transport.publish` makes it; None where it is not kept."""
+        return None if self._charter is None else transport.publish(self._charter)
 
     def where(self) -> hosts.Place:
         return hosts.this_process()
@@ -84,9 +137,9 @@ class ParameterShard:
         return self._serving.push(*push)
 
     @transport.call(answered=False)
-    def batches(self, batches: list[p.Batch]) -> None:
-        """Commands of the coordinator."""
-        self._serving.batches(batches)
+    def told(self, told: p.Told, passed: bool = False) -> None:
+        """See `Session.told`."""
+        self._serving.told(told, passed)
 
     @transport.call()
     def read(self, reader: str, number: int) -> Any:
@@ -103,15 +156,18 @@ class ParameterShard:
         return self._serving.mean(name)
 
     @transport.call(group="watch")
-    def until_closed(self) -> None:
-        """Answers when the run is over; that the call breaks is how the coordinator learns of this process's death."""
-        self._serving.closed.wait()
+    def until_closed(self, epoch: int) -> None:
+        """Answers when the run is over, or has another coordinator; that the call breaks is how one learns of this process's death."""
+        session = self._serving
+        while session.epoch <= epoch and not session.closed.wait(LOOK_EVERY_S):
+            pass
 
     def rest(self) -> int:
         """Forget the run. Returns the peak resident memory in bytes."""
         if self._session is not None:
             self._session.close()
-            self._session = None
+            self._session = self._charter = None
+            self._lifeline.let_go()
             self._output.close()
         return peak_rss_bytes()
 
@@ -126,6 +182,7 @@ class Session:
         door: of the coordinator's exchange; None for a run without lines.
         spec: the job's part.
         start: None for a newcomer.
+        lost: called when the line to the coordinator breaks.
     """
 
     def __init__(
@@ -136,6 +193,7 @@ class Session:
         door: Door | None,
         spec: ShardSpec,
         start: Start | None,
+        lost: Callable[[], None],
     ) -> None:
         self._spec = spec
         self._itemsize = np.dtype(spec.layout.dtype).itemsize
@@ -153,7 +211,12 @@ class Session:
         self._answers: dict[tuple[str, int], Any] = {}
         self._cuts: dict[tuple[int, transport.Cuts], list[Any]] = {}
         """Versions divided between the processes of gangs."""
-        self._up: list[p.Event] = []
+        self._said: list[tuple[int, p.Report]] = []
+        """Numbered reports that go up at the end of the turn."""
+        self._failed: p.ReplicaLost | None = None
+        self._confirm = False
+        self._lost = lost
+        self._heard_s = self._lost_s = time.monotonic()
         self._lock = threading.RLock()
         self._depth = 0
         self._exchange: Exchange | None = None
@@ -163,11 +226,39 @@ class Session:
         """Where it is called, and what people should know of its lines."""
 
     def _open_lines(self, door: Door, run: RunHandle) -> tuple[Door | None, list[str]]:
-        me, self._exchange = line_name(self._machine.replica), Exchange(self._hear)
+        me, self._exchange = line_name(self._machine.replica), Exchange(self._hear, self._line_broke)
         line, no_line = connect(self._exchange, door, me, "the coordinator")
         self._reports = Reports(run, line)
         own, no_door = open_door(self._exchange, door.key, me)
         return own, [trouble for trouble in (no_line, no_door) if trouble]
+
+    def _line_broke(self, line: Line) -> None:
+        if self._reports.over(line):
+            self._lost_s = time.monotonic()
+            self._lost()
+
+    # --- another coordinator ----------------------------------------------------------------------------------------------------------
+
+    @property
+    def epoch(self) -> int:
+        """Of the coordinator that is obeyed."""
+        return self._machine.epoch
+
+    @property
+    def log(self) -> KeptLog:
+        """As it is now."""
+        with self._turn():
+            return self._machine.log.copy()
+
+    def fence(self, epoch: int, door: Door | None) -> Fence:
+        """Obey no coordinator of a smaller epoch from here on, and talk to the one behind that door."""
+        machine, now_s = self._machine, time.monotonic()
+        line, _ = connect(self._exchange, door, line_name(machine.replica), "the coordinator")
+        with self._turn():
+            standing = Standing(machine.replica, machine.epoch, machine.log.stop, machine.next_seq)
+            self._handle([sh.Fenced(epoch)])
+            self._reports.attach(line)
+            return Fence(standing, self.ready[0], now_s - self._heard_s, now_s - max(self._heard_s, self._lost_s))
 
     def take_up(self, holding: sh.Holding, numbers: vectors.Holding) -> None:
         """Go on from where another replica was.
@@ -191,8 +282,8 @@ class Session:
         with self._turn():
             for message in messages:
                 match message.body:
-                    case ("batches", arguments):
-                        self.batches(*arguments)
+                    case ("told", arguments):
+                        self.told(*arguments)
                     case ("push", arguments):
                         message.answer(self.push(*arguments))
                     case ("read", arguments):
@@ -223,10 +314,13 @@ class Session:
             number = self._machine.version.number
             return (number, self._memory.read(number)) if newest is not None and newest < number and self._news_fit else None
 
-    def batches(self, batches: list[p.Batch]) -> None:
-        """Commands of the coordinator."""
+    def told(self, told: p.Told, passed: bool = False) -> None:
+        """What the coordinator says, or a donor passes on."""
         with self._turn():
-            self._handle(map(sh.BatchArrived, batches))
+            if not passed:
+                self._heard_s = time.monotonic()
+            self._confirm = self._confirm or told.confirm
+            self._handle([sh.Heard(told, passed)])
 
     def read(self, reader: str, number: int) -> Any:
         """A version as `transport.publish` made it, or the sentence that says why it is not to be had."""
@@ -258,9 +352,16 @@ class Session:
                 yield
             finally:
                 self._depth -= 1
-                if self._up and not self._depth:
-                    up, self._up = self._up, []
-                    self._reports.tell(up)
+                if not self._depth:
+                    self._speak()
+
+    def _speak(self) -> None:
+        if self._failed is not None:
+            self._reports.tell([self._failed])
+            self._failed = None
+        if self._said or self._confirm:
+            said, self._said, self._confirm = self._said, [], False
+            self._reports.say(self._machine.replica, self._machine.log.stop, said)
 
     def _handle(self, events: Iterable[sh.ShardEvent]) -> None:
         try:
@@ -268,7 +369,7 @@ class Session:
                 self._obey(self._machine.handle(event))
         except Exception:
             # A shard that failed in the middle of a command no longer holds what the others hold: it must not go on.
-            self._up.append(p.ReplicaLost(self._machine.replica, traceback.format_exc()))
+            self._failed = p.ReplicaLost(self._machine.replica, traceback.format_exc())
             raise
 
     def _obey(self, orders: list[sh.ShardOrder]) -> None:
@@ -290,19 +391,19 @@ class Session:
                 case sh.FreeVersions(numbers):
                     self._memory.free(numbers)
                     self._cuts = {key: made for key, made in self._cuts.items() if key[0] not in numbers}
-                case sh.SendUp(event):
-                    self._up.append(event)
+                case sh.SendUp(event, number):
+                    self._said.append((number, event))
                 case sh.HandOver(newcomer, holding):
                     numbers = _each(transport.publish, self._memory.holding())
                     self.newcomers[newcomer].take_up.remote(holding, numbers)
                 case sh.PassOn(newcomer, event):
                     self._pass_on(self.newcomers[newcomer], event)
 
-    def _pass_on(self, newcomer: Any, event: sh.Pushed | sh.BatchArrived) -> None:
+    def _pass_on(self, newcomer: Any, event: sh.Pushed | sh.Heard) -> None:
         """Through Ray, which keeps the order of one caller's calls."""
         match event:
-            case sh.BatchArrived(batch):
-                newcomer.batches.remote([batch])
+            case sh.Heard(told):
+                newcomer.told.remote(told, True)
             case sh.Pushed(name, sender, start, stop, samples, compute_ns, payload, weight):
                 shipped, _ = transport.ship(payload, (stop - start) * self._itemsize)
                 newcomer.push.remote(name, sender, start, stop, samples, weight, compute_ns, shipped, None)
@@ -315,7 +416,8 @@ class Session:
             done = p.SnapshotDone(replica, checkpoint, saved)
         except OSError as error:
             done = p.SnapshotDone(replica, checkpoint, error=f"{error}")
-        self._reports.tell([done])
+        with self._turn():
+            self._handle([sh.Saved(done)])
 
 
 def _each(do: Callable[[Any], Any], numbers: vectors.Holding) -> vectors.Holding:

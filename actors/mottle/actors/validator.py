@@ -2,7 +2,8 @@
 
 import gc
 import traceback
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -14,6 +15,7 @@ from mottle import compression
 from mottle.actors.exchange import Exchange
 from mottle.actors.held_out import read_rows
 from mottle.actors.job import Job
+from mottle.actors.lifeline import Lifeline
 from mottle.actors.link import ShardLink, Shards, ways_to
 from mottle.actors.logs import Output
 from mottle.actors.reports import Reports, RunHandle
@@ -30,13 +32,25 @@ from mottle.storage import Folder
 EVALUATION_BATCH = 256
 
 
+REMEMBERED = 8
+"""Answers that are given again to a coordinator that did not hear them; it has no more questions open."""
+
+Order = p.Refresh | p.Score | p.Evaluate | p.SaveModel
+
+
 class Validator:
     """A validator's process. It keeps nothing that it could not get again: every order brings a reference to what it is about.
 
-    So one that dies is made anew by Ray, and its calls are repeated.
+    So one that dies is made anew by Ray, and its calls are repeated. What a coordinator that took over asks again is answered from memory,
+    for the version that it is about may be gone by then.
+
+    Args:
+        coordinator: that made it, and with which it ends.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, coordinator: Any = None) -> None:
+        self._lifeline = Lifeline(coordinator)
+        self._answers: OrderedDict[tuple[str, Order], p.Event | None] = OrderedDict()
         self._about: ray.ObjectRef[Any] | None = None
         self._session: Session | None = None
         self._output = Output()
@@ -51,19 +65,29 @@ class Validator:
 
     def refresh(self, about: list[Any], order: p.Refresh) -> None:
         """See `Session.refresh`."""
-        self._of(about).refresh(order)
+        self._answer(about, order, Session.refresh)
 
     def score(self, about: list[Any], order: p.Score) -> None:
         """See `Session.score`."""
-        self._of(about).score(order)
+        self._answer(about, order, Session.score)
 
     def evaluate(self, about: list[Any], order: p.Evaluate) -> None:
         """See `Session.evaluate`."""
-        self._of(about).evaluate(order)
+        self._answer(about, order, Session.evaluate)
 
     def save_model(self, about: list[Any], order: p.SaveModel) -> None:
         """See `Session.save_model`."""
-        self._of(about).save_model(order)
+        self._answer(about, order, Session.save_model)
+
+    def _answer(self, about: list[Any], order: Any, find: Callable[["Session", Any], p.Event | None]) -> None:
+        session = self._of(about)
+        key = session.run, order
+        if key not in self._answers:
+            self._answers[key] = find(session, order)
+            while len(self._answers) > REMEMBERED:
+                self._answers.popitem(last=False)
+        if (answer := self._answers[key]) is not None:
+            session.tell(answer)
 
     def rest(self) -> None:
         """Forget the run."""
@@ -110,41 +134,47 @@ class Session:
         if self._exchange is not None:
             self._exchange.close()
 
-    def refresh(self, order: p.Refresh) -> None:
-        """Gradient of the mean loss over trusted samples at a version, pushed to the shards under the order's name."""
+    @property
+    def run(self) -> str:
+        """The run's token."""
+        return self._reports.to.run
+
+    def refresh(self, order: p.Refresh) -> p.RefreshFailed | None:
+        """Gradient of the mean loss over trusted samples at a version, pushed to the shards under the order's name, which tell of it."""
         try:
             self._shards.load(self._engine, order.name, order.version.number)
             self._push(order.name, self._reference(order))
         except Exception as error:
             print(traceback.format_exc(), flush=True)
-            self._tell(p.RefreshFailed(order.name, f"{type(error).__name__}: {error}"))
+            return p.RefreshFailed(order.name, f"{type(error).__name__}: {error}")
+        return None
 
-    def score(self, order: p.Score) -> None:
+    def score(self, order: p.Score) -> p.Scored:
         """By how much each update of a round would lower the loss on trusted data."""
         try:
-            self._tell(p.Scored(order.request, descents(order, self._job, self._engine, self._shards)))
+            return p.Scored(order.request, descents(order, self._job, self._engine, self._shards))
         except Exception as error:
             print(traceback.format_exc(), flush=True)
-            self._tell(p.Scored(order.request, error=f"{type(error).__name__}: {error}"))
+            return p.Scored(order.request, error=f"{type(error).__name__}: {error}")
 
-    def evaluate(self, order: p.Evaluate) -> None:
+    def evaluate(self, order: p.Evaluate) -> p.Evaluated:
         """Metrics of a version on the test data."""
         try:
             self._shards.load(self._engine, "evaluate", order.version.number)
-            self._tell(p.Evaluated(order.version, self.measure()))
+            return p.Evaluated(order.version, self.measure())
         except Exception as error:
             print(traceback.format_exc(), flush=True)
-            self._tell(p.Evaluated(order.version, error=f"{type(error).__name__}: {error}"))
+            return p.Evaluated(order.version, error=f"{type(error).__name__}: {error}")
 
-    def save_model(self, order: p.SaveModel) -> None:
+    def save_model(self, order: p.SaveModel) -> p.ModelSaved:
         """Write a version by name, as its part of a checkpoint."""
         try:
             self._shards.load(self._engine, f"checkpoint/{order.checkpoint}", order.version.number)
             saved = write_model(folder_of(Folder.at(self._job.run_dir), order.checkpoint), self._engine.tensors())
-            self._tell(p.ModelSaved(order.checkpoint, asdict(saved)))
+            return p.ModelSaved(order.checkpoint, asdict(saved))
         except Exception as error:
             print(traceback.format_exc(), flush=True)
-            self._tell(p.ModelSaved(order.checkpoint, error=f"{type(error).__name__}: {error}"))
+            return p.ModelSaved(order.checkpoint, error=f"{type(error).__name__}: {error}")
 
     def measure(self) -> dict[str, float]:
         """Mean loss and metrics of the version last loaded, named `test_...`."""
@@ -182,5 +212,6 @@ class Session:
 
         self._shards.push(name, encode, samples=1)
 
-    def _tell(self, event: p.Event) -> None:
+    def tell(self, event: p.Event) -> None:
+        """Have the coordinator hear it."""
         self._reports.tell([event])

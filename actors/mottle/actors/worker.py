@@ -10,7 +10,9 @@ import queue
 import traceback
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import Any, NamedTuple
 
 import ray
 import torch
@@ -22,7 +24,8 @@ from mottle.actors.bench import Bench
 from mottle.actors.exchange import Door, Exchange
 from mottle.actors.gang import Gang
 from mottle.actors.job import Job, WorkerGroup, placed_config
-from mottle.actors.lines import Message
+from mottle.actors.lifeline import Lifeline
+from mottle.actors.lines import Line, Message
 from mottle.actors.link import Replica, Shards, ways_to
 from mottle.actors.logs import Output
 from mottle.actors.memory import forget_peak, peak_rss_bytes
@@ -32,12 +35,31 @@ from mottle.actors.way import Way, connect
 from mottle.core import protocol as p
 from mottle.core import worker as w
 
+LOOK_EVERY_S = 1.0
+"""After so long a call that waits for the end sees that it waits for nobody."""
+
+
+class Working(NamedTuple):
+    """What a worker says to a coordinator that takes over."""
+
+    slot: int
+    group: str
+    where: Mapping[str, Any]
+
 
 class TrainingWorker:
-    """A worker's process: `connect`, `prepare` and `run` make it a worker of a run's crew, `rest` ends that."""
+    """A worker's process: `connect`, `prepare` and `run` make it a worker of a run's crew, `rest` ends that.
 
-    def __init__(self) -> None:
+    Args:
+        coordinator: that made it, and with which it ends.
+    """
+
+    def __init__(self, coordinator: Any = None) -> None:
+        self._lifeline = Lifeline(coordinator)
         self._output = Output()
+        self._working: Working | None = None
+        self._num_attached = 0
+        self._over: Future[int] = Future()
         self._exchange: Exchange | None = None
         self._session: Session | None = None
 
@@ -58,13 +80,38 @@ class TrainingWorker:
         forget_peak()
         self._slot = slot
         self._mailbox: queue.SimpleQueue[w.WorkerEvent] = queue.SimpleQueue()
-        self._exchange = None if door is None else Exchange(self._hear)
+        self._exchange = None if door is None else Exchange(self._hear, self._line_broke)
         me = line_name(slot)
         line, trouble = connect(self._exchange, door, me, "the coordinator")
         self._run, self._door, self._reports = run, door, Reports(run, line)
+        self._lifeline.has_line = line is not None
         self._replicas = shards
         self._shards, troubles = ways_to(shards, self._exchange, me)
         return [trouble, *troubles] if trouble else troubles
+
+    def _line_broke(self, line: Line) -> None:
+        if self._reports.over(line):
+            self._lifeline.stir()
+
+    @transport.call(group="mail")
+    def attach(self, door: Door | None) -> tuple[Working, int] | None:
+        """Talk to the coordinator behind that door, which takes over. Who this worker is, and the number to ask `until_over` with; None
+        for one that is not at work."""
+        if self._working is None:
+            return None
+        self._num_attached += 1
+        self._door = door
+        line, _ = connect(self._exchange, door, line_name(self._slot), "the coordinator")
+        self._reports.attach(line)
+        return self._working, self._num_attached
+
+    @transport.call(group="watch")
+    def until_over(self, attached: int) -> int | None:
+        """What `run` returns or raises; None for a coordinator in whose place there is another one."""
+        while self._num_attached == attached:
+            with suppress(TimeoutError):
+                return self._over.result(LOOK_EVERY_S)
+        return None
 
     def meet(self, shard: int, newcomer: Replica) -> None:
         """Know a further replica of a shard; answered once no push is under way that leaves it out."""
@@ -107,6 +154,8 @@ class TrainingWorker:
             self._session = Session(
                 self._slot, job, group, self._shards, self._reports, self._mailbox, take_up, lambda: self._gang(job, group)
             )
+            self._over = Future()
+            self._working = Working(self._slot, group.name, self.where())
         except Exception:
             traceback.print_exc()
             raise
@@ -117,19 +166,22 @@ class TrainingWorker:
         assert self._session is not None
         try:
             self._session.run()
-        except Exception:
+            self._over.set_result(peak_rss_bytes())
+        except Exception as error:
             traceback.print_exc()  # the coordinator gets the error, this worker's log the whole story
-            raise
+            self._over.set_exception(error)
         finally:
+            self._working = None
             if self._exchange is not None:
                 self._exchange.close()
             self._output.close()
-        return peak_rss_bytes()
+        return self._over.result()
 
     @transport.call(group="mail")
     def rest(self) -> None:
         """Forget the run; what was still under way to the mailbox has come when this is answered."""
         self._session = self._exchange = None
+        self._lifeline.let_go()
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

@@ -29,7 +29,7 @@ def chaos(
 ) -> Answer:
     """Train what a job file describes while its processes are killed with SIGKILL, and say whether anything was lost.
 
-    A killed worker is replaced by another of its group. Shards want `replicas: 1`, the coordinator `max_failures`; the last worker and the
+    A killed worker is replaced by another of its group, and the coordinator by itself. Shards want `replicas: 1`; the last worker and the
     last replica of a shard are spared. `nodes` kills whole hosts but the one that this command is on: try it with `mottle testbed up`.
 
     Examples:
@@ -47,8 +47,6 @@ def chaos(
     storm = Chaos(kinds, every, seed)
     if "shards" in kinds and not read.spec.replicas:
         raise BadInputError("a shard without a replica cannot be spared; kill shards with --set replicas=1")
-    if "coordinator" in kinds and not read.spec.max_failures:
-        raise BadInputError("a run ends with its coordinator unless it may be taken up again; kill it with --set max_failures=-1")
     folder = absolute(out or read.out)
     trainer = read.trainer(folder=folder)
     make_way(folder, replace=replace)

@@ -37,6 +37,7 @@ from mottle.core.spot_checks import SpotChecks
 from mottle.core.updates import Updates
 
 VALIDATOR = p.VALIDATOR
+MAX_TIME = "brain/max_time"
 
 
 class Brain:
@@ -123,6 +124,8 @@ class Brain:
         self._references = References(self.shards)
         self._rule_inputs = RuleInputs(self._references, self.pipeline.drop, self._effects, config.seed, config.rule_samples)
         self._stopping: str | None = None
+        self._plan_wanted: p.PlanWanted | None = None
+        """Asked for and not there yet."""
         self._save_last = False
         """A checkpoint of the end is wanted."""
         self._told_nothing_left = False
@@ -155,6 +158,7 @@ class Brain:
             p.ReplicaSynced: self._newcomers.synced,
             p.ReplicaKnown: self._newcomers.known,
             p.StopAsked: self._on_stop_asked,
+            p.TookOver: self._on_took_over,
         }
         self._decisions: dict[type, Callable[[Any], None]] = {
             s.Assign: self._assign,
@@ -173,7 +177,7 @@ class Brain:
             s.Keep: lambda d: self.pipeline.keep(p.KEPT + d.name, d.source),
             s.MeasureDistances: self._measure_distances,
             s.Forget: self._forget,
-            s.AskPlan: lambda d: self._tell(p.PlanWanted(d.measured)),
+            s.AskPlan: self._ask_plan,
             s.Warn: lambda d: self._tell(p.Notice("warning", d.text)),
             s.Halt: lambda d: self._fail(d.reason),
             s.SetAlarm: lambda d: self._tell(p.SetTimer(f"strategy/{d.name}", self._effects.now_ns + d.after_ns)),
@@ -192,6 +196,16 @@ class Brain:
         self._handlers[type(event)](event)
         self._settle()
         return self._effects.take()
+
+    @property
+    def started(self) -> bool:
+        """Whether training has begun."""
+        return self._started
+
+    @property
+    def replicas(self) -> frozenset[p.ReplicaId]:
+        """Every replica that should have a process: live, or on its way to be."""
+        return self.shards.live | self._newcomers.processes
 
     # --- the view that a strategy has -------------------------------------------------------------------------------------------------
 
@@ -214,6 +228,7 @@ class Brain:
 
     @property
     def now_ns(self) -> int:
+        """The run's clock at the last event."""
         return self._effects.now_ns
 
     @property
@@ -298,7 +313,7 @@ class Brain:
         if self.settings:  # of the run that this one goes on from
             self._obey_settings(self.settings)
         if self.config.max_ns is not None:
-            self._tell(p.SetTimer("brain/max_time", self._effects.now_ns + self.config.max_ns))
+            self._tell(p.SetTimer(MAX_TIME, self._effects.now_ns + self.config.max_ns))
         if self.config.evaluate_every is not None:
             self._evaluate()
         self._hear(s.VersionPublished(event.version))
@@ -440,8 +455,7 @@ class Brain:
     # --- references and evaluation ----------------------------------------------------------------------------------------------------
 
     def _request_reference(self, decision: s.RequestReference) -> None:
-        self._references.ask(decision.name, self.version)
-        self._tell(p.Refresh(decision.name, self.version, self.config.seed, decision.num_samples))
+        self._tell(self._references.ask(p.Refresh(decision.name, self.version, self.config.seed, decision.num_samples)))
 
     def _on_reference_receipt(self, receipt: p.Receipt) -> None:
         if not self._references.add_receipt(receipt):
@@ -491,10 +505,11 @@ class Brain:
     # --- the rest ---------------------------------------------------------------------------------------------------------------------
 
     def _on_timer(self, event: p.TimerFired) -> None:
+        self._effects.fired(event.name)
         owner, _, name = event.name.partition("/")
         if owner == "strategy":
             self._hear(s.AlarmRang(name))
-        elif event.name == "brain/max_time":
+        elif event.name == MAX_TIME:
             self._stop("time")
         elif event.name == OVERDUE:
             for worker in self.orders.look_for_overdue():
@@ -511,7 +526,12 @@ class Brain:
         if "paused" in event.settings and not self._paused:
             self.orders.wake()
 
+    def _ask_plan(self, decision: s.AskPlan) -> None:
+        self._plan_wanted = p.PlanWanted(decision.measured)
+        self._tell(self._plan_wanted)
+
     def _on_planned(self, event: p.Planned) -> None:
+        self._plan_wanted = None
         self._tell(p.Notice("planned", event.why))
         self._hear(s.Planned(event.spec))
 
@@ -545,6 +565,19 @@ class Brain:
         self.pipeline.replica_lost()
         self.updates.replica_lost()
         self.checks.replica_lost()
+
+    def _on_took_over(self, event: p.TookOver) -> None:
+        """Whatever was asked and is not answered is asked again: those who have heard it before know that."""
+        self.shards.take_over(event.epoch)
+        self._tell(p.Notice("coordinator", f"the coordinator was lost and is back after {event.absent_ns / 1e9:.1f} s"))
+        self.orders.took_over(event.epoch, event.absent_ns)
+        self._effects.set_again(event.absent_ns, exact=MAX_TIME)
+        if self._evaluations.running is not None:
+            self._tell(p.Evaluate(self._evaluations.running))
+        for order in (self._checkpoints.took_over(), *self._references.awaited, self._rule_inputs.awaited, self._plan_wanted):
+            if order is not None:
+                self._tell(order)
+        self._newcomers.took_over()
 
     def _on_stop_asked(self, event: p.StopAsked) -> None:
         self._save_last = self._save_last or event.checkpoint

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mottle.core.protocol import ModelSaved, ReplicaId, SaveCheckpoint, Settings, SlotSaved, SnapshotDone, Version
+from mottle.core.protocol import ModelSaved, ReplicaId, SaveCheckpoint, SaveModel, Settings, SlotSaved, SnapshotDone, Version
 from mottle.core.shards import ShardMap
 
 
@@ -127,10 +127,23 @@ class Checkpoints:
         if error:
             self._pending = None
             return pending.number, error
-        by_shard = {replica.shard: part.saved for replica, part in sorted(pending.shards.items(), reverse=True) if part.saved}
-        shards = tuple(by_shard[shard] for shard in sorted(by_shard))
-        workers = tuple(pending.workers[slot] for slot in sorted(pending.workers))
-        return SaveCheckpoint(pending.number, pending.version, pending.samples, pending.state, pending.model.saved, shards, workers)
+        return _manifest(pending)
+
+    def took_over(self) -> SaveModel | SaveCheckpoint | None:
+        """Another coordinator goes on: what was asked of validator or shell and is not answered.
+
+        What workers kept from order to order they may have changed since: a checkpoint that waits for them fails, and is tried again.
+        """
+        pending = self._pending
+        if pending is None:
+            return None
+        if pending.awaited:
+            pending.error = pending.error or "the coordinator was lost while workers saved their parts"
+            pending.awaited.clear()
+            self._asked = True
+        if pending.model is None:
+            return SaveModel(pending.number, pending.version)
+        return _manifest(pending) if pending.asked else None
 
     def written(self, checkpoint: int) -> int | None:
         """The manifest is there, or could not be written. Samples at its place; None for one that is not awaited."""
@@ -143,3 +156,11 @@ class Checkpoints:
     def restore(self, number: int, samples: int) -> None:
         """Go on after checkpoint `number`."""
         self.last, self.last_samples = number, samples
+
+
+def _manifest(pending: _Pending) -> SaveCheckpoint:
+    assert pending.model is not None
+    by_shard = {replica.shard: part.saved for replica, part in sorted(pending.shards.items(), reverse=True) if part.saved}
+    shards = tuple(by_shard[shard] for shard in sorted(by_shard))
+    workers = tuple(pending.workers[slot] for slot in sorted(pending.workers))
+    return SaveCheckpoint(pending.number, pending.version, pending.samples, pending.state, pending.model.saved, shards, workers)

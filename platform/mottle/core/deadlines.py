@@ -73,6 +73,10 @@ class Deadlines:
         heapq.heappush(self._heap, (at_ns, work_id))
         return self._heap[0] == (at_ns, work_id)
 
+    def extend(self, by_ns: int) -> None:
+        """Every deadline is so much later: nobody was heard meanwhile."""
+        self._heap = [(at_ns + by_ns, work_id) for at_ns, work_id in self._heap]
+
     def passed(self, now_ns: int) -> list[int]:
         """Orders whose deadline has come, each told once, earliest first; those that are done may be among them."""
         late = []

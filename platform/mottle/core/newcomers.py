@@ -84,6 +84,19 @@ class Newcomers:
         self._unknown.discard(event.replica)
         self._shards.tell(p.Wean(event.replica))
 
+    def took_over(self) -> None:
+        """Another coordinator may not have the answers to what was asked for them."""
+        for newcomer, phase in self._phases.items():
+            if phase == "called":
+                self._effects.tell(p.MakeReplica(newcomer))
+        for newcomer in sorted(self._unknown & self._shards.live):
+            self._effects.tell(p.Introduce(newcomer))
+
+    @property
+    def processes(self) -> frozenset[p.ReplicaId]:
+        """Those that stand and are not live yet."""
+        return frozenset(newcomer for newcomer, phase in self._phases.items() if phase != "called")
+
     def lose(self, event: p.ReplicaLost) -> bool:
         """Whether it was one of these; another is called then, a few times."""
         newcomer = event.replica

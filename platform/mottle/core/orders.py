@@ -15,6 +15,8 @@ from mottle.core.pipeline import Pipeline
 RETURNED_STREAK = 10  # orders in a row, for each worker of the crew, that came to nothing: what fails then is not the workers
 OVERDUE = "brain/overdue"
 """The one timer of all deadlines."""
+IDS_PER_EPOCH = 10**9
+"""Orders of different coordinators never have the same number: the last ones of a lost coordinator may be in no log."""
 
 
 class Orders:
@@ -54,6 +56,8 @@ class Orders:
         """Whether anything may be lent now: not while the run is paused or stopping."""
         self._starving: set[int] = set()
         self._offered_at: tuple[int, tuple[int, ...]] | None = None
+        self._lost: list[range] = []
+        """Numbers that lost coordinators may have given out without a trace."""
         self._returned_in_a_row = 0
         """Orders since the last acknowledged update of whoever it was."""
 
@@ -149,6 +153,27 @@ class Orders:
         self._starving.discard(worker)
         for order in self._ledger.of_worker(worker):
             self.end(order, drop=True)  # some shards may hold a part of its update, of which they send no receipt
+
+    def took_over(self, epoch: int, absent_ns: int) -> None:
+        """Another coordinator goes on: tell everybody what is open, and hold the time that nobody was heard against nobody."""
+        following = max(self.next_work_id, epoch * IDS_PER_EPOCH)
+        self._lost.append(range(self.next_work_id, following))
+        self.next_work_id = following
+        self._deadlines.extend(absent_ns)
+        for member in self._members.all:
+            if member.state == "left":
+                continue
+            orders = self._ledger.of_worker(member.slot)
+            for order in orders:
+                order.issued_ns += absent_ns
+            open_orders = tuple(order.compute for order in orders)
+            cut = tuple(order.compute.work_id for order in orders if order.cut)
+            self._effects.tell(p.Reattach(member.slot, epoch, open_orders, cut))
+
+    def lost(self, name: str) -> bool:
+        """Whether an update may be of an order that was lost with its coordinator."""
+        work_id = p.work_id_of(name)
+        return work_id is not None and any(work_id in numbers for numbers in self._lost)
 
     # --- ending -----------------------------------------------------------------------------------------------------------------------
 

@@ -161,6 +161,16 @@ class SaveSlot:
     """The oldest of its orders that the checkpoint does not contain, or an id that none has yet."""
 
 
+@dataclass(frozen=True, slots=True)
+class Reattach:
+    """From here on the worker hears the coordinator of a new epoch; of its orders these are open, and `cut` of them are to be pushed."""
+
+    worker: int
+    epoch: int
+    orders: tuple[Compute, ...]
+    cut: tuple[int, ...]
+
+
 # --- commands to shards: the same batch, in the same order, to every replica ------------------------------------------------------------
 
 
@@ -296,11 +306,52 @@ ShardCommand = (
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Commands number `seq` of coordination epoch `epoch`; every replica runs all batches in order, each once."""
+    """Commands number `seq`, first told in coordination epoch `epoch`; every replica runs all batches in order, each once."""
 
     epoch: int
     seq: int
     commands: tuple[ShardCommand, ...]
+
+
+# --- the coordinator's log, as the shards keep it ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Entries [first, stop) of the log; their content is nothing that a shard looks into."""
+
+    first: int
+    stop: int
+    content: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """The coordinator's machine as it was after `at` entries: with it those are not needed any more."""
+
+    at: int
+    content: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What the coordinator of an epoch says to replicas at once.
+
+    A batch is run only when all of the log that led to it is held: so whatever a replica has done can be led to again.
+    """
+
+    epoch: int
+    log_stop: int = 0
+    """Entries that led to the batches."""
+    batches: tuple[Batch, ...] = ()
+    page: Page | None = None
+    heard: tuple[tuple[ReplicaId, int], ...] = ()
+    """How many of a replica's reports are in the log up to here, so that it need not keep them."""
+    base: Base | None = None
+    again: bool = False
+    """Whether reports that are kept are to be said again, to a coordinator that has just taken over."""
+    confirm: bool = False
+    """Whether somebody waits to hear how much of the log is held; else that is said along with reports."""
 
 
 # --- commands to the validator ----------------------------------------------------------------------------------------------------------
@@ -442,6 +493,7 @@ Command = (
     | Abandon
     | Dismiss
     | SaveSlot
+    | Reattach
     | Batch
     | Refresh
     | Score
@@ -679,6 +731,17 @@ class StopAsked:
     checkpoint: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class TookOver:
+    """A new coordinator goes on where the log of a lost one ends; nobody was heard for a while."""
+
+    epoch: int
+    absent_ns: int
+
+
+Report = Receipt | Contested | Measured | Stepped | SnapshotDone | ReplicaReady | ReplicaSynced
+"""What shards say."""
+
 Event = (
     Started
     | Joined
@@ -706,6 +769,7 @@ Event = (
     | ReplicaSynced
     | ReplicaKnown
     | StopAsked
+    | TookOver
 )
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from mottle.core import exactsum
 from mottle.core.pipeline import exact_totals
-from mottle.core.protocol import Receipt, RefreshFailed, ReplicaId, Version
+from mottle.core.protocol import Receipt, Refresh, RefreshFailed, ReplicaId, Version
 from mottle.core.shards import ShardMap
 from mottle.core.strategy import ReferenceReady
 
@@ -13,7 +13,7 @@ NOT_FINITE = "the reference gradient is not finite: the model itself is broken"
 
 @dataclass(slots=True)
 class _Reference:
-    version: Version
+    order: Refresh
     receipts: dict[ReplicaId, Receipt] = field(default_factory=dict)
     ready: bool = False
 
@@ -25,8 +25,10 @@ class References:
         self._shards = shards
         self._known: dict[str, _Reference] = {}
 
-    def ask(self, name: str, version: Version) -> None:
-        self._known[name] = _Reference(version)
+    def ask(self, order: Refresh) -> Refresh:
+        """Expect the reference of an order to the validator, which is given back."""
+        self._known[order.name] = _Reference(order)
+        return order
 
     def add_receipt(self, receipt: Receipt) -> bool:
         """Whether the reference was asked for and is still wanted."""
@@ -48,7 +50,7 @@ class References:
             reference.ready = True
             if all(receipt.finite and not receipt.fault for receipt in reference.receipts.values()):
                 (norm2,) = exact_totals({replica: (receipt.norm2,) for replica, receipt in reference.receipts.items()})
-                done.append(ReferenceReady(name, reference.version, exactsum.to_float(norm2)))
+                done.append(ReferenceReady(name, reference.order.version, exactsum.to_float(norm2)))
             else:
                 faults = [receipt.fault for receipt in reference.receipts.values() if receipt.fault]
                 done.append(RefreshFailed(name, faults[0] if faults else NOT_FINITE))
@@ -57,4 +59,9 @@ class References:
     @property
     def pending(self) -> tuple[tuple[str, Version], ...]:
         """Asked for and not yet held: the validator may still have to read that version."""
-        return tuple((name, reference.version) for name, reference in self._known.items() if not reference.ready)
+        return tuple((name, reference.order.version) for name, reference in self._known.items() if not reference.ready)
+
+    @property
+    def awaited(self) -> tuple[Refresh, ...]:
+        """The orders of those that are pending."""
+        return tuple(reference.order for reference in self._known.values() if not reference.ready)

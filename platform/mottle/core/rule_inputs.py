@@ -20,8 +20,8 @@ OWN = f"{REFERENCE}rule/"
 class _Request:
     kinds: frozenset[str]
     then: Callable[[Trusted], None]
-    scores: int = 0
-    """Number of the question to the validator."""
+    score: Score | None = None
+    """The question to the validator."""
     descents: tuple[float, ...] | None = None
 
 
@@ -74,8 +74,8 @@ class RuleInputs:
             self._ask_reference(version)
         if "score" in kinds:
             self._num_asked += 1
-            self._request.scores = self._num_asked
-            self.effects.tell(Score(self._num_asked, rows, version, self.seed, self.num_samples, samples, lr))
+            self._request.score = Score(self._num_asked, rows, version, self.seed, self.num_samples, samples, lr)
+            self.effects.tell(self._request.score)
         self._give_if_complete()
 
     def published(self, version: Version) -> None:
@@ -83,6 +83,12 @@ class RuleInputs:
         self._give_up_reference()
         if self._ahead:
             self._ask_reference(version)
+
+    @property
+    def awaited(self) -> Score | None:
+        """The question to the validator that is not answered."""
+        request = self._request
+        return None if request is None or request.descents is not None else request.score
 
     # --- answers ----------------------------------------------------------------------------------------------------------------------
 
@@ -103,7 +109,7 @@ class RuleInputs:
 
     def scored(self, event: Scored) -> None:
         request = self._request
-        if request is None or request.scores != event.request:
+        if request is None or request.score is None or request.score.request != event.request:
             return
         if event.error:
             self._give(Trusted(failure=f"the updates could not be scored: {event.error}"))
@@ -127,8 +133,7 @@ class RuleInputs:
     def _ask_reference(self, version: Version) -> None:
         self._num_asked += 1
         self._reference, self._ready = f"{OWN}{self._num_asked}", False
-        self.references.ask(self._reference, version)
-        self.effects.tell(Refresh(self._reference, version, self.seed, self.num_samples))
+        self.effects.tell(self.references.ask(Refresh(self._reference, version, self.seed, self.num_samples)))
 
     def _give_up_reference(self) -> None:
         if self._reference is not None and self.references.forget(self._reference):

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mottle.core import protocol as p
+from mottle.core.keeping import KeptLog, Outbox
 from mottle.core.layout import BLOCK, Range
 
 # --- facts that the driver brings -------------------------------------------------------------------------------------------------------
@@ -45,8 +46,25 @@ class RangeStored:
 
 
 @dataclass(frozen=True, slots=True)
-class BatchArrived:
-    batch: p.Batch
+class Heard:
+    """The coordinator has said this; `passed` on by a donor, which had obeyed it."""
+
+    told: p.Told
+    passed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Fenced:
+    """A new coordinator takes over: from here on nobody of a smaller epoch is obeyed."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A snapshot's part is on storage, or could not be written."""
+
+    done: p.SnapshotDone
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +90,7 @@ class TakenOver:
     holding: "Holding"
 
 
-ShardEvent = Pushed | RangeStored | BatchArrived | Ran | ReadAsked | TakenOver
+ShardEvent = Pushed | RangeStored | Heard | Fenced | Saved | Ran | ReadAsked | TakenOver
 
 NOBODY = -2
 """Sender of messages that do not say who sent them."""
@@ -120,9 +138,10 @@ class FreeVersions:
 
 @dataclass(frozen=True, slots=True)
 class SendUp:
-    """Tell the coordinator."""
+    """Tell the coordinator, which knows what it has heard by the number."""
 
-    event: p.Receipt | p.Contested | p.Measured | p.Stepped | p.ReplicaReady | p.ReplicaSynced
+    event: p.Report
+    number: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +157,7 @@ class PassOn:
     """Give a newcomer this fact, after all that it was given before."""
 
     newcomer: p.ReplicaId
-    event: Pushed | BatchArrived
+    event: Pushed | Heard
 
 
 ShardOrder = StoreRange | Run | Serve | Refuse | FreeVersions | SendUp | HandOver | PassOn
@@ -179,6 +198,7 @@ class Holding:
     next_seq: int
     floor: int
     vectors: tuple[KnownVector, ...]
+    log: KeptLog
 
 
 _MOST_RIVALS = 256  # messages; a worker pushes one or two a shard
@@ -192,16 +212,20 @@ class Shard:
         owned: the coordinates that this shard holds; may be empty.
         version: number of the version it starts with.
         max_vectors: vectors it will hold at once; a further one is refused, so that nobody can exhaust its memory.
+        logged: whether the coordinator keeps a log, so that what was said to it may be asked for again.
     """
 
-    def __init__(self, replica: p.ReplicaId, owned: Range, *, version: p.Version, max_vectors: int = 4096) -> None:
+    def __init__(self, replica: p.ReplicaId, owned: Range, *, version: p.Version, max_vectors: int = 4096, logged: bool = True) -> None:
         self.replica = replica
         self.owned = owned
         self.version = version
         self._max_vectors = max_vectors
-        self._epoch = 0
-        self._next_seq = 0
-        self._early: dict[int, p.Batch] = {}
+        self.epoch = 0
+        self.next_seq = 0
+        self._early: dict[int, tuple[p.Batch, int]] = {}
+        """Batches that cannot be run yet, with the log that must be held before."""
+        self.log = KeptLog()
+        self._outbox = Outbox(replica, keeping=logged)
         self._vectors: dict[str, _Vector] = {}
         self._references: dict[str, _Vector] = {}
         """Those of them that are references, whole or in part."""
@@ -222,7 +246,9 @@ class Shard:
         self._handlers: dict[type, Callable[[Any], list[ShardOrder]]] = {
             Pushed: self._on_pushed,
             RangeStored: self._on_range_stored,
-            BatchArrived: self._on_batch,
+            Heard: self._on_heard,
+            Fenced: self._on_fenced,
+            Saved: self._on_saved,
             Ran: self._on_ran,
             ReadAsked: self._on_read,
             TakenOver: self._on_taken_over,
@@ -236,7 +262,7 @@ class Shard:
 
     def _on_pushed(self, event: Pushed) -> list[ShardOrder]:
         if malformed := _malformed(event):
-            return [_malformed_receipt(self.replica, event, malformed)]
+            return [self._say(_malformed_receipt(self.replica, event, malformed))]
         vector = self._vectors.get(event.name)
         if vector is not None and vector.sender != event.sender and p.work_id_of(event.name) is not None:
             return self._contest(event, vector.sender)
@@ -266,7 +292,7 @@ class Shard:
             return [self._fault(event, f"{_MOST_RIVALS} pushes wait already for a word on whose name they are under")]
         known = any(rival.sender == event.sender for rival in rivals)
         rivals.append(event)
-        return [] if known else [SendUp(p.Contested(self.replica, event.name, (holder, event.sender)))]
+        return [] if known else [self._say(p.Contested(self.replica, event.name, (holder, event.sender)))]
 
     def _awarded(self, award: p.Award) -> list[ShardOrder]:
         vector = self._vectors.get(award.name)
@@ -294,7 +320,7 @@ class Shard:
         return ""
 
     def _fault(self, event: Pushed, reason: str) -> SendUp:
-        return SendUp(p.Receipt(self.replica, event.name, event.sender, event.samples, False, 0, fault=reason))
+        return self._say(p.Receipt(self.replica, event.name, event.sender, event.samples, False, 0, fault=reason))
 
     def _on_range_stored(self, event: RangeStored) -> list[ShardOrder]:
         vector = self._vectors.get(event.name)
@@ -319,7 +345,7 @@ class Shard:
             vector.weight,
             next((part.fault for part in stored if part.fault), ""),
         )
-        return [SendUp(vector.receipt)]
+        return [self._say(vector.receipt)]
 
     @property
     def references(self) -> tuple[str, ...]:
@@ -331,29 +357,53 @@ class Shard:
         """Names of all vectors that are held, whole or in part."""
         return tuple(self._vectors)
 
-    # --- batches ----------------------------------------------------------------------------------------------------------------------
+    # --- the coordinator --------------------------------------------------------------------------------------------------------------
 
-    def _on_batch(self, event: BatchArrived) -> list[ShardOrder]:
-        batch = event.batch
-        if batch.epoch < self._epoch:
-            return []  # a coordinator that was replaced
-        if batch.epoch > self._epoch:
-            self._epoch, self._next_seq, self._early = batch.epoch, 0, {}
-        if batch.seq < self._next_seq:
-            return []  # said twice
-        self._early[batch.seq] = batch
+    def _say(self, event: p.Report) -> SendUp:
+        return SendUp(event, self._outbox.put(event))
+
+    def _on_fenced(self, event: Fenced) -> list[ShardOrder]:
+        """What a replaced coordinator said last and cannot be run yet, the new one says again if it knows of it."""
+        if event.epoch > self.epoch:
+            self.epoch = event.epoch
+            self._early.clear()
+            self.log.forget_early()
+        return []
+
+    def _on_heard(self, event: Heard) -> list[ShardOrder]:
+        told = event.told
+        if not event.passed:
+            if told.epoch < self.epoch:
+                return []  # a coordinator that was replaced
+            self._on_fenced(Fenced(told.epoch))
+        orders = [order for page in self.log.add(told.page) for order in self._pass_on(Heard(p.Told(told.epoch, page=page), passed=True))]
+        if self.log.stop >= told.log_stop:  # else what shows that they were heard may yet be lost
+            self._outbox.heard(told.heard)
+        self.log.rest_on(told.base)
+        for batch in told.batches:
+            if batch.seq >= self.next_seq:  # else it is said twice
+                self._early[batch.seq] = batch, told.log_stop
+        orders += self._run_what_can_be()
+        if told.again:
+            orders += [SendUp(event, number) for number, event in self._outbox.kept]
+        return orders
+
+    def _run_what_can_be(self) -> list[ShardOrder]:
         orders: list[ShardOrder] = []
-        while self._next_seq in self._early:
-            following = self._early.pop(self._next_seq)
-            self._next_seq += 1
-            orders += self._pass_on(BatchArrived(following))
+        while self.next_seq in self._early and self._early[self.next_seq][1] <= self.log.stop:
+            following, log_stop = self._early.pop(self.next_seq)
+            self.next_seq += 1
+            orders += self._pass_on(Heard(p.Told(self.epoch, log_stop, (following,)), passed=True))
             for command in following.commands:
                 orders.append(Run(command))
                 if isinstance(command, p.Adopt) and command.donor == self.replica:
-                    self._newcomers[command.newcomer] = self._next_seq
+                    self._newcomers[command.newcomer] = self.next_seq
         return orders
 
-    def _pass_on(self, event: Pushed | BatchArrived) -> list[ShardOrder]:
+    def _on_saved(self, event: Saved) -> list[ShardOrder]:
+        return [self._say(event.done)]
+
+    def _pass_on(self, event: Pushed | Heard) -> list[ShardOrder]:
         return [PassOn(newcomer, event) for newcomer in self._newcomers]
 
     def _on_ran(self, event: Ran) -> list[ShardOrder]:
@@ -366,11 +416,11 @@ class Shard:
             case p.Award() as award:
                 return self._awarded(award)
             case p.Measure(request) | p.Distances(request) | p.RuleStatistics(request):
-                return [SendUp(p.Measured(self.replica, request, event.values))]
+                return [self._say(p.Measured(self.replica, request, event.values))]
             case p.Adopt(donor, newcomer) if donor == self.replica:
                 return [HandOver(newcomer, self._holding_for(newcomer))]
             case p.Sync(newcomer) if newcomer == self.replica:
-                return [SendUp(p.ReplicaSynced(newcomer))]
+                return [self._say(p.ReplicaSynced(newcomer))]
             case p.Wean(newcomer):
                 self._newcomers.pop(newcomer, None)
         return []
@@ -378,12 +428,15 @@ class Shard:
     # --- newcomers --------------------------------------------------------------------------------------------------------------------
 
     def _holding_for(self, newcomer: p.ReplicaId) -> Holding:
-        return Holding(self.version, self._epoch, self._newcomers[newcomer], self._floor, tuple(map(_known, self._vectors.items())))
+        vectors = tuple(map(_known, self._vectors.items()))
+        return Holding(self.version, self.epoch, self._newcomers[newcomer], self._floor, vectors, self.log.copy())
 
     def _on_taken_over(self, event: TakenOver) -> list[ShardOrder]:
         holding = event.holding
         self.version, self._floor, self._kept = holding.version, holding.floor, {holding.version.number}
-        self._epoch, self._next_seq = holding.epoch, holding.next_seq
+        self.epoch, self.next_seq = max(self.epoch, holding.epoch), holding.next_seq
+        self.log = holding.log.copy()
+        self._early = {seq: early for seq, early in self._early.items() if seq >= self.next_seq}
         for known in holding.vectors:
             vector = self._vectors[known.name] = _Vector(known.sender, known.samples, known.compute_ns, known.weight)
             vector.ranges = {(part.start, part.stop): part for part in known.parts}
@@ -391,7 +444,7 @@ class Shard:
             if known.name.startswith(p.REFERENCE):
                 self._references[known.name] = vector
         receipts = [vector.receipt for vector in self._vectors.values() if vector.receipt is not None]
-        return [*map(SendUp, receipts), SendUp(p.ReplicaReady(self.replica))]
+        return [*map(self._say, receipts), self._say(p.ReplicaReady(self.replica))]
 
     # --- steps ------------------------------------------------------------------------------------------------------------------------
 
@@ -403,7 +456,7 @@ class Shard:
         self._forget(step.drop)
         waiting, self._waiting = self._waiting, []
         served = [order for read in waiting for order in self._on_read(read)]
-        return [SendUp(p.Stepped(self.replica, step.version)), *served, *self._free()]
+        return [self._say(p.Stepped(self.replica, step.version)), *served, *self._free()]
 
     def _forget(self, names: tuple[str, ...]) -> None:
         for name in names:
@@ -455,7 +508,7 @@ class Shard:
         """Raise AssertionError if an invariant is broken."""
         assert self.version.number in self._kept
         assert all(number >= self._floor or self._unread.get(number) for number in self._kept), f"useless versions {self._kept}"
-        assert all(seq > self._next_seq for seq in self._early)
+        assert all(seq >= self.next_seq for seq in self._early)
 
 
 def _malformed(event: Any) -> str:
@@ -474,11 +527,11 @@ def _is_number(claim: Any) -> bool:
     return type(claim) is float or (type(claim) is int and abs(claim) < 1 << 1000)
 
 
-def _malformed_receipt(replica: p.ReplicaId, event: Pushed, reason: str) -> SendUp:
+def _malformed_receipt(replica: p.ReplicaId, event: Pushed, reason: str) -> p.Receipt:
     """What the coordinator hears of a message of which it had better hear no more."""
     name = event.name if isinstance(event.name, str) else ""
     sender = event.sender if type(event.sender) is int else NOBODY
-    return SendUp(p.Receipt(replica, name, sender, 0, False, 0, fault=reason))
+    return p.Receipt(replica, name, sender, 0, False, 0, fault=reason)
 
 
 def _known(item: tuple[str, _Vector]) -> KnownVector:

@@ -39,6 +39,15 @@ class ShardMap:
     def live(self) -> frozenset[ReplicaId]:
         return frozenset(self._live)
 
+    @property
+    def epoch(self) -> int:
+        """Of coordination: what is told bears it."""
+        return self._epoch
+
+    def take_over(self, epoch: int) -> None:
+        """From here on another coordinator tells them; it goes on in the count of batches."""
+        self._epoch = epoch
+
     def primary(self, shard: int) -> ReplicaId:
         """The replica that readers ask."""
         candidates = sorted(replica for replica in self._live if replica.shard == shard)
@@ -84,9 +93,18 @@ class ShardMap:
             self._seq += 1
             self._pending = []
 
+    @property
+    def listeners(self) -> list[ReplicaId]:
+        """Who is told anything at all by itself, ascending."""
+        return sorted(self._live | self._awaited)
+
+    def first_seq(self, replica: ReplicaId) -> int:
+        """Number of the first batch that it is told by itself."""
+        return self._first_seq.get(replica, 0)
+
     def recipients(self, batch: Batch) -> list[ReplicaId]:
         """To whom a batch goes, ascending."""
-        return sorted(each for each in self._live | self._awaited if self._first_seq.get(each, 0) <= batch.seq)
+        return sorted(each for each in self._live | self._awaited if self.first_seq(each) <= batch.seq)
 
     def flush(self) -> list[Batch]:
         """The batches since the last call."""

@@ -82,7 +82,7 @@ class Updates:
 
     def _refuse(self, receipt: p.Receipt, known: Order | None) -> None:
         """No such order is open, or it is another worker's."""
-        if known is None or known.compute.worker != receipt.sender:
+        if (known is None or known.compute.worker != receipt.sender) and not self._orders.lost(receipt.name):
             text = f"refused {receipt.name} of worker {receipt.sender}: no such order is open"
             self._effects.tell(p.Notice("warning", text, receipt.sender))
         if known is None and p.work_id_of(receipt.name) is not None:

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
-from mottle.core import protocol as p
 from mottle.core.protocol import Compute, LocalSteps, Version, VersionAfter, WorkReturned
 
 # --- facts ------------------------------------------------------------------------------------------------------------------------------
@@ -25,27 +24,41 @@ from mottle.core.protocol import Compute, LocalSteps, Version, VersionAfter, Wor
 @dataclass(frozen=True, slots=True)
 class Ordered:
     compute: Compute
+    epoch: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class CutAsked:
     work_id: int
+    epoch: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class AbandonAsked:
     work_id: int
+    epoch: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class DismissAsked:
-    pass
+    epoch: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """A new coordinator has taken over. These orders are open; whatever else is in hand it does not know of, or no longer wants."""
+
+    epoch: int
+    orders: tuple[Compute, ...]
+    cut: tuple[int, ...]
+    """Of them, those that are to be pushed as they are."""
 
 
 @dataclass(frozen=True, slots=True)
 class SaveAsked:
     checkpoint: int
     before: int
+    epoch: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +92,7 @@ class WorkFailed:
     reason: str
 
 
-WorkerEvent = Ordered | CutAsked | AbandonAsked | DismissAsked | SaveAsked | Loaded | Computed | PushConfirmed | WorkFailed
+WorkerEvent = Ordered | CutAsked | AbandonAsked | DismissAsked | Attached | SaveAsked | Loaded | Computed | PushConfirmed | WorkFailed
 
 # --- orders to the driver ---------------------------------------------------------------------------------------------------------------
 
@@ -166,12 +179,17 @@ class Exit:
 
 WorkerOrder = LoadBase | ClearAccumulator | RunPart | Push | Fetch | Unfetch | SaveState | Answer | Exit
 
+_SAID = (Ordered, CutAsked, AbandonAsked, DismissAsked, SaveAsked, Attached)
+"""What a coordinator says."""
+
 _REMEMBERED_ENDED = 64  # orders done with, that are told apart from new ones; more than a transport can hold of repeats for one worker
 
 
 @dataclass(slots=True)
 class _Job:
     compute: Compute
+    epoch: int
+    """Of the coordinator that ordered it, or wanted it last."""
     left: deque[RunPart] = field(init=False)
     """What is still to be computed."""
     least: int = field(init=False)
@@ -217,7 +235,10 @@ class Worker:
     def __init__(self, slot: int) -> None:
         self.slot = slot
         self._jobs: deque[_Job] = deque()
+        self._epoch = 0
         self._ended: deque[int] = deque(maxlen=_REMEMBERED_ENDED)
+        self._returned: deque[WorkReturned] = deque(maxlen=_REMEMBERED_ENDED)
+        """Answers given, for a coordinator that may not have heard them."""
         self._loaded: Version | None = None
         self._leaving = False
         self._saved = 0
@@ -228,6 +249,7 @@ class Worker:
             AbandonAsked: lambda e: self._on_stop(e.work_id, "abandon"),
             DismissAsked: self._on_dismissed,
             SaveAsked: self._on_save_asked,
+            Attached: self._on_attached,
             Loaded: self._on_loaded,
             Computed: self._on_computed,
             PushConfirmed: self._on_push_confirmed,
@@ -236,6 +258,10 @@ class Worker:
 
     def handle(self, event: WorkerEvent) -> list[WorkerOrder]:
         """Take one fact; return what the driver must do, in order."""
+        if isinstance(event, _SAID):
+            if event.epoch < self._epoch:
+                return []  # of a coordinator that was replaced
+            self._epoch = event.epoch
         return self._handlers[type(event)](event)
 
     @property
@@ -255,7 +281,7 @@ class Worker:
         compute = event.compute
         if self._leaving or compute.work_id in self._ended or any(job.compute.work_id == compute.work_id for job in self._jobs):
             return []  # said twice, or too late
-        job = _Job(compute)
+        job = _Job(compute, self._epoch)
         self._jobs.append(job)
         orders: list[WorkerOrder] = [Fetch(piece.epoch, piece.start, piece.stop) for piece in job.left]
         return orders + self._start_next()
@@ -279,7 +305,7 @@ class Worker:
             if job.phase == "queued" and (how == "abandon" or not job.least):
                 self._jobs.remove(job)
                 self._ended.append(work_id)
-                answer = [] if how == "abandon" else [Answer(WorkReturned(self.slot, work_id, "cut before it began"))]
+                answer = [] if how == "abandon" else [self._give_back(work_id, "cut before it began")]
                 return [*_unfetch(job), *answer]
             if how == "abandon" or not job.stop:
                 job.stop = how
@@ -297,6 +323,30 @@ class Worker:
             return []  # said twice
         self._saved = event.checkpoint
         return [SaveState(event.checkpoint, event.before)]
+
+    def _on_attached(self, event: Attached) -> list[WorkerOrder]:
+        """Take up what is open, stop what is not, and say again what may not have been heard."""
+        self._saved = 0  # whatever the lost one has asked for last, the new one may ask for again
+        known = {compute.work_id for compute in event.orders}
+        orders: list[WorkerOrder] = [Answer(answer) for answer in self._returned if answer.work_id in known]
+        for job in list(self._jobs):
+            work_id = job.compute.work_id
+            if work_id in known:
+                job.epoch = event.epoch
+            elif job.epoch < event.epoch:  # else the new one has ordered it since
+                orders += self._on_stop(work_id, "abandon")
+                # A sign of life: whoever was overdue when the coordinator was lost is given work again.
+                orders.append(self._give_back(work_id, "its order was lost with the coordinator"))
+        for compute in event.orders:
+            orders += self._on_ordered(Ordered(compute))
+        for work_id in event.cut:
+            orders += self._on_stop(work_id, "cut")
+        return orders
+
+    def _give_back(self, work_id: int, reason: str) -> Answer:
+        answer = WorkReturned(self.slot, work_id, reason)
+        self._returned.append(answer)
+        return Answer(answer)
 
     # --- one job at a time ------------------------------------------------------------------------------------------------------------
 
@@ -330,7 +380,7 @@ class Worker:
         if job.stop == "abandon":
             return [*unused, *self._finish()]
         if job.done == 0:
-            return [*unused, Answer(WorkReturned(self.slot, work_id, "cut before the first micro-batch")), *self._finish()]
+            return [*unused, self._give_back(work_id, "cut before the first micro-batch"), *self._finish()]
         job.phase = "pushing"
         return [*unused, Push(work_id, job.done, job.compute.local)]
 
@@ -343,7 +393,7 @@ class Worker:
             return []
         self._loaded = None
         silent = job.stop == "abandon"
-        answer = [] if silent else [Answer(p.WorkReturned(self.slot, event.work_id, event.reason))]
+        answer = [] if silent else [self._give_back(event.work_id, event.reason)]
         return [*_unfetch(job), *answer, *self._finish()]
 
     def _finish(self) -> list[WorkerOrder]:

@@ -79,6 +79,18 @@ class EventLog:
         self._table.compact()
 
 
+def last_event(where: str | Path | Folder) -> LoggedEvent | None:
+    """The newest event on storage; None where there is none."""
+    last = None
+    for table in iter_tables(Folder.at(where), EVENTS):
+        if table.num_rows:
+            last = table.slice(table.num_rows - 1)
+    if last is None:
+        return None
+    ((seq, now_ns, kind, body),) = zip(*(last.column(name).to_pylist() for name in SCHEMA.names), strict=True)
+    return LoggedEvent(seq, now_ns, kind, json.loads(body))
+
+
 def read_events(where: str | Path | Folder) -> Iterator[LoggedEvent]:
     """The events of a run, live, killed or ended, in order and read piece by piece."""
     for table in iter_tables(Folder.at(where), EVENTS):

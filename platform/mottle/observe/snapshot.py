@@ -25,6 +25,7 @@ EventKind = Literal[
     "corruption",
     "checkpoint",
     "replica",
+    "coordinator",
     "configured",
     "planned",
     "warning",

@@ -27,6 +27,7 @@ _EVENT_LOOK = {
     "corruption": ("!", "bold red"),
     "checkpoint": ("✓", "cyan"),
     "replica": ("+", "cyan"),
+    "coordinator": ("!", "bold yellow"),
     "configured": ("~", "cyan"),
     "planned": ("~", "bright_blue"),
     "warning": ("!", "bold yellow"),

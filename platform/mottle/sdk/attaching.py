@@ -1,6 +1,7 @@
 """Finding a detached run again."""
 
 import logging
+import time
 from typing import Any
 
 import ray
@@ -8,7 +9,7 @@ import ray
 from mottle.actors.job import Job
 from mottle.actors.placing import NAMESPACE
 from mottle.core.errors import MottleError
-from mottle.sdk.run import Run
+from mottle.sdk.run import POLL_S, Run
 
 
 class RunGoneError(MottleError):
@@ -18,6 +19,14 @@ class RunGoneError(MottleError):
 def coordinator_name(run: str) -> str:
     """Name of a detached run's coordinator actor."""
     return f"mottle/{run}"
+
+
+def _ask_for_job(coordinator: Any) -> Any:
+    while True:
+        try:
+            return ray.get(coordinator.ask.options(concurrency_group="control").remote("job"))
+        except ray.exceptions.ActorUnavailableError:  # its process was lost; another one takes over
+            time.sleep(POLL_S)
 
 
 def attach(name: str, *, address: str | None = None) -> Run:
@@ -38,7 +47,7 @@ def attach(name: str, *, address: str | None = None) -> Run:
             ) from error
     try:
         coordinator: Any = ray.get_actor(coordinator_name(name), namespace=NAMESPACE)
-        job: Job = ray.get(coordinator.ask.options(concurrency_group="control").remote("job"))
+        job: Job = _ask_for_job(coordinator)
     except (ValueError, ray.exceptions.RayActorError) as error:
         known = sorted(
             each["name"].removeprefix("mottle/")

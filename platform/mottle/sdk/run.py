@@ -1,5 +1,6 @@
 """A live run: watch it, change it, end it. Nothing here blocks training."""
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from mottle.actors.job import Job
 from mottle.actors.reasons import reason_of
 from mottle.actors.reserve import RESERVE
 from mottle.core.errors import MottleError
+from mottle.core.takeover import TakeoverError
 from mottle.engines.flat import unflatten
 from mottle.observe import Snapshot, snapshot_html
 from mottle.observe.loggers import MetricLogger
@@ -22,6 +24,8 @@ from mottle.sdk.reporting import Reporter
 from mottle.sdk.result import Result, RunFailedError
 
 POLL_S = 0.25
+ONCE = ("add_workers",)
+"""What would do something else if it was asked twice."""
 
 
 class Run:
@@ -168,14 +172,23 @@ class Run:
     def _ask(self, method: str, *arguments: Any) -> Any:
         if self._result is not None:
             raise MottleError("the run is over: what it left behind is in result() and in its folder")
-        try:
-            return ray.get(self._coordinator.ask.options(concurrency_group="control").remote(method, *arguments))
-        except ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, MottleError):  # what was asked cannot be: the sentence is enough
-                raise type(error.cause)(str(error.cause)) from None
-            raise
-        except ray.exceptions.RayActorError as error:
-            raise RunFailedError(f"the coordinator is gone: {reason_of(error)}") from error
+        while True:
+            try:
+                return ray.get(self._coordinator.ask.options(concurrency_group="control").remote(method, *arguments))
+            except ray.exceptions.RayTaskError as error:
+                if isinstance(error.cause, TakeoverError):
+                    raise RunFailedError(str(error.cause)) from None
+                if isinstance(error.cause, MottleError):  # what was asked cannot be: the sentence is enough
+                    raise type(error.cause)(str(error.cause)) from None
+                raise
+            except ray.exceptions.ActorUnavailableError:  # its process was lost; another one takes over
+                if method in ONCE:
+                    raise MottleError(
+                        f"the coordinator was lost while it was asked to {method}; see what came of it and ask again"
+                    ) from None
+                time.sleep(POLL_S)
+            except ray.exceptions.RayActorError as error:
+                raise RunFailedError(f"the coordinator is gone: {reason_of(error)}") from error
 
     def _repr_html_(self) -> str:
         return snapshot_html(self.progress)

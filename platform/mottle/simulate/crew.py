@@ -15,7 +15,7 @@ from mottle.core import worker as w
 from mottle.simulate.clock import COMPUTE_DONE, MESSAGE, Clock
 from mottle.simulate.fleet import Workers
 from mottle.simulate.hosts import Base, Hosts, Side
-from mottle.simulate.network import Link, Post, ns
+from mottle.simulate.network import Alive, Link, Post, ns
 from mottle.simulate.numbers import Done, Numbers
 from mottle.simulate.speed import Pace
 from mottle.simulate.tally import Tally, WorkerTally
@@ -164,9 +164,9 @@ class Crew:
 
     # --- messages ---------------------------------------------------------------------------------------------------------------------
 
-    def send(self, slot: int, event: w.WorkerEvent) -> None:
-        """A message of the coordinator."""
-        self._post.message(partial(self.hear, slot, event))
+    def send(self, slot: int, event: w.WorkerEvent, alive: Alive | None = None) -> None:
+        """A message of the coordinator, `alive` as long as it is."""
+        self._post.message(partial(self.hear, slot, event), alive)
 
     def hear(self, slot: int, event: w.WorkerEvent) -> None:
         """A worker takes a fact, once it can."""

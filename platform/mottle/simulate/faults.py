@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from mottle.simulate.checked import check, number
 
-Kind = Literal["crash", "leave", "join", "rejoin", "pause", "slow", "lose_replica", "checkpoint"]
+Kind = Literal["crash", "leave", "join", "rejoin", "pause", "slow", "lose_replica", "lose_coordinator", "checkpoint"]
 
 _NEEDS: dict[str, tuple[str, ...]] = {
     "crash": ("worker",),
@@ -18,6 +18,7 @@ _NEEDS: dict[str, tuple[str, ...]] = {
     "pause": ("worker", "for_s"),
     "slow": ("worker", "factor"),
     "lose_replica": ("shard",),
+    "lose_coordinator": (),
     "checkpoint": (),
 }
 _TAKES = {"slow": ("for_s",), "lose_replica": ("replica",)}
@@ -31,7 +32,7 @@ class Fault:
     kind: Kind
     """`crash` takes a worker without a word, `leave` lets it finish what it has, `join` adds one to a group, `rejoin` brings the machine of
     one that is gone back with another worker, `pause` stops a worker, `slow` makes its samples take longer, `lose_replica` takes a shard's
-    process, `checkpoint` asks for one."""
+    process, `lose_coordinator` the coordinator's (another one takes over), `checkpoint` asks for one."""
     at_s: float | None = number(default=None, least=0, most=1e9, optional=True)
     at_samples: int | None = number(default=None, least=0, most=10**15, whole=True, optional=True)
     worker: str | None = None

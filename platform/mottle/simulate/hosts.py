@@ -7,6 +7,7 @@ from typing import Any
 
 from mottle.core import protocol as p
 from mottle.core import shard as sh
+from mottle.core.journal import Reported
 from mottle.simulate.clock import MESSAGE, NOBODY, PULL_DONE, PUSH_ARRIVES, Action, Clock
 from mottle.simulate.fleet import Servers
 from mottle.simulate.network import Alive, Link, Post, arrival_ns, ns
@@ -76,8 +77,9 @@ class Hosts:
     Args:
         replicas: that live at the start.
         version: that they hold.
-        tell: takes what a shard says to the coordinator.
+        tell: takes what a shard says to the coordinator, its number, and how much of the log the shard holds then.
         step_ns: time from an order to step until the version is there, asked for at every step.
+        logged: whether the coordinator keeps a log.
         checks: check every machine's invariants after every event.
     """
 
@@ -90,8 +92,9 @@ class Hosts:
         clock: Clock,
         post: Post,
         *,
-        tell: Callable[[p.Event], None],
+        tell: Callable[[p.Event, Reported | None, int], None],
         step_ns: Callable[[], int],
+        logged: bool,
         checks: bool,
     ) -> None:
         self._numbers = numbers
@@ -99,6 +102,7 @@ class Hosts:
         self._post = post
         self._tell = tell
         self._step_ns = step_ns
+        self._logged = logged
         self._save_ns = ns(servers.save_s)
         self._checks = checks
         self._calls: list[_Call] = []
@@ -114,13 +118,14 @@ class Hosts:
 
     # --- what the coordinator does ----------------------------------------------------------------------------------------------------
 
-    def batch(self, batch: p.Batch, replicas: Iterable[p.ReplicaId]) -> None:
+    def told(self, told: p.Told, replicas: Iterable[p.ReplicaId], alive: Alive | None = None) -> None:
+        """Deliver what the coordinator says, `alive` as long as it is."""
         for replica in replicas:
-            self._post.message(partial(self._handle, replica, sh.BatchArrived(batch)))
+            self._post.message(partial(self._handle, replica, sh.Heard(told)), alive)
 
     def add(self, replica: p.ReplicaId, *, known: bool) -> None:
         """A process for a replica; a newcomer's is not `known` before it is introduced."""
-        machine = sh.Shard(replica, self._numbers.ranges[replica.shard], version=self._version)
+        machine = sh.Shard(replica, self._numbers.ranges[replica.shard], version=self._version, logged=self._logged)
         self.all[replica] = Host(machine, Link(self._bandwidth), Link(self._bandwidth), known=known)
 
     def introduce(self, replica: p.ReplicaId, then: Action) -> None:
@@ -216,9 +221,10 @@ class Hosts:
             case sh.Run():
                 self._handle(replica, self._numbers.run(replica, order.command))
                 if isinstance(order.command, p.Snapshot):
-                    self._say(p.SnapshotDone(replica, order.command.checkpoint), host, self._save_ns)
+                    saved = partial(self._handle, replica, sh.Saved(p.SnapshotDone(replica, order.command.checkpoint)))
+                    self._clock.at(self._clock.now_ns + self._save_ns, MESSAGE, NOBODY, saved)
             case sh.SendUp():
-                self._say(order.event, host, self._step_ns() if isinstance(order.event, p.Stepped) else 0)
+                self._say(order.event, order.number, host, self._step_ns() if isinstance(order.event, p.Stepped) else 0)
             case sh.Serve(reader, number):
                 self._readers.pop((replica, reader, number), _nobody)(self._numbers.read(replica, number), True)
             case sh.Refuse(reader, number):
@@ -238,8 +244,8 @@ class Hosts:
         host.given_ns = max(self._clock.now_ns, host.given_ns) + took_ns
         self._clock.at(host.given_ns, MESSAGE, NOBODY, partial(self._handle, newcomer, event))
 
-    def _say(self, event: p.Event, host: Host, delay_ns: int) -> None:
-        tell = partial(self._tell, event)
+    def _say(self, event: p.Event, number: int, host: Host, delay_ns: int) -> None:
+        tell = partial(self._tell, event, Reported(host.machine.replica, number), host.machine.log.stop)
         if delay_ns:
             self._post.at(self._clock.now_ns + delay_ns, PUSH_ARRIVES, NOBODY, tell, lambda: host.alive)
         else:

@@ -11,6 +11,8 @@ from typing import Any
 from mottle.core import protocol as p
 from mottle.core import worker as w
 from mottle.core.brain import Brain
+from mottle.core.journal import Entry, Reported
+from mottle.core.takeover import Takeover
 from mottle.data.seeds import derive_seed
 from mottle.simulate.clock import FAULT, MESSAGE, NOBODY, TIMER, Clock
 from mottle.simulate.collecting import rare_collections
@@ -20,6 +22,7 @@ from mottle.simulate.fleet import Fleet, Workers
 from mottle.simulate.hosts import Base, Hosts, Side, ring_ns
 from mottle.simulate.network import Link, Post, ns
 from mottle.simulate.numbers import Numbers
+from mottle.simulate.recovery import BASE_EVERY, NOBODY_LEFT, Recovery
 from mottle.simulate.tally import Mark, Point, Tally
 
 DESERTED = "every worker is gone"
@@ -40,6 +43,7 @@ class Simulation:
         checks: check every machine's invariants after every event, for tests; slow on large fleets.
         planner: answers strategies that ask for a plan, at once; without it they get no answer.
         on_event: called after every event of the brain with its commands.
+        base_every: entries after which the log of a coordinator that may be lost gets a new base.
     """
 
     def __init__(
@@ -55,6 +59,7 @@ class Simulation:
         checks: bool = False,
         planner: Callable[[Mapping[str, Any]], p.Planned] | None = None,
         on_event: Callable[[p.Event, list[p.Command]], None] | None = None,
+        base_every: int = BASE_EVERY,
     ) -> None:
         self.brain = brain
         self.fleet = fleet
@@ -72,10 +77,28 @@ class Simulation:
         self._version = version
         self._started = False
         seed = fleet.seed if seed is None else seed
+        logged = any(fault.kind == "lose_coordinator" for fault in fleet.faults)
         self._post = post = Post(self.clock, fleet.messages, derive_seed(seed, "messages"))
         self.hosts = Hosts(
-            brain.shards.live, version, numbers, fleet.servers, self.clock, post, tell=self.tell, step_ns=self._step_ns, checks=checks
+            brain.shards.live,
+            version,
+            numbers,
+            fleet.servers,
+            self.clock,
+            post,
+            tell=self.tell,
+            step_ns=self._step_ns,
+            logged=logged,
+            checks=checks,
         )
+        self.recovery: Recovery | None = None
+        """In a run whose coordinator may be lost."""
+        if logged:
+            self.recovery = Recovery(
+                brain, self.hosts, self.clock, took_over=self._take_over, hopeless=self._give_up, base_every=base_every
+            )
+        self._answers: dict[p.Evaluate | p.SaveModel, p.Event | None] = {}
+        """Of the validator: None for what it is at."""
         self.crew = Crew(
             self.hosts,
             numbers,
@@ -91,6 +114,7 @@ class Simulation:
             checks=checks,
         )
         self._validator = Side(p.VALIDATOR, lambda: True, Link(None), Link(None))
+        self._found_dead: set[p.ReplicaId] = set()
         self.primaries = self._find_primaries()
         self._slots: dict[str, int] = {}
         self._first_slot = brain.members.next_slot
@@ -148,9 +172,15 @@ class Simulation:
 
     # --- the coordinator --------------------------------------------------------------------------------------------------------------
 
-    def tell(self, event: p.Event) -> None:
-        """Have the brain take a fact, now, and obey it."""
-        if self.finished is not None:
+    def tell(self, event: p.Event, reported: Reported | None = None, held: int = 0) -> None:
+        """Have the brain take a fact, now, and obey it.
+
+        Args:
+            reported: number of a shard's report.
+            held: how much of the log that shard had then.
+        """
+        recovery = self.recovery
+        if self.finished is not None or (recovery is not None and not recovery.hears(reported, held)):
             return
         self.num_brain_events += 1
         if isinstance(event, p.Evaluated) and event.metrics:
@@ -160,6 +190,8 @@ class Simulation:
             self.brain.check()
         if self._on_event is not None:
             self._on_event(event, commands)
+        if recovery is not None:
+            recovery.note(Entry(self.clock.now_ns, event, reported), commands)
         for command in commands:
             self._obeying[type(command)](command)
         if self._by_samples:
@@ -167,7 +199,7 @@ class Simulation:
 
     def _handlers(self) -> dict[type, Callable[[Any], None]]:
         """What each command of the brain does."""
-        crew, servers, later = self.crew, self.fleet.servers, self._later
+        servers, later, post = self.fleet.servers, self._later, self._post_to
 
         def note(command: p.Command) -> None:
             self.tally.note(command, self.clock.now_ns)
@@ -176,17 +208,18 @@ class Simulation:
             self.finished = command
 
         return {
-            p.Compute: lambda c: crew.send(c.worker, w.Ordered(c)),
-            p.Cut: lambda c: crew.send(c.worker, w.CutAsked(c.work_id)),
-            p.Abandon: lambda c: crew.send(c.worker, w.AbandonAsked(c.work_id)),
-            p.SaveSlot: lambda c: crew.send(c.worker, w.SaveAsked(c.checkpoint, c.before)),
-            p.Dismiss: lambda c: crew.send(c.worker, w.DismissAsked()),
-            p.Batch: lambda c: self.hosts.batch(c, self.brain.shards.recipients(c)),
+            p.Compute: lambda c: post(c.worker, w.Ordered(c, self._epoch)),
+            p.Cut: lambda c: post(c.worker, w.CutAsked(c.work_id, self._epoch)),
+            p.Abandon: lambda c: post(c.worker, w.AbandonAsked(c.work_id, self._epoch)),
+            p.SaveSlot: lambda c: post(c.worker, w.SaveAsked(c.checkpoint, c.before, self._epoch)),
+            p.Dismiss: lambda c: post(c.worker, w.DismissAsked(self._epoch)),
+            p.Reattach: lambda c: post(c.worker, w.Attached(c.epoch, c.orders, c.cut)),
+            p.Batch: self._tell_shards,
             p.MakeReplica: lambda c: later(ns(servers.start_s), partial(self._made, c.replica)),
             p.Introduce: self._introduce,
             p.Refresh: self._refresh,
-            p.Evaluate: self._evaluate,
-            p.SaveModel: self._save,
+            p.Evaluate: self._ask_once,
+            p.SaveModel: self._ask_once,
             p.SetTimer: self._set_timer,
             p.SaveCheckpoint: lambda c: later(ns(servers.save_s), partial(self.tell, p.CheckpointWritten(c.checkpoint))),
             p.ForgetCheckpoint: lambda c: None,  # nothing was written
@@ -197,6 +230,14 @@ class Simulation:
             p.Notice: note,
         }
 
+    @property
+    def _epoch(self) -> int:
+        return self.brain.shards.epoch
+
+    def _tell_shards(self, batch: p.Batch) -> None:
+        if self.recovery is None:  # else it has gone with the log
+            self.hosts.told(p.Told(self._epoch, batches=(batch,)), self.brain.shards.recipients(batch))
+
     def _introduce(self, order: p.Introduce) -> None:
         replica = order.replica
         self.hosts.introduce(replica, partial(self._post.message, partial(self.tell, p.ReplicaKnown(replica))))
@@ -206,11 +247,33 @@ class Simulation:
             self._post.message(partial(self.tell, self._planner(order.measured)))
 
     def _set_timer(self, order: p.SetTimer) -> None:
-        self.clock.at(max(order.at_ns, self.clock.now_ns), TIMER, NOBODY, partial(self.tell, p.TimerFired(order.name)))
+        incarnation = 0 if self.recovery is None else self.recovery.incarnation
+        self.clock.at(max(order.at_ns, self.clock.now_ns), TIMER, NOBODY, partial(self._ring, order.name, incarnation))
+
+    def _post_to(self, slot: int, event: w.WorkerEvent) -> None:
+        self.crew.send(slot, event, None if self.recovery is None else self.recovery.speaks(self.recovery.incarnation))
+
+    def _ring(self, name: str, incarnation: int) -> None:
+        """A timer is due, if the coordinator that set it lives."""
+        if self.recovery is None or incarnation == self.recovery.incarnation:
+            self.tell(p.TimerFired(name))
+
+    def _take_over(self, takeover: Takeover, epoch: int, absent_ns: int) -> None:
+        """Another coordinator goes on where the log ends."""
+        self.brain = takeover.brain
+        workers = {slot: p.Joined(slot, group=worker.group.name) for slot, worker in self.crew.all.items() if worker.alive}
+        for event in (p.TookOver(epoch, absent_ns), *takeover.missed(workers, {})):
+            self.tell(event)
+        if not self.brain.started:
+            self.tell(p.Started(self._version))
+        self.primaries = self._find_primaries()
+
+    def _give_up(self) -> None:
+        self.finished = p.Finished(NOBODY_LEFT, failed=True)
 
     def _find_primaries(self) -> tuple[p.ReplicaId, ...]:
         """Of every shard that has a living replica, the one that readers ask."""
-        live = self.brain.shards.live
+        live = self.brain.shards.live - self._found_dead
         return tuple(min(replica for replica in live if replica.shard == shard) for shard in sorted({each.shard for each in live}))
 
     def _made(self, replica: p.ReplicaId) -> None:
@@ -239,20 +302,33 @@ class Simulation:
         failed = partial(self._post.message, partial(self.tell, p.RefreshFailed(order.name, "a shard did not answer")))
         self._read(order.name, order.version, lambda base: self._later(duration_ns, partial(push, base)), failed)
 
+    def _ask_once(self, order: p.Evaluate | p.SaveModel) -> None:
+        """What it is asked again it answers from memory, or when it has an answer."""
+        if order not in self._answers:
+            self._answers[order] = None
+            (self._evaluate if isinstance(order, p.Evaluate) else self._save)(order)  # type: ignore[arg-type]  # each its own
+        elif (answer := self._answers[order]) is not None:
+            self._post.message(partial(self.tell, answer))
+
+    def _answer(self, order: p.Evaluate | p.SaveModel, event: p.Event) -> None:
+        self._answers[order] = event
+        self.tell(event)
+
     def _evaluate(self, order: p.Evaluate) -> None:
         def measured(base: Base) -> None:
-            self.tell(p.Evaluated(order.version, self.numbers.evaluate(base)))
+            self._answer(order, p.Evaluated(order.version, self.numbers.evaluate(base)))
 
         duration_ns = ns(self.fleet.validator.evaluation_s)
-        failed = partial(self._post.message, partial(self.tell, p.Evaluated(order.version, error="a shard did not answer")))
-        self._read("evaluate", order.version, lambda base: self._later(duration_ns, partial(measured, base)), failed)
+        failed = partial(self._answer, order, p.Evaluated(order.version, error="a shard did not answer"))
+        read_failed = partial(self._post.message, failed)
+        self._read("evaluate", order.version, lambda base: self._later(duration_ns, partial(measured, base)), read_failed)
 
     def _save(self, order: p.SaveModel) -> None:
         def saved(base: Base) -> None:
-            self._later(ns(self.fleet.servers.save_s), partial(self.tell, p.ModelSaved(order.checkpoint)))
+            self._later(ns(self.fleet.servers.save_s), partial(self._answer, order, p.ModelSaved(order.checkpoint)))
 
-        failed = partial(self._post.message, partial(self.tell, p.ModelSaved(order.checkpoint, error="a shard did not answer")))
-        self._read(f"checkpoint/{order.checkpoint}", order.version, saved, failed)
+        failed = partial(self._answer, order, p.ModelSaved(order.checkpoint, error="a shard did not answer"))
+        self._read(f"checkpoint/{order.checkpoint}", order.version, saved, partial(self._post.message, failed))
 
     def _read(self, reader: str, version: p.Version, then: Callable[[Base], None], failed: Callable[[], None]) -> None:
         self.hosts.read(reader, version.number, self.primaries, self._validator, then, failed)
@@ -293,8 +369,15 @@ class Simulation:
         self.hosts.lose(replica)
         self.clock.at(self.clock.now_ns + ns(self.fleet.detect_s), MESSAGE, NOBODY, partial(self.found_lost, replica))
 
+    def lose_coordinator(self) -> None:
+        """The coordinator's process dies; another one stands when that is found out and its process has started."""
+        assert self.recovery is not None, "the fleet's faults do not say that the coordinator may be lost"
+        self.tally.marks.append(Mark(self.clock.now_ns, "lost", "the coordinator is lost"))
+        self.recovery.lose(ns(self.fleet.detect_s) + ns(self.fleet.servers.start_s))
+
     def found_lost(self, replica: p.ReplicaId) -> None:
         """The brain hears that a shard's process has died."""
+        self._found_dead.add(replica)
         self.tell(p.ReplicaLost(replica, "crashed"))
         self.primaries = self._find_primaries()
         self.hosts.found_dead(replica)
@@ -323,6 +406,8 @@ class Simulation:
                 replica = p.ReplicaId(fault.shard or 0, fault.replica or 0)
                 if replica in self.hosts.all and self.hosts.all[replica].alive:
                     self.lose_replica(replica)
+            case "lose_coordinator":
+                self.lose_coordinator()
             case _ if slot == NOBODY or not self.crew.all[slot].alive:
                 return  # a worker that has not joined yet, or is gone already
             case "crash":
