@@ -153,6 +153,10 @@ def test_when_every_worker_goes_the_answer_says_so(mottle, fleet: Path) -> None:
         (["--seconds", "nan"], "--seconds is above 0"),
         (["--set", "async=3"], "--set takes STRATEGY.OPTION=VALUE"),
         (["--set", "async.speed=3"], "strategy async has no option 'speed'"),
+        (
+            ["--strategies", "gradient_coding", "--set", "gradient_coding.num_stragglers=7"],
+            "num_stragglers 7 needs at least 8 workers, there are",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused(mottle, fleet: Path, arguments: list[str], message: str) -> None:
