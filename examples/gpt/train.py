@@ -46,6 +46,7 @@ def trainer(
     workers: int = 2,
     batch_size: int = 8,
     model: Callable[[], nn.Module] = gpt.GPT,
+    seed: int = 0,
 ) -> Trainer:
     """The job. Its samples are windows of text.
 
@@ -66,6 +67,7 @@ def trainer(
         scaling_config=WorkerGroup(count=workers),
         evaluate_every=max(1, samples // EVALUATIONS),
         max_grad_norm=1.0 if strategy == "sync" else None,
+        seed=seed,
         seed_samples=False,  # a window is read as it lies there: nothing about it is random
         folder=folder,
     )

@@ -2,11 +2,13 @@
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from tests.actors import live
 from torch import Tensor, nn
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from mottle.data import Positions
 from mottle.sdk import Trainer, WorkerGroup
@@ -83,6 +85,82 @@ def test_diloco_is_two_loops_of_plain_pytorch(tmp_path: Path) -> None:
     assert job.job.server_optimizer == {"outer_sgd": {"lr": 0.7, "momentum": 0.9, "nesterov": True}}
     ours = parameters_after(job)
     torch.testing.assert_close(ours, diloco(job, local_steps=3, share=10), rtol=1e-3, atol=1e-4)
+    live.assert_replay(job)
+
+
+def deep() -> nn.Module:
+    """22,084 parameters in three layers and six blocks: the first block is one fragment, the others the second one."""
+    return nn.Sequential(nn.Linear(live.NUM_FEATURES, 256), nn.ReLU(), nn.Linear(256, 64), nn.ReLU(), nn.Linear(64, live.NUM_CLASSES))
+
+
+def streaming(folder: Path, **options: Any) -> Trainer:
+    """Twelve inner steps of two workers, a fragment sent after every second one, mixed in one step later."""
+    settings = {"local_steps": 4, "fragments": 2, "overlap": 1}
+    defaults = {"data": live.blobs(120), "optimizer": {"adamw": ADAMW}, "batch_size": 20, "lease_floor_s": None}
+    return live.trainer(folder, deep, strategy={"streaming_diloco": settings}, **{**defaults, **options})
+
+
+def streaming_loops(job: Trainer) -> Tensor:
+    """The same in plain loops, on flat vectors."""
+    torch.manual_seed(job.job.seed)
+    models = [deep() for _ in range(2)]
+    theta = parameters_to_vector(models[0].parameters()).detach().clone()
+    vector_to_parameters(theta.clone(), models[1].parameters())
+    inners = [torch.optim.AdamW(model.parameters(), **ADAMW) for model in models]
+    momentum = torch.zeros_like(theta)
+    assert job.job.fragments is not None
+    parts = [torch.cat([torch.arange(piece.start, piece.stop) for piece in pieces]) for pieces in job.job.fragments.ranges]
+    for number in range(12):
+        for worker, (model, inner) in enumerate(zip(models, inners, strict=True)):
+            for step in range(2):
+                if number and step == 1:
+                    x, mine = parameters_to_vector(model.parameters()).detach().clone(), parts[(number - 1) % 2]
+                    x[mine] = 0.5 * x[mine] + 0.5 * theta[mine]
+                    vector_to_parameters(x, model.parameters())
+                start = number * 40 + worker * 20 + step * 10
+                inner.zero_grad()
+                live.cross_entropy(model, job.job.loader.load(Positions(start // 120, start % 120, start % 120 + 10))).backward()
+                inner.step()
+        mine = parts[number % 2]
+        delta = theta[mine] - sum(parameters_to_vector(model.parameters()).detach()[mine] for model in models) / 2
+        momentum[mine] = 0.9 * momentum[mine] + delta
+        theta[mine] -= 0.4 * (delta + 0.9 * momentum[mine])
+    return theta
+
+
+def test_streaming_diloco_is_its_loops_in_plain_pytorch_and_goes_on_bit_by_bit(tmp_path: Path) -> None:
+    """Two shards, whose cut goes through the second fragment, with replicas; what workers have of their own is in the checkpoint."""
+    job = streaming(tmp_path, shards=2, replicas=1, until={"epochs": 4}, checkpoint_every=120)
+    ours = parameters_after(job)
+    flat = torch.cat([ours[name].flatten() for name, _ in deep().named_parameters()])
+    torch.testing.assert_close(flat, streaming_loops(job), rtol=1e-3, atol=1e-4)
+    live.assert_replay(job)
+    same = streaming(tmp_path, shards=1, until={"epochs": 4}, checkpoint_every=120)
+    with live.started(same, lambda: same.resume(1)) as run:
+        live.wait_for_end(run)
+        again = run.parameters()
+    assert all(torch.equal(again[name], ours[name]) for name in ours)
+
+
+def test_a_worker_killed_and_one_added_leave_streaming_going_with_four_bits_a_coordinate(tmp_path: Path) -> None:
+    job = streaming(
+        tmp_path,
+        codec="e3m0",
+        data=live.blobs(2000),
+        until={"epochs": 3},
+        test_data=live.blobs(200, seed=1),
+        metrics={"accuracy": live.accuracy},
+        scaling_config=WorkerGroup(count=2, max_count=4, num_cpus=0.5, delay_s=0.002),
+    )
+    with live.started(job) as run:
+        live.wait_for(run, lambda snapshot: live.accepted(snapshot, "w1") >= 3, "three updates of w1")
+        live.process_of(job, "w1").kill()
+        run.add_workers(1)
+        live.wait_for(run, lambda snapshot: live.accepted(snapshot, "w2") >= 3, "three updates of w2")
+        live.wait_for_end(run)
+        result = run.result()
+    assert result.metrics is not None
+    assert result.metrics["test_accuracy"] > 0.9
     live.assert_replay(job)
 
 

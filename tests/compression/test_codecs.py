@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mottle.compression import CATALOGUE, BFloat16, Codec, Identity, Memory, Payload, PayloadError, build, from_wire
+from mottle.compression import CATALOGUE, E3M0, BFloat16, Codec, Identity, Memory, Payload, PayloadError, build, from_wire
 from mottle.compression.contract import CodecContract
 from mottle.core.errors import ConfigError
 
@@ -21,6 +21,11 @@ class TestIdentity(CodecContract):
 class TestBFloat16(CodecContract):
     def make(self) -> Codec:
         return BFloat16()
+
+
+class TestE3M0(CodecContract):
+    def make(self) -> Codec:
+        return E3M0()
 
 
 class UsersOwn:
@@ -195,3 +200,47 @@ def test_codecs_are_built_by_name_and_users_own_pass_through() -> None:
 def test_mistakes_in_a_codecs_spec_are_named(spec: object, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         build(spec)
+
+
+# --- E3M0 -------------------------------------------------------------------------------------------------------------------------------
+
+
+def through_e3m0(values: list[float], group: int = 128) -> list[float]:
+    codec, vector = E3M0(group), torch.tensor(values)
+    out = torch.empty_like(vector)
+    codec.decode(codec.encode(vector, None)[0], out)
+    return out.tolist()
+
+
+def test_the_worked_examples_of_e3m0() -> None:
+    assert through_e3m0([16, -6, 1, 0.2, -0.12, 0, 12, 12.5]) == [16, -8, 1, 0.25, 0, 0, 16, 16]
+    values = torch.tensor([16, 5, -3, 0.1, 0.125, 1.5, -0.7, 0])
+    payload, _ = E3M0(8).encode(values, None)
+    assert payload.body.tobytes() == bytes([0x75, 0xD0, 0x14, 0xA0]) + np.float32(1).tobytes()
+    assert through_e3m0(values.tolist()) == [16, 4, -4, 0, 0.25, 2, -0.5, 0]
+
+
+def test_levels_of_e3m0_come_back_as_they_went() -> None:
+    levels = [sign * level for level in (0.25, 0.5, 1, 2, 4, 8, 16) for sign in (1, -1)]
+    assert through_e3m0([0, *levels]) == [0, *levels]
+
+
+@pytest.mark.parametrize("value", [2.0**-101, -(2.0**-120)])
+def test_a_tiny_group_of_e3m0_is_zero(value: float) -> None:
+    assert through_e3m0([value] * 3 + [1.0], group=2) == [0, 0, 0, 1]
+
+
+def test_a_value_that_is_not_finite_spoils_its_group_of_e3m0_and_no_other() -> None:
+    came = through_e3m0([1.0, float("nan"), 2.0, 4.0], group=2)
+    assert np.isnan(came[:2]).all()
+    assert came[2:] == [2, 4]
+
+
+@pytest.mark.parametrize("group", [0, 3, 5000, 2.0])
+def test_e3m0_names_a_group_that_cannot_be(group: object) -> None:
+    with pytest.raises(ConfigError, match="even group"):
+        build({"e3m0": {"group": group}})
+
+
+def test_e3m0_takes_an_eighth_of_float32_and_a_scale() -> None:
+    assert E3M0().num_bytes(1 << 20, torch.float32) == (1 << 19) + 4 * (1 << 13)

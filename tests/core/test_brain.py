@@ -735,6 +735,32 @@ def test_the_manifest_waits_for_every_replica_that_lives() -> None:
     assert saved.shards == ({"of": 0}, {"of": 0})
 
 
+def fragmented(**config: object) -> tuple[Ear, p.Compute]:
+    """One worker that has been given its first two stretches: fragment 0 is sent after two samples, fragment 1 after two more."""
+    options = {"local_steps": 2, "fragments": 2, "overlap": 0, "optimizer": "sgd"}
+    ear = Ear({"streaming_diloco": options}, batch_size=2, **config)
+    first, second = only(ear.start(1), p.Compute)
+    assert (first.local.send, first.local.follows, second.local.follows, second.local.samples) == (0, None, 0, 2)
+    return ear, second
+
+
+def test_a_fragment_s_version_is_mixed_into_the_stretch_at_hand_once_it_is_there() -> None:
+    ear, second = fragmented()
+    (step,) = shard_commands(ear.hear(receipt(0, 0, 2, fragment=0)))
+    assert (step.fragment, step.version) == (0, V1)
+    said = ear.hear(p.Stepped(R0, V1))
+    assert only(said, p.Mix) == [p.Mix(0, second.work_id, V1, 0, 0.5)]
+    assert [order.local.follows for order in only(said, p.Compute)] == [second.work_id]
+
+
+@pytest.mark.parametrize("fragment", [None, 1])
+def test_an_update_of_another_fragment_than_was_ordered_is_rejected(fragment: int | None) -> None:
+    ear, second = fragmented()
+    said = ear.hear(receipt(0, 0, 2, fragment=fragment))
+    assert verdicts(said) == [(0, "rejected", f"is of fragment {fragment}, ordered was 0")]
+    assert p.Abandon(0, second.work_id) in said, "what was to go on from it"
+
+
 def test_workers_save_what_they_kept_before_their_undecided_orders() -> None:
     """Worker 0 has an update that waits for another one's, worker 1 an order in hand, worker 2 nothing."""
     ear = Ear({"fedbuff": {"buffer_size": 2}}, max_samples=8, worker_state=True)

@@ -6,6 +6,7 @@ import pytest
 
 from mottle.core import protocol as p
 from mottle.core import shard as sh
+from mottle.core.fragments import Fragments
 from mottle.core.layout import BLOCK, Range
 
 REPLICA = p.ReplicaId(1, 0)
@@ -16,7 +17,7 @@ A, B, C, D = (number * BLOCK for number in range(2, 6))  # its four block edges
 class Ear:
     """A shard machine with a driver that answers `Run` at once; its invariants are checked after every event."""
 
-    def __init__(self, owned: Range = OWNED, **options: int) -> None:
+    def __init__(self, owned: Range = OWNED, **options: object) -> None:
         self.machine = sh.Shard(REPLICA, owned, version=p.Version(0, 0), **options)
 
     def hear(self, *events: sh.ShardEvent) -> list[sh.ShardOrder]:
@@ -118,7 +119,7 @@ def test_a_range_that_overlaps_one_that_is_there_is_refused(ear: Ear) -> None:
 def test_ranges_of_one_update_must_agree(ear: Ear, other: dict[str, int]) -> None:
     ear.hear(pushed("update/1", A, B))
     (up,) = ear.hear(pushed("update/1", B, D, **other))
-    assert up.event.fault == "its ranges disagree on sender, samples or weight"
+    assert up.event.fault == "its ranges disagree on sender, samples, weight or fragment"
 
 
 @pytest.mark.parametrize(
@@ -440,3 +441,57 @@ def test_a_newcomer_says_what_it_holds_and_goes_on_where_its_donor_was(ear: Ear)
     assert newcomer.handle(batch(1, p.Sync(NEWCOMER))) == [sh.Run(p.Sync(NEWCOMER))]
     assert newcomer.handle(sh.Ran(p.Sync(NEWCOMER))) == [sh.SendUp(p.ReplicaSynced(NEWCOMER))]
     assert ear.hear(batch(1, p.Sync(NEWCOMER)))[-1] == sh.Run(p.Sync(NEWCOMER)), "the others say nothing"
+
+
+# --- fragments --------------------------------------------------------------------------------------------------------------------------
+
+# This shard holds blocks 2 to 4: of fragment 0 block 2, of fragment 1 blocks 3 and 4, which are blocks 1 and 2 of that fragment.
+FRAGMENTS = Fragments(((Range(0, BLOCK), Range(2 * BLOCK, 3 * BLOCK)), (Range(BLOCK, 2 * BLOCK), Range(3 * BLOCK, 6 * BLOCK))))
+
+
+def test_an_update_of_a_fragment_is_whole_when_the_shards_part_of_it_is() -> None:
+    ear = Ear(fragments=FRAGMENTS)
+    assert ear.hear(replace(pushed("update/1", 2 * BLOCK, 3 * BLOCK), fragment=1)) == [
+        sh.StoreRange("update/1", 2 * BLOCK, 3 * BLOCK, 8.0, "payload", (), 1)
+    ]
+    assert ear.hear(sh.RangeStored("update/1", 2 * BLOCK, 3 * BLOCK, True, 9)) == [], "its other block is missing"
+    ear.hear(replace(pushed("update/1", BLOCK, 2 * BLOCK), fragment=1))
+    (said,) = ear.hear(sh.RangeStored("update/1", BLOCK, 2 * BLOCK, True, 16))
+    assert said == sh.SendUp(p.Receipt(REPLICA, "update/1", 4, 8, True, 25, (), 70, fragment=1))
+
+
+@pytest.mark.parametrize(
+    ("push", "fault"),
+    [
+        (replace(pushed("update/1", 0, BLOCK), fragment=2), "there is no fragment 2"),
+        (replace(pushed("update/1", 0, BLOCK), fragment=True), "there is no fragment True"),
+        (replace(pushed("update/1", 0, BLOCK), fragment=0), f"range [0, {BLOCK}) is not inside [{BLOCK}, {2 * BLOCK})"),
+        (pushed("update/9", A, B), "its ranges disagree on sender, samples, weight or fragment"),
+    ],
+)
+def test_a_fragment_that_there_is_not_is_refused(push: sh.Pushed, fault: str) -> None:
+    ear = Ear(fragments=FRAGMENTS)
+    ear.hear(replace(pushed("update/9", BLOCK, 2 * BLOCK), fragment=1))
+    assert ear.hear(push) == refused(push.name, fault)
+
+
+def test_a_fragment_is_read_of_the_newest_version_and_of_older_ones_that_moved_it() -> None:
+    ear = Ear(fragments=FRAGMENTS)
+    for number in (1, 2):
+        ear.hear(batch(number - 1, replace(step(number, floor=0, holds=((0, ("work/9",)),)), fragment=(number - 1) % 2)))
+    assert ear.hear(sh.ReadAsked("work/1/mix", 2, 0)) == [sh.Serve("work/1/mix", 2, 0)]
+    assert ear.hear(sh.ReadAsked("work/1/mix", 1, 0)) == [sh.Serve("work/1/mix", 1, 0)]
+    gone = "fragment 1 of version 1 is gone, the newest is 2"
+    assert ear.hear(sh.ReadAsked("work/1/mix", 1, 1)) == [sh.Refuse("work/1/mix", 1, gone, 1)]
+    assert ear.hear(sh.ReadAsked("work/1/mix", 2, 7)) == [sh.Refuse("work/1/mix", 2, "there is no fragment 7", 7)]
+
+
+def test_a_newcomer_holds_updates_of_fragments_as_its_donor_does() -> None:
+    ear, other = Ear(fragments=FRAGMENTS), Ear(fragments=FRAGMENTS)
+    ear.hear(replace(pushed("update/1", BLOCK, 2 * BLOCK), fragment=1), sh.RangeStored("update/1", BLOCK, 2 * BLOCK, True, 16))
+    newcomer = p.ReplicaId(1, 1)
+    (handed,) = [each for each in ear.hear(batch(0, p.Adopt(REPLICA, newcomer))) if isinstance(each, sh.HandOver)]
+    other.hear(sh.TakenOver(handed.holding))
+    other.hear(replace(pushed("update/1", 2 * BLOCK, 3 * BLOCK), fragment=1))
+    (said,) = other.hear(sh.RangeStored("update/1", 2 * BLOCK, 3 * BLOCK, True, 9))
+    assert (said.event.fragment, said.event.norm2) == (1, 25)

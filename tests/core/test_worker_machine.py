@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 
 from mottle.core import worker as w
-from mottle.core.protocol import Compute, Lease, LocalSteps, Part, Samples, Version, VersionAfter, WorkReturned
+from mottle.core.protocol import Compute, Lease, LocalSteps, Mix, Part, Samples, Version, VersionAfter, WorkReturned
 
 SLOT = 4
 V0, V1 = Version(0, 0), Version(0, 1)
@@ -330,3 +330,93 @@ def test_an_order_of_the_new_coordinator_that_overtook_its_first_word_is_kept(ea
     ear.hear(w.Ordered(order(7), epoch=1))
     assert ear.hear(w.Attached(1, (), ())) == []
     assert not ear.machine.interrupted(7)
+
+
+# --- fragments --------------------------------------------------------------------------------------------------------------------------
+
+
+def stretch(work_id: int, *, follows: int | None = None, adopt_after: int | None = None) -> Compute:
+    """Two steps of four samples; fragment 1 is sent."""
+    local = LocalSteps(4, "sgd", 2, send=1, follows=follows, adopt_after=adopt_after)
+    return Compute(work_id, SLOT, V0, (Part(Lease(work_id, 3, 0, 8)),), Samples(8), local)
+
+
+def steps_of(compute: Compute) -> list[w.RunPart]:
+    return [w.RunPart(compute.work_id, 0, 3, start, start + 4, 1.0, compute.local) for start in (0, 4)]
+
+
+def mix_into(work_id: int) -> Mix:
+    return Mix(SLOT, work_id, V1, 0, 0.5)
+
+
+def end(ear: Ear, work_id: int) -> list[w.WorkerOrder]:
+    """Compute a stretch that has nothing to wait for."""
+    return ear.hear(w.Loaded(work_id), w.Computed(work_id, 0, 4), w.Computed(work_id, 0, 8))
+
+
+def test_a_fragment_is_pushed_while_the_next_stretch_goes_on_from_there(ear: Ear) -> None:
+    first, second = stretch(1), stretch(2, follows=1)
+    ear.hear(w.Ordered(first), w.Ordered(second))
+    assert end(ear, 1) == [w.Push(1, 8, first.local), w.GoOn(2, second.local)]
+    assert ear.hear(w.Loaded(2)) == [steps_of(second)[0]]
+    assert ear.hear(w.PushConfirmed(1)) == []
+    assert ear.hear(w.Computed(2, 0, 4), w.Computed(2, 0, 8)) == [w.Push(2, 8, second.local)]
+    assert ear.hear(w.Ordered(stretch(3, follows=2)))[-1] == w.GoOn(3, stretch(3, follows=2).local)
+
+
+def test_a_stretch_waits_at_its_step_for_the_fragment_that_it_mixes_in(ear: Ear) -> None:
+    second = stretch(2, follows=1, adopt_after=1)
+    ear.hear(w.Ordered(stretch(1)), w.Ordered(second))
+    end(ear, 1)
+    assert ear.hear(w.Loaded(2)) == [steps_of(second)[0]]
+    assert ear.hear(w.Computed(2, 0, 4)) == [], "it waits"
+    assert ear.hear(w.MixAsked(mix_into(2))) == [w.ReadFragment(mix_into(2))]
+    assert ear.hear(w.MixAsked(mix_into(2))) == []
+    assert ear.hear(w.FragmentRead(2)) == [w.Blend(mix_into(2)), steps_of(second)[1]]
+
+
+def test_a_fragment_that_has_come_in_time_keeps_nobody_waiting(ear: Ear) -> None:
+    second = stretch(2, follows=1, adopt_after=1)
+    ear.hear(w.Ordered(stretch(1)), w.MixAsked(mix_into(2)))
+    assert ear.hear(w.Ordered(second)) == [w.Fetch(3, 0, 4), w.Fetch(3, 4, 8), w.ReadFragment(mix_into(2))], "the word came early"
+    end(ear, 1)
+    assert ear.hear(w.FragmentRead(2), w.Loaded(2)) == [steps_of(second)[0]]
+    assert ear.hear(w.Computed(2, 0, 4)) == [w.Blend(mix_into(2)), steps_of(second)[1]]
+
+
+def test_a_stretch_too_short_for_its_step_mixes_in_before_it_pushes(ear: Ear) -> None:
+    last = stretch(2, follows=1, adopt_after=5)
+    ear.hear(w.Ordered(stretch(1)), w.Ordered(last))
+    end(ear, 1)
+    ear.hear(w.MixAsked(mix_into(2)), w.FragmentRead(2))
+    assert end(ear, 2) == [w.Blend(mix_into(2)), w.Push(2, 8, last.local)]
+
+
+@pytest.mark.parametrize("fault", [w.WorkFailed(1, "broken"), w.AbandonAsked(1)])
+def test_what_would_go_on_from_a_stretch_that_came_to_nothing_is_given_back(ear: Ear, fault: w.WorkerEvent) -> None:
+    ear.hear(w.Ordered(stretch(1)), w.Ordered(stretch(2, follows=1)), w.Loaded(1))
+    said = ear.hear(fault) + ear.hear(w.Computed(1, 0, 4))
+    assert returned(2, "the order that it goes on from came to nothing") in said
+    assert ear.hear(w.Ordered(stretch(3)))[-1] == w.LoadBase(3, V0, stretch(3).local), "from the base, which has to be read again"
+
+
+def test_a_stretch_that_cannot_have_its_fragment_is_given_back(ear: Ear) -> None:
+    ear.hear(w.Ordered(stretch(1, adopt_after=0)))
+    assert ear.hear(w.Loaded(1)) == []
+    assert ear.hear(w.MixAsked(mix_into(1)), w.FragmentRead(1, "gone")) == [w.Unfetch(3, 0, 4), w.Unfetch(3, 4, 8), returned(1, "gone")]
+
+
+@pytest.mark.parametrize(("told", "answers"), [(w.CutAsked(1), True), (w.AbandonAsked(1), False), (w.DismissAsked(), False)])
+def test_who_waits_for_a_fragment_stops_at_once(ear: Ear, told: w.WorkerEvent, answers: bool) -> None:
+    ear.hear(w.Ordered(stretch(1, adopt_after=0)), w.Loaded(1))
+    said = ear.hear(told)
+    assert (returned(1, "cut while it waited for the others") in said) == answers
+    assert ear.machine.orders_in_hand == 0
+    assert (said[-1] == w.Exit()) == isinstance(told, w.DismissAsked)
+
+
+def test_a_push_that_fails_gives_its_order_back_while_the_next_goes_on(ear: Ear) -> None:
+    ear.hear(w.Ordered(stretch(1)), w.Ordered(stretch(2, follows=1)))
+    end(ear, 1)
+    assert ear.hear(w.WorkFailed(1, "lost")) == [returned(1, "lost")]
+    assert ear.hear(w.Loaded(2)) == [steps_of(stretch(2, follows=1))[0]]

@@ -13,6 +13,7 @@ from mottle.core import wire
 from mottle.core.brain import Brain
 from mottle.core.config import BrainConfig
 from mottle.core.naming import parse
+from mottle.core.strategy import Fragmented
 from mottle.simulate import Fault, Fleet, Messages, Servers, Simulation, Synthetic, Workers
 from mottle.simulate.clock import FAULT, NOBODY
 
@@ -33,6 +34,8 @@ SPECS = (
     {"zeno++": {"ahead": 4}},
     {"local_sgd": {"local_steps": 4}},
     {"diloco": {"local_steps": 3, "deadline_s": 0.05}},
+    {"streaming_diloco": {"local_steps": 4, "fragments": 2}},
+    {"streaming_diloco": {"local_steps": 3, "fragments": 3, "overlap": 0}},
     {"slsgd": {"local_steps": 2, "participants": 3}},
     {"fedasync": {"local_steps": 3}},
     "gradient_coding",
@@ -80,8 +83,9 @@ class Logged(Simulation):
         self.log: list[tuple[int, p.Event, tuple[p.Command, ...]]] = []
         self.introduced: list[p.ReplicaId] = []
         self._dice = random.Random(seed) if relentless else None
+        number = strategy.fragmentation.number if isinstance(strategy, Fragmented) else 0
         kind = Spoilt if any(group.attack for group in fleet.workers) else Synthetic
-        numbers = kind(1000, config.num_shards, disagree=True)
+        numbers = kind(1000, config.num_shards, num_fragments=number, disagree=True)
         super().__init__(
             Brain(config, strategy), fleet, numbers, micro_batch=8, seed=seed, checks=True, on_event=self.note, base_every=base_every
         )
@@ -146,6 +150,7 @@ def random_run(seed: int, specs=SPECS, *, deaths: int = 0) -> Logged:
         evaluate_every=rng.choice([None, 100]),
         checkpoint_every=rng.choice([None, 150]),
         retry_rejected=rng.random() < 0.7,
+        worker_state=seed % 2 == 0,
     )
     speeds = [rng.choice([2e-4, 1e-3, 4e-3]) for _ in range(num_workers)]
     faults = [

@@ -9,6 +9,7 @@ from mottle import strategies
 from mottle.core import protocol as p
 from mottle.core.brain import Brain
 from mottle.core.config import BrainConfig
+from mottle.core.strategy import Fragmented
 from mottle.simulate import Fault, Fleet, Servers, Simulation, Synthetic, Trace, Validator, Workers
 from mottle.simulate.closed_form import apart, ring_s, together
 
@@ -30,7 +31,8 @@ def cluster(bandwidth: float | None = FAST, **settings: object) -> Fleet:
 def simulate(spec, fleet: Fleet, *, seconds: float = 600.0, batch: int = 32, micro: int | None = None, **config) -> Simulation:
     config = {"num_positions": 10**7, "max_ns": round(seconds * 1e9), "lease_floor_ns": None, **config}
     brain = Brain(BrainConfig(**config), strategies.build(spec, {"batch_size": batch, "lr": 0.1, "rho": 1e-4, "optimizer": "sgd"}))
-    numbers = Synthetic(MODEL_BYTES, num_shards=brain.config.num_shards)
+    number = brain.strategy.fragmentation.number if isinstance(brain.strategy, Fragmented) else 0
+    numbers = Synthetic(MODEL_BYTES, num_shards=brain.config.num_shards, num_fragments=number)
     run = Simulation(brain, fleet, numbers, micro_batch=micro, trace=True)
     return run.run(until=lambda: run.clock.now_ns > seconds * 1e9)
 
@@ -131,6 +133,30 @@ def test_an_update_travels_once_in_so_many_inner_steps(spec, steps: int) -> None
         side = run.crew.all[i].side
         assert side.up.num_bytes / 200 == pytest.approx(MODEL_BYTES / steps, rel=0.02)
         assert side.down.num_bytes / 200 == pytest.approx(MODEL_BYTES / steps, rel=0.02)
+
+
+@pytest.mark.parametrize(("bandwidth", "overlap"), [(FAST, 1), (SLOW, 0), (SLOW, 1), (SLOW, 5)])
+def test_fragments_travel_behind_so_many_inner_steps(bandwidth: float, overlap: int) -> None:
+    """`heterogeneous.md` 10.6: of each exchange, only what takes longer than the overlap is waited for."""
+    steps, fragments = 48, 4
+    spec = {"streaming_diloco": {"local_steps": steps, "fragments": fragments, "overlap": overlap}}
+    run = simulate(spec, cluster(bandwidth, exchange="ring"), batch=128, seconds=100)
+    slowest_s = 32 * max(SAMPLE_S)
+    exchange_s = ring_s(MODEL_BYTES / fragments, [bandwidth] * 4, [LATENCY_S] * 4)
+    period_s = steps * slowest_s + fragments * max(0.0, exchange_s - overlap * slowest_s)
+    made = [judged.now_ns / 1e9 for judged in run.tally.judged if judged.slot == 0]
+    periods = [b - a for a, b in zip(made, made[fragments:], strict=False)]
+    assert periods == pytest.approx([period_s] * len(periods), abs=1e-6)
+    assert len(periods) > 10
+
+
+def test_a_fragment_travels_once_in_so_many_inner_steps() -> None:
+    spec = {"streaming_diloco": {"local_steps": 20, "fragments": 4, "overlap": 1}}
+    run = simulate(spec, cluster(), seconds=300, batch=128, max_samples=128 * 400)
+    for i in range(4):
+        side = run.crew.all[i].side
+        assert side.up.num_bytes / 400 == pytest.approx(MODEL_BYTES / 20, rel=0.02)
+        assert (side.down.num_bytes - MODEL_BYTES) / 400 == pytest.approx(MODEL_BYTES / 20, rel=0.02), "and the first base"
 
 
 def test_the_first_update_arrives_to_the_nanosecond() -> None:

@@ -21,7 +21,8 @@ from mottle.core import protocol as p
 from mottle.core import strategy as s
 from mottle.core.brain import Brain
 from mottle.core.config import BrainConfig
-from mottle.core.layout import BLOCK, BUFFER_GROUP, Layout, Slice
+from mottle.core.fragments import Fragments
+from mottle.core.layout import BLOCK, BUFFER_GROUP, Layout, Range, Slice
 from mottle.core.shard import Ran
 from mottle.engines.companions import SUFFIX
 from mottle.optim.state import cut, join
@@ -79,6 +80,11 @@ class Spread:
         wide = torch.zeros(self.layout.size, dtype=torch.float64)
         wide[: self.layout.num_params : BLOCK] = torch.from_numpy(np.asarray(x_D, dtype=np.float64))
         return wide
+
+    def fragments(self, number: int) -> Fragments:
+        """Coordinate i, with its block, belongs to fragment i mod `number`."""
+        blocks = [Range(first, min(first + BLOCK, self.layout.size)) for first in range(0, self.layout.size, BLOCK)]
+        return Fragments(tuple(tuple(blocks[each::number]) for each in range(number)))
 
     def narrow(self, wide: torch.Tensor) -> Vector:
         return wide[: self.layout.num_params : BLOCK].numpy().copy()
@@ -168,9 +174,11 @@ class Training:
             self.brain.restore(json.loads(resume.state))
             version, start_D, self.used = resume.version, resume.params, Counter(resume.used)
         self.history[version.number] = np.array(start_D, dtype=np.float64)
+        strategy = self.brain.strategy
         self._numbers = Saving(
             self.problem,
             self.brain.shards.live,
+            fragments=self.problem.fragments(strategy.fragmentation.number) if isinstance(strategy, s.Fragmented) else None,
             optimizer=self.brain.strategy.server_optimizer or {"sgd": {"lr": lr}},
             schedule=schedule,
             values=self._values_of(start_D),
@@ -251,7 +259,13 @@ class Training:
 
     def _corrupt(self, slot: int, version: p.Version, update: torch.Tensor) -> torch.Tensor:
         tamper = self._tamper.get(slot)
-        return update if tamper is None else self.problem.wide(tamper(self.problem.narrow(update)))
+        if tamper is None:
+            return update
+        if self._numbers.fragments is not None:  # of one fragment, whose numbers begin its blocks as well
+            with np.errstate(invalid="ignore"):  # an infinite multiple of nothing
+                update[::BLOCK] = torch.from_numpy(tamper(update[::BLOCK].numpy()))
+            return update
+        return self.problem.wide(tamper(self.problem.narrow(update)))
 
     def _note_all(self, event: p.Event, commands: Sequence[p.Command]) -> None:
         for command in commands:

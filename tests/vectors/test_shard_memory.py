@@ -14,6 +14,7 @@ from mottle.compression.payload import Payload
 from mottle.core import exactsum
 from mottle.core import protocol as p
 from mottle.core.errors import ProtocolError
+from mottle.core.fragments import Fragments
 from mottle.core.layout import BLOCK, Entry, Layout, Range, pack
 from mottle.optim.schedule import PiecewiseLinear
 from mottle.vectors import ShardMemory, ShardSpec
@@ -442,3 +443,77 @@ def test_a_newcomer_goes_on_bit_for_bit_and_shares_no_memory() -> None:
     assert torch.equal(newcomer.values, donor.values)
     assert newcomer.version == donor.version == 2
     assert torch.equal(newcomer.mean("update/1"), donor.mean("update/1"))
+
+
+# --- fragments --------------------------------------------------------------------------------------------------------------------------
+
+FRAGMENTS = Fragments(((Range(0, BLOCK), Range(2 * BLOCK, LAYOUT.size)), (Range(BLOCK, 2 * BLOCK),)))
+OUTER = {"outer_sgd": {"lr": 0.4, "momentum": 0.9, "nesterov": True}}
+
+
+def part_of(values_D: Tensor, fragment: int) -> Tensor:
+    return torch.cat([values_D[piece.start : piece.stop] for piece in FRAGMENTS.ranges[fragment]])
+
+
+def store_fragment(cut: Cut, name: str, values_D: Tensor, fragment: int, weight: float = 1.0) -> list[Any]:
+    """Each shard gets what it holds of the fragment, in the fragment's coordinates."""
+    vector_F, stored = part_of(values_D, fragment), []
+    for shard, owned in zip(cut.shards, cut.ranges, strict=True):
+        own = FRAGMENTS.owned(fragment, owned)
+        payload = encoded(vector_F[own.start : own.stop])
+        stored.append(shard.store(name, own.start, own.stop, weight, payload, (), fragment))
+    return stored
+
+
+def fragment_step(number: int, source: str, scale: float, fragment: int) -> p.Step:
+    return replace(step(number, source, scale, drop=("update/0", "update/1", source)), fragment=fragment)
+
+
+@pytest.mark.parametrize("num_shards", [1, 2, 3])
+def test_a_step_moves_one_fragment_with_its_own_momentum_and_nothing_else(num_shards: int) -> None:
+    """Twice fragment 0, once fragment 1 between; the parameters as torch's SGD moves them, the buffers to their mean."""
+    cut = Cut.of(vector(0), num_shards, optimizer=OUTER, fragments=FRAGMENTS)
+    theta_D = vector(0)
+    momenta = [torch.zeros(FRAGMENTS.size(fragment)) for fragment in range(2)]
+    for number, fragment in enumerate((0, 1, 0), start=1):
+        deltas = [vector(10 * number), vector(10 * number + 1)]
+        for each, delta_D in enumerate(deltas):
+            assert all(not part.fault for part in store_fragment(cut, f"update/{each}", 3.0 * delta_D, fragment, weight=3.0))
+        cut.run(p.Combine("direction", (("update/0", 1.0), ("update/1", 1.0))))
+        cut.run(fragment_step(number, "direction", 1 / 6, fragment))
+        mean_F = part_of(sum(deltas) / 2, fragment)
+        momenta[fragment] = 0.9 * momenta[fragment] + mean_F
+        moved_F = part_of(theta_D, fragment) - 0.4 * (mean_F + 0.9 * momenta[fragment])
+        if fragment == 0:
+            num_params = FRAGMENTS.size(0) - (LAYOUT.size - NUM_PARAMS)
+            moved_F[num_params:] = part_of(theta_D, 0)[num_params:] - mean_F[num_params:]
+        start = 0
+        for piece in FRAGMENTS.ranges[fragment]:
+            theta_D[piece.start : piece.stop] = moved_F[start : start + piece.size]
+            start += piece.size
+        torch.testing.assert_close(cut.values, theta_D, rtol=1e-5, atol=1e-6)
+    assert torch.equal(torch.cat([shard.read(3, 0) for shard in cut.shards]), part_of(cut.values, 0))
+    assert torch.cat([shard.read(2, 1) for shard in cut.shards]).shape == (FRAGMENTS.size(1),), "what moved last is kept with its version"
+
+
+def test_norms_of_a_fragment_are_the_same_for_every_cut() -> None:
+    norms = {
+        sum(part.norm2 for part in store_fragment(Cut.of(vector(0), n, fragments=FRAGMENTS), "update/0", vector(5), 0)) for n in (1, 2, 3)
+    }
+    assert len(norms) == 1
+
+
+def test_momenta_of_fragments_go_on_from_a_checkpoint() -> None:
+    def walked(cut: Cut, numbers: range) -> Cut:
+        for number in numbers:
+            store_fragment(cut, "update/0", vector(number), number % 2)
+            cut.run(fragment_step(number, "update/0", 1.0, number % 2))
+        return cut
+
+    straight = walked(Cut.of(vector(0), 1, optimizer=OUTER, fragments=FRAGMENTS), range(1, 5))
+    first = walked(Cut.of(vector(0), 1, optimizer=OUTER, fragments=FRAGMENTS), range(1, 2))
+    (memory,) = first.shards
+    second = Cut.of(memory.values.clone(), 1, optimizer=OUTER, fragments=FRAGMENTS)
+    second.shards[0].restore_optimizer(memory.optimizer_state())
+    second.shards[0].version = 1
+    assert torch.equal(walked(second, range(2, 5)).values, straight.values)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -38,7 +39,8 @@ class Bench:
         self._job = job
         self._delay_s = group.delay_s
         self._state = state
-        self._shards = ShardLink(shards, job.layout.cut(len(shards)), np.dtype(job.layout.dtype).itemsize, slot, wants_news=True)
+        ranges, itemsize = job.layout.cut(len(shards)), np.dtype(job.layout.dtype).itemsize
+        self._shards = ShardLink(shards, ranges, itemsize, slot, wants_news=True, fragments=job.fragments)
         device = "cuda" if group.num_gpus and torch.cuda.is_available() else "cpu"
         self._engine = TorchEngine(
             job.model(),
@@ -53,6 +55,8 @@ class Bench:
         self._codec = compression.build(job.codec)
         self._faulty = None if group.attack is None else Faulty(group.attack, slot, job)
         self._feed = Feed(job.loader)
+        self._fragments: dict[int, torch.Tensor] = {}
+        """Read and not yet mixed in, by order."""
         self._weight = 0.0
         self._compute_ns = 0
         self._base = 0
@@ -89,7 +93,7 @@ class Bench:
         self._compute_ns = 0
 
     def _make_local(self) -> LocalTraining:
-        return LocalTraining(self._job.layout, self._engine.values(), self._job.schedule)
+        return LocalTraining(self._job.layout, self._engine.values(), self._job.schedule, self._job.fragments)
 
     # --- computing --------------------------------------------------------------------------------------------------------------------
 
@@ -135,32 +139,78 @@ class Bench:
         self._engine.refresh()
         self._engine.zero()
 
+    # --- fragments --------------------------------------------------------------------------------------------------------------------
+
+    def parcel(self, order: w.Push) -> Callable[[], None]:
+        """What pushes the fragment's update as it is now; for another thread, while this one computes what follows."""
+        local = self._state.local
+        assert local is not None, "an update of local steps that were not taken"
+        assert order.local is not None, "an order without local steps sends no fragment"
+        vector_F, fragment, encoded = local.update(order.local), order.local.send, None
+        if self._faulty is None:  # now, so that what the codec holds back is part of what the next order begins with
+            spaces = self._shards.spaces(fragment)
+            encoded = [self._encode(shard, owned, vector_F, self._base, fragment) for shard, owned in enumerate(spaces)]
+        return partial(self._send, order, vector_F, local.weight, self._compute_ns, self._base, encoded)
+
+    def read_fragment(self, mix: p.Mix) -> None:
+        """Read what is to be mixed in; for another thread."""
+        reader = f"{p.work_holder(mix.work_id)}/mix"
+        self._fragments[mix.work_id] = self._shards.read_fragment(reader, mix.version.number, mix.fragment)
+
+    def blend(self, mix: p.Mix) -> None:
+        """Mix in what was read."""
+        assert self._state.local is not None, "a fragment is mixed into steps that were not taken"
+        self._state.local.mix(mix.fragment, self._fragments.pop(mix.work_id), mix.share)
+        self._engine.refresh()
+        self._engine.zero()
+
     # --- pushing ----------------------------------------------------------------------------------------------------------------------
 
     def push(self, order: w.Push) -> None:
         """Send every shard its range, encoded; wait until each has copied it."""
-        work_id, samples = order.work_id, order.samples
-        flat_D = None
+        vector_D, weight = None, self._weight
         if order.local is not None:
             assert self._state.local is not None, "an update of local steps that were not taken"
-            flat_D, self._weight = self._state.local.update(order.local), self._state.local.weight
-        if self._job.channel is None and self._faulty is None:
-            encode = self._encode_parts if flat_D is None else partial(self._encode, vector=flat_D)
-            self._send(Sent(p.update_name(work_id), self._slot, samples, None, self._own_weight), encode)
-            return
-        flat_D = self._engine.update() if flat_D is None else flat_D
+            vector_D, weight = self._state.local.update(order.local), self._state.local.weight
+        self._send(order, vector_D, weight, self._compute_ns, self._base)
+
+    def _send(
+        self,
+        order: w.Push,
+        vector_D: torch.Tensor | None,
+        weight: float,
+        compute_ns: int,
+        base: int,
+        encoded: list[Any] | None = None,
+    ) -> None:
+        """Send an update: the one that lies in the engine for None.
+
+        Args:
+            encoded: it, for each shard, where that has been done already.
+        """
+        fragment = None if order.local is None else order.local.send
+
+        def send(sent: Sent, encode: Callable[[int, Range], Any]) -> None:
+            said = {"sender": sent.sender, "samples": sent.samples, "weight": sent.weight}
+            self._shards.push(sent.name, encode, **said, compute_ns=compute_ns, fragment=fragment)
+
+        own = weight if self._job.brain.weighted_loss else None
+        honest = Sent(p.update_name(order.work_id), self._slot, order.samples, vector_D, own)
         if self._job.channel is not None:
-            ray.get(self._job.channel.deposit.remote(self._slot, self._base, transport.publish(flat_D / self._weight)))
-        honest = Sent(p.update_name(work_id), self._slot, samples, flat_D, self._own_weight)
-        for sent in [honest] if self._faulty is None else self._lie(honest, work_id, samples):
-            self._send(sent, partial(self._encode, vector=sent.vector))
-
-    @property
-    def _own_weight(self) -> float | None:
-        return self._weight if self._job.brain.weighted_loss else None
-
-    def _send(self, sent: Sent, encode: Callable[[int, Range], Any]) -> None:
-        self._shards.push(sent.name, encode, sender=sent.sender, samples=sent.samples, weight=sent.weight, compute_ns=self._compute_ns)
+            vector_D = self._engine.update() if vector_D is None else vector_D
+            ray.get(self._job.channel.deposit.remote(self._slot, base, transport.publish(vector_D / weight)))
+        if encoded is not None:
+            send(honest, lambda shard, _: encoded[shard])
+            return
+        if self._faulty is None and vector_D is None:
+            send(honest, self._encode_parts)
+            return
+        honest = replace(honest, vector=self._engine.update() if vector_D is None else vector_D)
+        lies = [honest]
+        if self._faulty is not None:
+            lies = self._faulty.messages(honest.vector, weight, work_id=order.work_id, base=base, samples=order.samples)
+        for sent in lies:
+            send(sent, partial(self._encode, vector=sent.vector, base=base, fragment=fragment))
 
     def _encode_parts(self, shard: int, owned: Range) -> Any:
         """A shard's range of the honest update; large ones from where they lie, if the codec loses nothing: then it may be divided."""
@@ -173,18 +223,15 @@ class Bench:
             payloads.append(payload)
         return payloads[0] if len(payloads) == 1 else tuple(payloads)
 
-    def _lie(self, honest: Sent, work_id: int, samples: int) -> list[Sent]:
-        assert self._faulty is not None
-        return self._faulty.messages(honest.vector, self._weight, work_id=work_id, base=self._base, samples=samples)
-
-    def _encode(self, shard: int, owned: Range, vector: Any) -> Any:
+    def _encode(self, shard: int, owned: Range, vector: Any, base: int, fragment: int | None) -> Any:
         """A shard's range as the codec sends it; what no codec would take, only a liar sends, and as it is."""
         if not isinstance(vector, torch.Tensor) or vector.dim() != 1:
             return vector
         range_S = vector[owned.start : owned.stop].cpu()
         if self._faulty is not None:
-            range_S = self._faulty.on_the_wire(range_S, self._base, owned.start)
+            range_S = self._faulty.on_the_wire(range_S, base, owned.start)
             if range_S.dtype not in (torch.float32, torch.float64):
                 return range_S
-        payload, self._state.memory[shard] = self._codec.encode(range_S, self._state.memory[shard])
+        key = shard if fragment is None else (fragment, shard)
+        payload, self._state.memory[key] = self._codec.encode(range_S, self._state.memory.get(key))
         return payload

@@ -379,6 +379,8 @@ class Session:
                 self._post(slot, w.AbandonAsked(work_id, epoch))
             case p.Dismiss(slot):
                 self._post(slot, w.DismissAsked(epoch))
+            case p.Mix(worker=slot):
+                self._post(slot, w.MixAsked(command, epoch))
             case p.SaveSlot(slot, checkpoint, before):
                 self._post(slot, w.SaveAsked(checkpoint, before, epoch))
             case p.Reattach(slot, _, orders, cut):

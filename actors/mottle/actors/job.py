@@ -7,6 +7,7 @@ from typing import Any
 from mottle.actors.slot_state import TakeUp
 from mottle.core.config import BrainConfig
 from mottle.core.errors import ConfigError
+from mottle.core.fragments import Fragments
 from mottle.core.layout import Layout
 from mottle.core.naming import configured, lookup, parse
 from mottle.core.protocol import Planned
@@ -75,6 +76,8 @@ class Job:
     """Makes the module, untrained; the parameters come from the shards."""
     loss: Loss
     layout: Layout
+    fragments: Fragments | None = None
+    """Where the strategy sends and steps them apart."""
     loader: Loader
     validation: Source | None
     test: Source | None

@@ -6,12 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import ray
+import torch
 from torch import Tensor
 
 from mottle.actors import transport
 from mottle.actors.exchange import Door, Exchange
 from mottle.actors.way import Way, connect
 from mottle.core.errors import MottleError
+from mottle.core.fragments import Fragments
 from mottle.core.layout import Range
 from mottle.engines import Engine
 
@@ -58,18 +60,27 @@ class ShardLink:
     Args:
         shards: ways to the live replicas of each shard, primary first; those found dead are taken off the lists.
         ranges: coordinates of each shard.
+        fragments: of the model, where they are sent apart.
         itemsize: bytes of a coordinate.
         sender: slot of the worker, or `VALIDATOR`.
         wants_news: whether the answer to a push may bring the newest version along; saves a worker a question for each order.
     """
 
     def __init__(
-        self, shards: Mapping[int, list[Way]], ranges: tuple[Range, ...], itemsize: int, sender: int, *, wants_news: bool = False
+        self,
+        shards: Mapping[int, list[Way]],
+        ranges: tuple[Range, ...],
+        itemsize: int,
+        sender: int,
+        *,
+        wants_news: bool = False,
+        fragments: Fragments | None = None,
     ) -> None:
         self._shards = shards
         self._ranges = ranges
         self._itemsize = itemsize
         self._num_bytes = [(owned.stop - owned.start) * itemsize for owned in ranges]
+        self._fragments = fragments
         self._sender = sender
         self._wants_news = wants_news
         self._pushing = threading.Lock()
@@ -93,6 +104,23 @@ class ShardLink:
             engine.load(transport.receive(published), self._ranges[shard].start)
         for shard, answer in asked.items():
             engine.load(self._piece(shard, answer, reader, number), self._ranges[shard].start)
+
+    def read_fragment(self, reader: str, number: int, fragment: int) -> Tensor:
+        """A fragment of a version from all shards, in its own coordinates.
+
+        Raises:
+            As `load`.
+        """
+        wanted = [shard for shard, owned in enumerate(self.spaces(fragment)) if owned.size]
+        asked = {shard: self._ask(shard, "read", reader, number, fragment) for shard in wanted}
+        return torch.cat([self._piece(shard, answer, reader, number, fragment) for shard, answer in asked.items()])
+
+    def spaces(self, fragment: int | None) -> tuple[Range, ...]:
+        """What each shard holds of a fragment, in its coordinates; of the layout for None."""
+        if fragment is None:
+            return self._ranges
+        assert self._fragments is not None, "this model has no fragments"
+        return tuple(self._fragments.owned(fragment, owned) for owned in self._ranges)
 
     def read_cut(self, reader: str, number: int, cuts: Sequence[transport.Cuts]) -> list[list[Any]]:
         """Version `number` for several processes, of which each wants ranges of its own; one reading to the shards.
@@ -138,14 +166,14 @@ class ShardLink:
         del replicas[0]
         return self._ask(shard, method, *arguments)
 
-    def _piece(self, shard: int, answer: Callable[[], Any], reader: str, number: int) -> Tensor:
+    def _piece(self, shard: int, answer: Callable[[], Any], reader: str, number: int, *wanted: int) -> Tensor:
         """A shard's range of a version; of another replica where one dies after it has answered, too."""
         while True:
-            published = self._answered(shard, answer, "read", reader, number)
+            published = self._answered(shard, answer, "read", reader, number, *wanted)
             try:
                 return transport.receive(published)
             except ray.exceptions.OwnerDiedError:
-                answer = self._next(shard, "read", reader, number)
+                answer = self._next(shard, "read", reader, number, *wanted)
 
     def means(self, name: str) -> list[tuple[int, Tensor]]:
         """(first coordinate, values) of every shard's range of a held vector, divided by its weight.
@@ -170,23 +198,25 @@ class ShardLink:
         weight: float | None = None,
         compute_ns: int = 0,
         pieces: Sequence[tuple[int, Range]] | None = None,
+        fragment: int | None = None,
     ) -> None:
         """Send every replica its range of a vector; return when each has copied it.
 
         Args:
             encode: payload of a shard's range, or of a part of it.
             pieces: (shard, coordinates) that this process sends; None is every shard's whole range.
+            fragment: what the vector is of; ranges are in its coordinates then, and no news come back.
             sender: under whose name; None is the caller's own.
         Raises:
             PushLostError: every replica of a shard that is known here died under it.
         """
         sender = self._sender if sender is None else sender
-        newest = max(self._news, default=-1) if self._wants_news else None
+        newest = max(self._news, default=-1) if self._wants_news and fragment is None else None
         answers = []
         with self._pushing:
-            for shard, part in enumerate(self._ranges) if pieces is None else pieces:
+            for shard, part in enumerate(self.spaces(fragment)) if pieces is None else pieces:
                 shipped, large = transport.ship(encode(shard, part), part.size * self._itemsize)
-                push = (name, sender, part.start, part.stop, samples, weight, compute_ns, shipped, newest)
+                push = (name, sender, part.start, part.stop, samples, weight, compute_ns, shipped, newest, fragment)
                 answers += [(shard, replica, replica.ask("push", *push, large=large)) for replica in self._shards[shard]]
             taken = {shard for shard, replica, answer in answers if self._confirm(shard, replica, answer)}
         if lost := sorted({shard for shard, _, _ in answers} - taken):

@@ -82,7 +82,9 @@ class Replicas:
     def _serve(self, handle: Any, replica: p.ReplicaId, start: Start | None) -> Any:
         job, owned = self._job, self._job.layout.cut(self._job.brain.num_shards)[replica.shard]
         optimizer = job.server_optimizer or job.optimizer
-        spec = ShardSpec(layout=job.layout, owned=owned, optimizer=optimizer, codec=job.codec, schedule=job.schedule)
+        spec = ShardSpec(
+            layout=job.layout, owned=owned, optimizer=optimizer, codec=job.codec, schedule=job.schedule, fragments=job.fragments
+        )
         charter = self._charter if replica.shard == 0 else None
         return handle.serve.remote(job.run_dir, replica, self._run, self._door, spec, start, charter)
 

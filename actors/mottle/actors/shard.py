@@ -142,9 +142,9 @@ class ParameterShard:
         self._serving.told(told, passed)
 
     @transport.call()
-    def read(self, reader: str, number: int) -> Any:
+    def read(self, reader: str, number: int, fragment: int | None = None) -> Any:
         """See `Session.read`."""
-        return self._serving.read(reader, number)
+        return self._serving.read(reader, number, fragment)
 
     @transport.call()
     def read_cut(self, reader: str, number: int, cuts: transport.Cuts) -> Any:
@@ -198,7 +198,8 @@ class Session:
         self._spec = spec
         self._itemsize = np.dtype(spec.layout.dtype).itemsize
         self._news_fit = (spec.owned.stop - spec.owned.start) * self._itemsize <= transport.INLINE_BYTES
-        self._machine = sh.Shard(replica, spec.owned, version=p.Version(0, 0) if start is None else start.version)
+        version = p.Version(0, 0) if start is None else start.version
+        self._machine = sh.Shard(replica, spec.owned, version=version, fragments=spec.fragments)
         self._memory: ShardMemory
         if start is not None:
             self._memory = ShardMemory(spec, transport.receive(start.values).clone(), start.version.number, transport.publish)
@@ -208,7 +209,7 @@ class Session:
         """Handles of the processes that stand for newcomers to this shard."""
         self._run = Folder.at(run_dir)
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
-        self._answers: dict[tuple[str, int], Any] = {}
+        self._answers: dict[tuple[str, int, int | None], Any] = {}
         self._cuts: dict[tuple[int, transport.Cuts], list[Any]] = {}
         """Versions divided between the processes of gangs."""
         self._said: list[tuple[int, p.Report]] = []
@@ -302,6 +303,7 @@ class Session:
         compute_ns: int,
         shipped: Any,
         newest: int | None,
+        fragment: int | None = None,
     ) -> tuple[int, Any] | None:
         """Take a range of an update or reference; the answer means that it was copied (or refused) and the sender may let go.
 
@@ -310,7 +312,7 @@ class Session:
         """
         payload = transport.unship(shipped)
         with self._turn():
-            self._handle([sh.Pushed(name, sender, start, stop, samples, compute_ns, payload, weight)])
+            self._handle([sh.Pushed(name, sender, start, stop, samples, compute_ns, payload, weight, fragment)])
             number = self._machine.version.number
             return (number, self._memory.read(number)) if newest is not None and newest < number and self._news_fit else None
 
@@ -322,11 +324,11 @@ class Session:
             self._confirm = self._confirm or told.confirm
             self._handle([sh.Heard(told, passed)])
 
-    def read(self, reader: str, number: int) -> Any:
-        """A version as `transport.publish` made it, or the sentence that says why it is not to be had."""
+    def read(self, reader: str, number: int, fragment: int | None = None) -> Any:
+        """A version, or a fragment of it, as `transport.publish` made it, or the sentence that says why it is not to be had."""
         with self._turn():
-            self._handle([sh.ReadAsked(reader, number)])
-            return self._answers.pop((reader, number), f"version {number} does not exist yet")
+            self._handle([sh.ReadAsked(reader, number, fragment)])
+            return self._answers.pop((reader, number, fragment), f"version {number} does not exist yet")
 
     def read_cut(self, reader: str, number: int, cuts: transport.Cuts) -> list[Any] | str:
         """A version divided between the processes of a gang, or the sentence; gangs that want the same share what was made for one."""
@@ -377,17 +379,19 @@ class Session:
         for order in orders:
             match order:
                 case sh.StoreRange():
-                    stored = self._memory.store(order.name, order.start, order.stop, order.weight, order.payload, order.references)
+                    stored = self._memory.store(
+                        order.name, order.start, order.stop, order.weight, order.payload, order.references, order.fragment
+                    )
                     self._obey(self._machine.handle(stored))
                 case sh.Run(p.Snapshot(checkpoint)):
                     self._writer.submit(self._save, checkpoint, self._memory.optimizer_state())
                     self._obey(self._machine.handle(sh.Ran(order.command)))
                 case sh.Run(command):
                     self._obey(self._machine.handle(self._memory.run(command)))
-                case sh.Serve(reader, number):
-                    self._answers[reader, number] = self._memory.read(number)
-                case sh.Refuse(reader, number, reason):
-                    self._answers[reader, number] = reason
+                case sh.Serve(reader, number, fragment):
+                    self._answers[reader, number, fragment] = self._memory.read(number, fragment)
+                case sh.Refuse(reader, number, reason, fragment):
+                    self._answers[reader, number, fragment] = reason
                 case sh.FreeVersions(numbers):
                     self._memory.free(numbers)
                     self._cuts = {key: made for key, made in self._cuts.items() if key[0] not in numbers}
@@ -404,9 +408,9 @@ class Session:
         match event:
             case sh.Heard(told):
                 newcomer.told.remote(told, True)
-            case sh.Pushed(name, sender, start, stop, samples, compute_ns, payload, weight):
+            case sh.Pushed(name, sender, start, stop, samples, compute_ns, payload, weight, fragment):
                 shipped, _ = transport.ship(payload, (stop - start) * self._itemsize)
-                newcomer.push.remote(name, sender, start, stop, samples, weight, compute_ns, shipped, None)
+                newcomer.push.remote(name, sender, start, stop, samples, weight, compute_ns, shipped, None, fragment)
 
     def _save(self, checkpoint: int, slots: Mapping[str, torch.Tensor]) -> None:
         """In the writer's thread: training goes on meanwhile."""
@@ -426,7 +430,7 @@ def _each(do: Callable[[Any], Any], numbers: vectors.Holding) -> vectors.Holding
         numbers,
         values=do(numbers.values),
         slots={name: do(slot) for name, slot in numbers.slots.items()},
-        vectors={name: (do(values), weight) for name, (values, weight) in numbers.vectors.items()},
+        vectors={name: (do(values), *rest) for name, (values, *rest) in numbers.vectors.items()},
     )
 
 

@@ -15,6 +15,7 @@ from mottle.actors.reports import Reports
 from mottle.checkpoint import WorkerPart, folder_of, read_part, write_worker
 from mottle.compression import Memory
 from mottle.core import protocol as p
+from mottle.core.fragments import Fragments
 from mottle.core.kept import KeptStates
 from mottle.core.layout import Range
 from mottle.core.worker import SaveState
@@ -23,6 +24,8 @@ from mottle.optim.state import cut, join
 from mottle.storage import Folder
 
 CODEC = "codec."
+Key = int | tuple[int, int]
+"""A shard's range, or what a shard has of a fragment: (fragment, shard)."""
 
 
 class TakeUp(NamedTuple):
@@ -36,7 +39,7 @@ class _Kept(NamedTuple):
     """At the beginning of an order."""
 
     inner: Mapping[str, Tensor]
-    memory: Mapping[int, Memory]
+    memory: Mapping[Key, Memory]
 
 
 class SlotState:
@@ -45,6 +48,7 @@ class SlotState:
     Args:
         run_dir: where checkpoints lie.
         ranges: coordinates of each shard.
+        fragments: of the model, where they are sent apart.
         most: orders of the worker that may be undecided at once.
         take_up: what it goes on from; None begins anew.
     Raises:
@@ -52,20 +56,36 @@ class SlotState:
     """
 
     def __init__(
-        self, run_dir: str, slot: int, ranges: Sequence[Range], most: int, reports: Reports, take_up: TakeUp | None = None
+        self,
+        run_dir: str,
+        slot: int,
+        ranges: Sequence[Range],
+        most: int,
+        reports: Reports,
+        take_up: TakeUp | None = None,
+        *,
+        fragments: Fragments | None = None,
     ) -> None:
         self._run = Folder.at(run_dir)
         self._slot = slot
-        self._ranges = ranges
+        self._spaces: dict[str, tuple[list[Key], list[Range]]] = {CODEC: (list(range(len(ranges))), list(ranges))}
+        """Prefix of names in a part -> whose memory they are, and where each lies: in the layout, or in a fragment."""
+        if fragments is not None:
+            self._spaces = {
+                f"{CODEC}{each}.": ([(each, shard) for shard in range(len(ranges))], [fragments.owned(each, owned) for owned in ranges])
+                for each in range(len(fragments))
+            }
         self._reports = reports
         self._kept: KeptStates[_Kept] = KeptStates(most)
         self._local: LocalTraining | None = None
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         taken = {} if take_up is None else read_part(folder_of(self._run, take_up.checkpoint), take_up.part.saved)
-        held_back = {name.removeprefix(CODEC): value for name, value in taken.items() if name.startswith(CODEC)}
         self._taken_up = {name: value for name, value in taken.items() if not name.startswith(CODEC)}
-        self.memory: dict[int, Memory] = {shard: cut(held_back, owned) or None for shard, owned in enumerate(ranges)}
-        """What the codec holds back of each shard's range."""
+        self.memory: dict[Key, Memory] = {}
+        """What the codec holds back of each range."""
+        for prefix, (keys, spaces) in self._spaces.items():
+            whole = {name.removeprefix(prefix): value for name, value in taken.items() if name.startswith(prefix)}
+            self.memory |= {key: cut(whole, owned) or None for key, owned in zip(keys, spaces, strict=True)}
 
     def training(self, make: Callable[[], LocalTraining]) -> LocalTraining:
         """The worker's inner steps; made by its first order that has some, for they take memory."""
@@ -93,8 +113,10 @@ class SlotState:
         self._writer.submit(self._write, order.checkpoint, self._now() if kept is None else kept)
 
     def _write(self, checkpoint: int, kept: _Kept) -> None:
-        held_back = join([kept.memory[shard] or {} for shard in range(len(self._ranges))], self._ranges)
-        state = {**kept.inner, **{f"{CODEC}{name}": value for name, value in held_back.items()}}
+        state = dict(kept.inner)
+        for prefix, (keys, spaces) in self._spaces.items():
+            held_back = join([kept.memory.get(key) or {} for key in keys], spaces)
+            state |= {f"{prefix}{name}": value for name, value in held_back.items()}
         try:
             saved = asdict(write_worker(folder_of(self._run, checkpoint), self._slot, state)) if state else {}
             done = p.SlotSaved(self._slot, checkpoint, saved)

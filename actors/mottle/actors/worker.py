@@ -10,7 +10,7 @@ import queue
 import traceback
 from collections import deque
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -213,11 +213,13 @@ class Session:
         most = strategies.build(job.strategy, job.strategy_defaults).max_in_flight
         self._bench: Bench | Gang
         if placed_config(group) is None:
-            self._state = SlotState(job.run_dir, slot, ranges, most, reports, take_up)
+            self._state = SlotState(job.run_dir, slot, ranges, most, reports, take_up, fragments=job.fragments)
             self._bench = Bench(slot, job, group, shards, self._state)
         else:  # what its processes keep is in no checkpoint
             self._state = SlotState(job.run_dir, slot, (), most, reports)
             self._bench = gang()
+        self._travel = ThreadPoolExecutor(max_workers=1, thread_name_prefix="travel")
+        """Sends and reads fragments while this thread computes."""
 
     def run(self) -> None:
         """Execute what the machine orders until it says `Exit`."""
@@ -234,6 +236,7 @@ class Session:
                 if event is not None:
                     orders.extend(self._machine.handle(event))
         finally:
+            self._travel.shutdown(cancel_futures=True)
             self._bench.close()
             self._state.close()
 
@@ -247,7 +250,13 @@ class Session:
                 self._reports.tell([event])
             case w.SaveState():
                 self._state.save(order)
-            case w.LoadBase(work_id) | w.ClearAccumulator(work_id) | w.RunPart(work_id) | w.Push(work_id):
+            case w.ReadFragment(mix):
+                self._travel.submit(self._read_fragment, mix)
+            case w.Blend(mix):
+                self._plain.blend(mix)
+            case w.Push(local=p.LocalSteps(send=int())):
+                self._travel.submit(self._deliver, order.work_id, self._plain.parcel(order))
+            case w.LoadBase(work_id) | w.ClearAccumulator(work_id) | w.GoOn(work_id) | w.RunPart(work_id) | w.Push(work_id):
                 return self._attempt(work_id, lambda: self._work(order))
         return None
 
@@ -266,6 +275,8 @@ class Session:
                 return self._clear(work_id, local)
             case w.ClearAccumulator(work_id, local):
                 self._bench.rewind()
+                return self._clear(work_id, local)
+            case w.GoOn(work_id, local):
                 return self._clear(work_id, local)
             case w.RunPart():
                 done = self._bench.compute(order, lambda: self._interrupted(order.work_id))
@@ -288,6 +299,31 @@ class Session:
         """What a follower of a gang sent through Ray."""
         assert isinstance(self._bench, Gang)
         self._bench.deliver(formation, stage, tag, tensors)
+
+    @property
+    def _plain(self) -> Bench:
+        """Gangs send no fragments."""
+        assert isinstance(self._bench, Bench)
+        return self._bench
+
+    def _deliver(self, work_id: int, send: Callable[[], None]) -> None:
+        """In the thread of what travels: push a fragment."""
+
+        def sent() -> w.WorkerEvent:
+            send()
+            return w.PushConfirmed(work_id)
+
+        self._mailbox.put(self._attempt(work_id, sent))
+
+    def _read_fragment(self, mix: p.Mix) -> None:
+        """In the thread of what travels."""
+        error = ""
+        try:
+            self._plain.read_fragment(mix)
+        except Exception as trouble:
+            print(traceback.format_exc(), flush=True)
+            error = f"{type(trouble).__name__}: {trouble}"
+        self._mailbox.put(w.FragmentRead(mix.work_id, error))
 
     def _interrupted(self, work_id: int) -> bool:
         """Look into the mailbox: a new order is only queued here, a cut or an abandonment ends this one."""

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
     from mottle.actors.job import Job
+    from mottle.core.brain import Brain
     from mottle.simulate import TorchProblem
     from mottle.simulate.compare import Task
     from mottle.simulate.fleet import Fleet
@@ -111,26 +112,34 @@ def _job_task(file: Path, machines: "Fleet") -> "tuple[Task, tuple[str, ...], di
     """The job as a task, the metrics that it measures, its own strategy's options, and what of it is not simulated."""
     import torch
 
+    from mottle.core.fragments import fragments_of
     from mottle.core.naming import parse
+    from mottle.core.strategy import Fragmented
     from mottle.sdk import jobfile
     from mottle.simulate import Learning
     from mottle.simulate.compare import Task
 
     torch.set_num_threads(1)  # models that one simulates are small; their threads would wait for one another
     job = jobfile.read(file).trainer().job
-    task = Task(
-        config=replace(job.brain, checkpoint_every=None),
-        numbers=lambda brain: Learning(
-            _problem(job, brain.strategy.companion),
+
+    def numbers(brain: "Brain") -> Learning:
+        strategy, problem = brain.strategy, _problem(job, brain.strategy.companion)
+        return Learning(
+            problem,
             brain.shards.live,
-            optimizer=brain.strategy.server_optimizer or job.optimizer,
+            optimizer=strategy.server_optimizer or job.optimizer,
             codec=job.codec,
             schedule=job.schedule,
+            fragments=fragments_of(problem.layout, strategy.fragmentation) if isinstance(strategy, Fragmented) else None,
             seed=job.seed,
             num_workers=machines.num_workers,
             collusion=machines.collusion,
             rule=job.strategy_defaults.get("rule"),
-        ),
+        )
+
+    task = Task(
+        config=replace(job.brain, checkpoint_every=None),
+        numbers=numbers,
         micro_batch=job.micro_batch_size,
         defaults=job.strategy_defaults,
         untested=_untested(job),

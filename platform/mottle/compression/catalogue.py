@@ -7,11 +7,12 @@ import torch
 
 from mottle.compression.base import Codec
 from mottle.compression.bf16 import BFloat16
+from mottle.compression.e3m0 import E3M0
 from mottle.compression.identity import Identity
 from mottle.core.layout import BLOCK
 from mottle.core.naming import construct
 
-CATALOGUE: Mapping[str, type[Any]] = {"identity": Identity, "bf16": BFloat16}
+CATALOGUE: Mapping[str, type[Any]] = {"identity": Identity, "bf16": BFloat16, "e3m0": E3M0}
 
 
 def build(spec: object) -> Codec:

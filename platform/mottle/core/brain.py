@@ -171,6 +171,7 @@ class Brain:
             s.Discard: lambda d: self.updates.judge(d.work_id, "discarded", d.reason, drop=True),
             s.CutOrder: self.orders.cut,
             s.AbandonOrder: self.orders.abandon,
+            s.MixIn: self._mix,
             s.RequestReference: self._request_reference,
             s.MeasureDots: self._measure_dots,
             s.KeepModels: lambda d: self._bases.begin(),
@@ -367,7 +368,8 @@ class Brain:
 
     def _assign(self, decision: s.Assign) -> None:
         if decision.local is not None:
-            decision = replace(decision, local=replace(decision.local, samples=self.samples, lr=self.settings.get("lr")))
+            local = replace(decision.local, samples=self.samples + decision.local.samples, lr=self.settings.get("lr"))
+            decision = replace(decision, local=local)
         if self.orders.assign(decision, self.version):
             self._told_nothing_left = False
 
@@ -391,6 +393,12 @@ class Brain:
             else:
                 self.orders.abandon(s.AbandonOrder(work_id, reason))
 
+    def _mix(self, decision: s.MixIn) -> None:
+        order = self.ledger.get(decision.work_id)
+        if order is not None and order.state == "issued":
+            order.mix = p.Mix(order.compute.worker, decision.work_id, self.version, decision.fragment, decision.share)
+            self._tell(order.mix)
+
     def _on_work_returned(self, event: p.WorkReturned) -> None:
         if self.checks.returned(event):
             self.health.heard_of(event.worker)
@@ -411,14 +419,24 @@ class Brain:
         application = Application(decision.terms, decision.unselected, chunks=decision.chunks, lead=decision.lead, staleness=stale)
         application.buffers = decision.buffers
         application.scores.update(decision.scores)
+        application.fragment = decision.fragment
         self.pipeline.submit(application)
 
     def _apply_rule(self, decision: s.ApplyRule) -> None:
         terms = tuple((work_id, 0.0) for work_id, _ in decision.rows)
         counts = tuple(count for _, count in decision.rows)
         stale = {work_id: self.updates.staleness(work_id) for work_id, _ in decision.rows}
-        expected, lead = decision.num_expected, decision.lead
-        self.pipeline.submit(Application(terms, rule=decision.rule, counts=counts, num_expected=expected, lead=lead, staleness=stale))
+        self.pipeline.submit(
+            Application(
+                terms,
+                rule=decision.rule,
+                counts=counts,
+                num_expected=decision.num_expected,
+                lead=decision.lead,
+                staleness=stale,
+                fragment=decision.fragment,
+            )
+        )
 
     def _step_context(self) -> tuple[int, tuple[tuple[int, tuple[str, ...]], ...], tuple[str, ...]]:
         """Samples so far, and what has changed in who may still have to read which version."""

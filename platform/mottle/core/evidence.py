@@ -27,6 +27,9 @@ def fault_of(order: Order, receipts: Sequence[Receipt], *, weighted_loss: bool) 
             return f"claims a weight of {receipt.weight}"
         if (receipt.samples, receipt.weight) != (receipts[0].samples, receipts[0].weight):
             return "claims different counts to different shards"
+        wanted = None if order.compute.local is None else order.compute.local.send
+        if receipt.fragment != wanted:
+            return f"is of fragment {receipt.fragment}, ordered was {wanted}"
         if receipt.weight == 0 and receipt.norm2:
             return "claims a weight of 0 for a sum that is not zero"
     return "" if all(receipt.finite for receipt in receipts) else "not finite"

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 
 from mottle.core.errors import ProtocolError
 from mottle.core.holds import Holds
-from mottle.core.protocol import Compute, Receipt, ReplicaId
+from mottle.core.protocol import Compute, Mix, Receipt, ReplicaId
 
 VERDICTS = ("accepted", "unselected", "rejected", "discarded")
 _REMEMBERED_ENDED = 10_000  # orders that ended without an update and may still see one; older ones are told apart by nothing but their id
@@ -56,6 +56,8 @@ class Order:
     issued_ns: int
     receipts: dict[ReplicaId, Receipt] = field(default_factory=dict)
     state: str = "issued"  # issued, stored, or ended (no update came in time)
+    mix: Mix | None = None
+    """What it was told to mix in."""
     cut: bool = False
     """It was told to push what it had; fewer samples than ordered are then in order."""
     chunks: tuple[int, ...] = ()

@@ -169,6 +169,8 @@ class Orders:
             open_orders = tuple(order.compute for order in orders)
             cut = tuple(order.compute.work_id for order in orders if order.cut)
             self._effects.tell(p.Reattach(member.slot, epoch, open_orders, cut))
+            for mix in [order.mix for order in orders if order.mix is not None]:
+                self._effects.tell(mix)
 
     def lost(self, name: str) -> bool:
         """Whether an update may be of an order that was lost with its coordinator."""

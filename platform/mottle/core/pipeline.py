@@ -99,6 +99,7 @@ class Application:
     scores: dict[int, float] = field(default_factory=dict)
     staleness: dict[int, int] = field(default_factory=dict)
     skip: str = ""
+    fragment: int | None = None
     version: Version | None = None
     buffers: str | None = None
     """See `protocol.Step`."""
@@ -324,10 +325,9 @@ class Pipeline:
         application.version = self.head
         samples, holds, released = self._context()
         drop = application.names if source != DIRECTION else (*application.names, DIRECTION)
-        floor = self.published.number
-        self._shards.tell(
-            Step(self.head, source, scale, samples + application.lead, floor, holds, drop, released, buffers=application.buffers)
-        )
+        moment, floor = samples + application.lead, self.published.number
+        held = (holds, drop, released)
+        self._shards.tell(Step(self.head, source, scale, moment, floor, *held, buffers=application.buffers, fragment=application.fragment))
         if self.keeps_models:
             self.keep(model_name(self.head.number), PARAMS)
         self._told.append(application)

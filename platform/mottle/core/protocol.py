@@ -108,9 +108,15 @@ class LocalSteps:
     whole: bool = False
     """Push the weight times `end` itself: the whole model."""
     samples: int = 0
-    """Argument of the schedule at the first step; the brain fills it in."""
+    """Argument of the schedule at the first step; the brain adds those spent when it is ordered."""
     lr: float | None = None
     """Learning rate before the schedule, where the user changed it; the brain fills it in."""
+    send: int | None = None
+    """Push this fragment alone, and go on from where the steps led; None pushes everything."""
+    follows: int | None = None
+    """The worker's order whose end this one begins at; None: the base."""
+    adopt_after: int | None = None
+    """Inner steps of this order before the fragment that `Mix` names is mixed in, at the latest at its end; None: nothing is."""
 
 
 # --- commands to workers ----------------------------------------------------------------------------------------------------------------
@@ -149,6 +155,18 @@ class Dismiss:
     """The worker has left the crew: finish nothing, stop."""
 
     worker: int
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """In that order, at the step that it names: x <- share * x + (1 - share) * the fragment of `version`, which is the base of its next
+    pseudo-gradient."""
+
+    worker: int
+    work_id: int
+    version: Version
+    fragment: int
+    share: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +264,8 @@ class Step:
     released: tuple[str, ...] = ()
     buffers: str | None = None
     """Vector whose buffers are taken in the place of the source's; empty: none are, they stay; None: the source's own."""
+    fragment: int | None = None
+    """Only this one moves, with its part of the optimizer's state; None: everything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -492,6 +512,7 @@ Command = (
     | Cut
     | Abandon
     | Dismiss
+    | Mix
     | SaveSlot
     | Reattach
     | Batch
@@ -569,6 +590,8 @@ class Receipt:
     """Units of the loss (tokens) that the sum is over, where these are not the samples."""
     fault: str = ""
     """Why the payload was refused (wrong length, dtype, undecodable); empty when it was stored."""
+    fragment: int | None = None
+    """What it is an update of; None: everything."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mottle.core import protocol as p
+from mottle.core.fragments import Fragments
 from mottle.core.keeping import KeptLog, Outbox
 from mottle.core.layout import BLOCK, Range
 
@@ -20,7 +21,10 @@ from mottle.core.layout import BLOCK, Range
 
 @dataclass(frozen=True, slots=True)
 class Pushed:
-    """Coordinates [start, stop) of vector `name` have arrived from `sender`; `payload` is the driver's handle of the encoded range."""
+    """Coordinates [start, stop) of vector `name` have arrived from `sender`; `payload` is the driver's handle of the encoded range.
+
+    They are the layout's; of an update of one fragment, the fragment's own.
+    """
 
     name: str
     sender: int
@@ -30,6 +34,7 @@ class Pushed:
     compute_ns: int
     payload: Any
     weight: float | None = None
+    fragment: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +82,11 @@ class Ran:
 
 @dataclass(frozen=True, slots=True)
 class ReadAsked:
-    """`reader` wants version `number`."""
+    """`reader` wants version `number`, or one fragment of it."""
 
     reader: str
     number: int
+    fragment: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +115,7 @@ class StoreRange:
     """What the sum is divided by to give a mean."""
     payload: Any
     references: tuple[str, ...]
+    fragment: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +129,7 @@ class Run:
 class Serve:
     reader: str
     number: int
+    fragment: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +137,7 @@ class Refuse:
     reader: str
     number: int
     reason: str
+    fragment: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +180,7 @@ class _Vector:
     samples: int
     compute_ns: int
     weight: float | None
+    fragment: int | None
     ranges: dict[tuple[int, int], RangeStored | None] = field(default_factory=dict)
     receipt: p.Receipt | None = None
 
@@ -184,6 +194,7 @@ class KnownVector:
     samples: int
     compute_ns: int
     weight: float | None
+    fragment: int | None
     parts: tuple[RangeStored, ...]
     receipt: p.Receipt | None
     """Once all of its ranges are stored."""
@@ -211,14 +222,29 @@ class Shard:
         replica: which one.
         owned: the coordinates that this shard holds; may be empty.
         version: number of the version it starts with.
+        fragments: of the model, where they are stepped apart.
         max_vectors: vectors it will hold at once; a further one is refused, so that nobody can exhaust its memory.
         logged: whether the coordinator keeps a log, so that what was said to it may be asked for again.
     """
 
-    def __init__(self, replica: p.ReplicaId, owned: Range, *, version: p.Version, max_vectors: int = 4096, logged: bool = True) -> None:
+    def __init__(
+        self,
+        replica: p.ReplicaId,
+        owned: Range,
+        *,
+        version: p.Version,
+        fragments: Fragments | None = None,
+        max_vectors: int = 4096,
+        logged: bool = True,
+    ) -> None:
         self.replica = replica
         self.owned = owned
         self.version = version
+        self._owned: dict[int | None, Range] = {None: owned}
+        if fragments is not None:
+            self._owned |= {each: fragments.owned(each, owned) for each in range(len(fragments))}
+        self._moved: dict[int, int | None] = {version.number: None}
+        """What the step to each kept version moved."""
         self._max_vectors = max_vectors
         self.epoch = 0
         self.next_seq = 0
@@ -269,7 +295,7 @@ class Shard:
         if vector is None:
             if len(self._vectors) >= self._max_vectors:
                 return [self._fault(event, f"the shard holds {self._max_vectors} vectors already")]
-            vector = _Vector(event.sender, event.samples, event.compute_ns, event.weight)
+            vector = _Vector(event.sender, event.samples, event.compute_ns, event.weight, event.fragment)
         if (event.start, event.stop) in vector.ranges:
             return []  # said twice
         fault = self._misfit(event, vector)
@@ -282,7 +308,7 @@ class Shard:
             self._references[event.name] = vector
         references = () if is_reference else self.references
         weight = float(event.samples) if event.weight is None else event.weight
-        order = StoreRange(event.name, event.start, event.stop, weight, event.payload, references)
+        order = StoreRange(event.name, event.start, event.stop, weight, event.payload, references, event.fragment)
         return [*self._pass_on(event), order]
 
     def _contest(self, event: Pushed, holder: int) -> list[ShardOrder]:
@@ -305,8 +331,14 @@ class Shard:
         self._evicting[award.name] = rightful
         return [Run(p.Drop((award.name,)))]
 
+    def owned_of(self, fragment: int | None) -> Range:
+        """What the shard holds of a fragment, in its own coordinates; of the layout for None."""
+        return self._owned[fragment]
+
     def _misfit(self, event: Pushed, vector: _Vector) -> str:
-        owned = self.owned
+        if not self._knows(event.fragment):
+            return f"there is no fragment {event.fragment!r:.40}"
+        owned = self._owned[event.fragment]
         if p.work_id_of(event.name) is None and not (event.sender == p.VALIDATOR and event.name.startswith(p.REFERENCE)):
             return f"a worker may push updates of its orders only, and no vector named {event.name!r}"
         if not owned.start <= event.start <= event.stop <= owned.stop or (event.start == event.stop and owned.start < owned.stop):
@@ -315,9 +347,13 @@ class Shard:
             return f"range starts at {event.start}, not at a multiple of {BLOCK}"
         if any(event.start < stop and start < event.stop for start, stop in vector.ranges):
             return f"range [{event.start}, {event.stop}) overlaps one that has arrived"
-        if (event.sender, event.samples, event.weight) != (vector.sender, vector.samples, vector.weight):
-            return "its ranges disagree on sender, samples or weight"
+        known = (vector.sender, vector.samples, vector.weight, vector.fragment)
+        if (event.sender, event.samples, event.weight, event.fragment) != known:
+            return "its ranges disagree on sender, samples, weight or fragment"
         return ""
+
+    def _knows(self, fragment: object) -> bool:
+        return fragment is None or (type(fragment) is int and fragment in self._owned)
 
     def _fault(self, event: Pushed, reason: str) -> SendUp:
         return self._say(p.Receipt(self.replica, event.name, event.sender, event.samples, False, 0, fault=reason))
@@ -328,7 +364,7 @@ class Shard:
             return []  # dropped meanwhile
         vector.ranges[event.start, event.stop] = event
         stored = [part for part in vector.ranges.values() if part is not None]
-        whole = sum([part.stop - part.start for part in stored]) == self.owned.stop - self.owned.start
+        whole = sum([part.stop - part.start for part in stored]) == self._owned[vector.fragment].size
         if not whole or len(stored) < len(vector.ranges):
             return []
         shared = set.intersection(*({name for name, _ in part.dots} for part in stored)) if stored[0].dots else ()
@@ -344,6 +380,7 @@ class Shard:
             vector.compute_ns,
             vector.weight,
             next((part.fault for part in stored if part.fault), ""),
+            vector.fragment,
         )
         return [self._say(vector.receipt)]
 
@@ -434,11 +471,12 @@ class Shard:
     def _on_taken_over(self, event: TakenOver) -> list[ShardOrder]:
         holding = event.holding
         self.version, self._floor, self._kept = holding.version, holding.floor, {holding.version.number}
+        self._moved = {}
         self.epoch, self.next_seq = max(self.epoch, holding.epoch), holding.next_seq
         self.log = holding.log.copy()
         self._early = {seq: early for seq, early in self._early.items() if seq >= self.next_seq}
         for known in holding.vectors:
-            vector = self._vectors[known.name] = _Vector(known.sender, known.samples, known.compute_ns, known.weight)
+            vector = self._vectors[known.name] = _Vector(known.sender, known.samples, known.compute_ns, known.weight, known.fragment)
             vector.ranges = {(part.start, part.stop): part for part in known.parts}
             vector.receipt = None if known.receipt is None else replace(known.receipt, replica=self.replica)
             if known.name.startswith(p.REFERENCE):
@@ -451,6 +489,7 @@ class Shard:
     def _stepped(self, step: p.Step) -> list[ShardOrder]:
         self.version = step.version
         self._floor = step.floor
+        self._moved[step.version.number] = step.fragment
         self._kept.add(step.version.number)
         self._note_holders(step)
         self._forget(step.drop)
@@ -485,19 +524,29 @@ class Shard:
         if event.number > self.version.number:
             self._waiting.append(event)
             return []
-        if event.number not in self._kept:
-            return [Refuse(event.reader, event.number, f"version {event.number} is gone, the newest is {self.version.number}")]
+        if reason := self._why_not(event.number, event.fragment):
+            return [Refuse(event.reader, event.number, reason, event.fragment)]
         self._has_read.setdefault(event.number, set()).add(event.reader)
         if self._holding.get(event.reader) == event.number:
             del self._holding[event.reader]
             self._unread[event.number].discard(event.reader)
-        return [Serve(event.reader, event.number), *self._free()]
+        return [Serve(event.reader, event.number, event.fragment), *self._free()]
+
+    def _why_not(self, number: int, fragment: int | None) -> str:
+        """Why it cannot be read; empty if it can. Of older versions only the fragment that moved is kept by itself."""
+        if number not in self._kept:
+            return f"version {number} is gone, the newest is {self.version.number}"
+        if not self._knows(fragment):
+            return f"there is no fragment {fragment!r:.40}"
+        kept = fragment is None or number == self.version.number or fragment == self._moved.get(number)
+        return "" if kept else f"fragment {fragment} of version {number} is gone, the newest is {self.version.number}"
 
     def _free(self) -> list[ShardOrder]:
         """Forget versions below the floor that nobody has still to read."""
         gone = tuple(sorted(number for number in self._kept if number < self._floor and not self._unread.get(number)))
         for number in gone:
             self._kept.discard(number)
+            self._moved.pop(number, None)
             self._has_read.pop(number, None)
             self._unread.pop(number, None)
         return [FreeVersions(gone)] if gone else []
@@ -539,4 +588,4 @@ def _known(item: tuple[str, _Vector]) -> KnownVector:
     name, vector = item
     parts = tuple(part for part in vector.ranges.values() if part is not None)
     assert len(parts) == len(vector.ranges), f"a range of {name} is being stored"
-    return KnownVector(name, vector.sender, vector.samples, vector.compute_ns, vector.weight, parts, vector.receipt)
+    return KnownVector(name, vector.sender, vector.samples, vector.compute_ns, vector.weight, vector.fragment, parts, vector.receipt)

@@ -9,8 +9,9 @@ Update vectors on the shards are gradient *sums* over the samples of their order
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
+from mottle.core.fragments import Fragmentation
 from mottle.core.naming import Spec
 from mottle.core.protocol import LocalSteps, Settings, Version
 
@@ -230,6 +231,8 @@ class Apply:
     """That end with this step."""
     buffers: str | None = None
     """Reference vector whose buffers the step takes in the place of the updates'; empty: they stay; None: the updates' own."""
+    fragment: int | None = None
+    """What the updates are of, and all that steps; None: everything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +244,8 @@ class ApplyRule:
     num_expected: int
     """Rows that the strategy set out to wait for; those missing use up fault budget."""
     lead: int = 0
+    """As in `Apply`."""
+    fragment: int | None = None
     """As in `Apply`."""
 
 
@@ -264,6 +269,15 @@ class Discard:
 @dataclass(frozen=True, slots=True)
 class CutOrder:
     work_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class MixIn:
+    """Have the worker of an order that adopts a fragment mix in that of the newest version; see `protocol.Mix`."""
+
+    work_id: int
+    fragment: int
+    share: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,6 +371,7 @@ Decision = (
     | Reject
     | Discard
     | CutOrder
+    | MixIn
     | AbandonOrder
     | RequestReference
     | MeasureDots
@@ -433,3 +448,12 @@ class Strategy(Protocol):
 
     def check(self) -> None:
         """Raise AssertionError if an invariant of its own is broken."""
+
+
+@runtime_checkable
+class Fragmented(Protocol):
+    """A strategy whose updates and steps are of one fragment each."""
+
+    @property
+    def fragmentation(self) -> Fragmentation:
+        """How it wants the model divided."""

@@ -8,6 +8,10 @@ their own, so the driver need not know of it. Told to stop before it has begun, 
 
 An order of local steps is cut into pieces where its steps end; the driver takes the step that a piece names when the piece is whole. A cut
 waits for the end of the step at hand, so an update is made of whole steps.
+
+An order that sends one fragment (`LocalSteps.send`) is pushed while the next one is computed, which goes on from where it ended
+(`follows`); whatever breaks that chain gives the orders behind it back. One that adopts a fragment (`adopt_after`) waits at that step until
+the fragment has been read.
 """
 
 from collections import deque
@@ -16,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
-from mottle.core.protocol import Compute, LocalSteps, Version, VersionAfter, WorkReturned
+from mottle.core.protocol import Compute, LocalSteps, Mix, Version, VersionAfter, WorkReturned
 
 # --- facts ------------------------------------------------------------------------------------------------------------------------------
 
@@ -52,6 +56,20 @@ class Attached:
     orders: tuple[Compute, ...]
     cut: tuple[int, ...]
     """Of them, those that are to be pushed as they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class MixAsked:
+    mix: Mix
+    epoch: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class FragmentRead:
+    """What the order is to mix in has come, or cannot be had."""
+
+    work_id: int
+    error: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +110,20 @@ class WorkFailed:
     reason: str
 
 
-WorkerEvent = Ordered | CutAsked | AbandonAsked | DismissAsked | Attached | SaveAsked | Loaded | Computed | PushConfirmed | WorkFailed
+WorkerEvent = (
+    Ordered
+    | CutAsked
+    | AbandonAsked
+    | DismissAsked
+    | Attached
+    | MixAsked
+    | FragmentRead
+    | SaveAsked
+    | Loaded
+    | Computed
+    | PushConfirmed
+    | WorkFailed
+)
 
 # --- orders to the driver ---------------------------------------------------------------------------------------------------------------
 
@@ -115,6 +146,28 @@ class ClearAccumulator:
 
 
 @dataclass(frozen=True, slots=True)
+class GoOn:
+    """Get ready for `local` steps from where the last order ended; answer `Loaded`."""
+
+    work_id: int
+    local: LocalSteps
+
+
+@dataclass(frozen=True, slots=True)
+class ReadFragment:
+    """Read a fragment of a version from all shards while computing goes on; answer `FragmentRead`."""
+
+    mix: Mix
+
+
+@dataclass(frozen=True, slots=True)
+class Blend:
+    """Mix in the fragment that was read."""
+
+    mix: Mix
+
+
+@dataclass(frozen=True, slots=True)
 class RunPart:
     """Add the gradient sums of positions [start, stop) of a part's epoch, one micro-batch at a time, until `interrupted`."""
 
@@ -130,7 +183,7 @@ class RunPart:
 
 @dataclass(frozen=True, slots=True)
 class Push:
-    """Send the update, `samples` strong, to every shard."""
+    """Send the update, `samples` strong, to every shard; that of one fragment while what follows is done. Answer `PushConfirmed`."""
 
     work_id: int
     samples: int
@@ -177,9 +230,9 @@ class Exit:
     pass
 
 
-WorkerOrder = LoadBase | ClearAccumulator | RunPart | Push | Fetch | Unfetch | SaveState | Answer | Exit
+WorkerOrder = LoadBase | ClearAccumulator | GoOn | ReadFragment | Blend | RunPart | Push | Fetch | Unfetch | SaveState | Answer | Exit
 
-_SAID = (Ordered, CutAsked, AbandonAsked, DismissAsked, SaveAsked, Attached)
+_SAID = (Ordered, CutAsked, AbandonAsked, DismissAsked, SaveAsked, Attached, MixAsked)
 """What a coordinator says."""
 
 _REMEMBERED_ENDED = 64  # orders done with, that are told apart from new ones; more than a transport can hold of repeats for one worker
@@ -196,8 +249,13 @@ class _Job:
     """Samples that a cut does not stop."""
     done: int = 0
     """Samples in the accumulator."""
-    phase: str = "queued"  # queued, loading, computing, pushing
+    phase: str = "queued"  # queued, loading, computing, waiting (for a fragment), pushing
     stop: str = ""  # "", "cut" or "abandon"
+    mix: Mix | None = None
+    """What it adopts, once that is known."""
+    mix_read: bool = False
+    mix_error: str = ""
+    adopted: bool = False
 
     def __post_init__(self) -> None:
         until = self.compute.until
@@ -211,6 +269,15 @@ class _Job:
         local = self.compute.local
         whole_steps = local is None or self.done % local.batch == 0
         return self.stop == "abandon" or (self.stop == "cut" and self.done >= self.least and whole_steps)
+
+    @property
+    def must_adopt(self) -> bool:
+        """Whether what it adopts has to be mixed in before anything else."""
+        local = self.compute.local
+        if local is None or local.adopt_after is None or self.adopted or self.stop == "abandon":
+            return False
+        due = self.done % local.batch == 0 and self.done // local.batch >= local.adopt_after
+        return due or not self.left or self.must_stop
 
 
 def _pieces(compute: Compute, least: int) -> list[RunPart]:
@@ -239,6 +306,12 @@ class Worker:
         self._ended: deque[int] = deque(maxlen=_REMEMBERED_ENDED)
         self._returned: deque[WorkReturned] = deque(maxlen=_REMEMBERED_ENDED)
         """Answers given, for a coordinator that may not have heard them."""
+        self._pushing: set[int] = set()
+        """Orders whose fragment is being pushed while others are computed."""
+        self._end_of: int | None = None
+        """The order whose end the parameters are at, so that another one may go on from there."""
+        self._early: dict[int, Mix] = {}
+        """For orders that have not come yet."""
         self._loaded: Version | None = None
         self._leaving = False
         self._saved = 0
@@ -248,6 +321,8 @@ class Worker:
             CutAsked: lambda e: self._on_stop(e.work_id, "cut"),
             AbandonAsked: lambda e: self._on_stop(e.work_id, "abandon"),
             DismissAsked: self._on_dismissed,
+            MixAsked: self._on_mix_asked,
+            FragmentRead: self._on_fragment_read,
             SaveAsked: self._on_save_asked,
             Attached: self._on_attached,
             Loaded: self._on_loaded,
@@ -284,7 +359,8 @@ class Worker:
         job = _Job(compute, self._epoch)
         self._jobs.append(job)
         orders: list[WorkerOrder] = [Fetch(piece.epoch, piece.start, piece.stop) for piece in job.left]
-        return orders + self._start_next()
+        early = self._early.pop(compute.work_id, None)
+        return orders + self._start_next() + ([] if early is None else self._on_mix_asked(MixAsked(early)))
 
     def _start_next(self) -> list[WorkerOrder]:
         if not self._jobs:
@@ -292,11 +368,21 @@ class Worker:
         job = self._jobs[0]
         if job.phase != "queued":
             return []
+        local = job.compute.local
+        if local is not None and local.follows is not None:
+            return self._go_on_from(job, local)
+        self._end_of = None
         job.phase = "loading"
         if self._loaded == job.compute.base:
             return [ClearAccumulator(job.compute.work_id, job.compute.local)]
         self._loaded = None
         return [LoadBase(job.compute.work_id, job.compute.base, job.compute.local)]
+
+    def _go_on_from(self, job: _Job, local: LocalSteps) -> list[WorkerOrder]:
+        if local.follows == self._end_of:
+            job.phase = "loading"
+            return [GoOn(job.compute.work_id, local)]
+        return [*_unfetch(job), self._give_back(job, "the order that it goes on from came to nothing"), *self._finish()]
 
     def _on_stop(self, work_id: int, how: str) -> list[WorkerOrder]:
         for job in self._jobs:
@@ -305,8 +391,10 @@ class Worker:
             if job.phase == "queued" and (how == "abandon" or not job.least):
                 self._jobs.remove(job)
                 self._ended.append(work_id)
-                answer = [] if how == "abandon" else [self._give_back(work_id, "cut before it began")]
-                return [*_unfetch(job), *answer]
+                return [*_unfetch(job), *([] if how == "abandon" else [self._give_back(job, "cut before it began")])]
+            if job.phase == "waiting":
+                answer = [] if how == "abandon" else [self._give_back(job, "cut while it waited for the others")]
+                return [*_unfetch(job), *answer, *self._break_off()]
             if how == "abandon" or not job.stop:
                 job.stop = how
         return []
@@ -316,7 +404,33 @@ class Worker:
         self._jobs = deque(job for job in self._jobs if job.phase != "queued")
         for job in self._jobs:
             job.stop = "abandon"
+        if self._jobs and self._jobs[0].phase == "waiting":
+            return [*_unfetch(self._jobs[0]), *self._break_off()]
         return self._start_next()
+
+    # --- fragments --------------------------------------------------------------------------------------------------------------------
+
+    def _on_mix_asked(self, event: MixAsked) -> list[WorkerOrder]:
+        mix = event.mix
+        job = next((job for job in self._jobs if job.compute.work_id == mix.work_id), None)
+        if job is None:
+            if mix.work_id not in self._ended and mix.work_id not in self._pushing and len(self._early) < _REMEMBERED_ENDED:
+                self._early[mix.work_id] = mix
+            return []
+        if job.mix is not None:
+            return []  # said twice
+        job.mix = mix
+        return [ReadFragment(mix)]
+
+    def _on_fragment_read(self, event: FragmentRead) -> list[WorkerOrder]:
+        job = next((job for job in self._jobs if job.compute.work_id == event.work_id), None)
+        if job is None or job.mix_read:
+            return []
+        job.mix_read, job.mix_error = True, event.error
+        if job.phase != "waiting":
+            return []
+        job.phase = "computing"
+        return self._go_on(job)
 
     def _on_save_asked(self, event: SaveAsked) -> list[WorkerOrder]:
         if event.checkpoint <= self._saved:
@@ -336,14 +450,17 @@ class Worker:
             elif job.epoch < event.epoch:  # else the new one has ordered it since
                 orders += self._on_stop(work_id, "abandon")
                 # A sign of life: whoever was overdue when the coordinator was lost is given work again.
-                orders.append(self._give_back(work_id, "its order was lost with the coordinator"))
+                orders.append(self._given_back(work_id, "its order was lost with the coordinator"))
         for compute in event.orders:
             orders += self._on_ordered(Ordered(compute))
         for work_id in event.cut:
             orders += self._on_stop(work_id, "cut")
         return orders
 
-    def _give_back(self, work_id: int, reason: str) -> Answer:
+    def _give_back(self, job: _Job, reason: str) -> Answer:
+        return self._given_back(job.compute.work_id, reason)
+
+    def _given_back(self, work_id: int, reason: str) -> Answer:
         answer = WorkReturned(self.slot, work_id, reason)
         self._returned.append(answer)
         return Answer(answer)
@@ -358,7 +475,8 @@ class Worker:
         job = self._current(event.work_id, "loading")
         if job is None:
             return []
-        self._loaded = job.compute.base
+        local = job.compute.local
+        self._loaded = None if local is not None and local.send is not None else job.compute.base  # its parameters do not go back there
         job.phase = "computing"
         return self._go_on(job)
 
@@ -373,28 +491,60 @@ class Worker:
         return self._go_on(job)
 
     def _go_on(self, job: _Job) -> list[WorkerOrder]:
-        work_id = job.compute.work_id
+        if job.must_adopt:
+            return self._adopt(job)
         if job.left and not job.must_stop:
             return [job.left[0]]
         unused = _unfetch(job)
         if job.stop == "abandon":
-            return [*unused, *self._finish()]
+            return [*unused, *self._break_off()]
         if job.done == 0:
-            return [*unused, self._give_back(work_id, "cut before the first micro-batch"), *self._finish()]
-        job.phase = "pushing"
-        return [*unused, Push(work_id, job.done, job.compute.local)]
+            return [*unused, self._give_back(job, "cut before the first micro-batch"), *self._break_off()]
+        return [*unused, *self._push(job)]
+
+    def _adopt(self, job: _Job) -> list[WorkerOrder]:
+        """Mix in what has been read, or wait for it; who is told to stop meanwhile does so."""
+        if job.mix_error:
+            return [*_unfetch(job), self._give_back(job, job.mix_error), *self._break_off()]
+        if job.mix is not None and job.mix_read:
+            job.adopted = True
+            return [Blend(job.mix), *self._go_on(job)]
+        if job.stop == "cut":
+            return [*_unfetch(job), self._give_back(job, "cut while it waited for the others"), *self._break_off()]
+        job.phase = "waiting"
+        return []
+
+    def _push(self, job: _Job) -> list[WorkerOrder]:
+        compute = job.compute
+        push = Push(compute.work_id, job.done, compute.local)
+        if compute.local is None or compute.local.send is None:
+            job.phase = "pushing"
+            return [push]
+        self._pushing.add(compute.work_id)
+        self._end_of = compute.work_id
+        return [push, *self._finish()]
+
+    def _break_off(self) -> list[WorkerOrder]:
+        """The order ends without an update: nothing can go on from where it stands."""
+        self._end_of = None
+        return self._finish()
 
     def _on_push_confirmed(self, event: PushConfirmed) -> list[WorkerOrder]:
+        if event.work_id in self._pushing:
+            self._pushing.discard(event.work_id)
+            return []
         return self._finish() if self._current(event.work_id, "pushing") is not None else []
 
     def _on_failed(self, event: WorkFailed) -> list[WorkerOrder]:
+        if event.work_id in self._pushing:
+            self._pushing.discard(event.work_id)
+            return [self._given_back(event.work_id, event.reason)]
         job = self._jobs[0] if self._jobs else None
         if job is None or job.compute.work_id != event.work_id:
             return []
         self._loaded = None
-        silent = job.stop == "abandon"
-        answer = [] if silent else [self._give_back(event.work_id, event.reason)]
-        return [*_unfetch(job), *answer, *self._finish()]
+        answer = [] if job.stop == "abandon" else [self._give_back(job, event.reason)]
+        return [*_unfetch(job), *answer, *self._break_off()]
 
     def _finish(self) -> list[WorkerOrder]:
         self._ended.append(self._jobs.popleft().compute.work_id)

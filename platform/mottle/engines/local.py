@@ -6,12 +6,13 @@ than an engine alone, and the inner optimizer's state, which is this worker's ow
 Buffers (BatchNorm's running statistics) go along: what a batch made of them is where the next step begins.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from mottle.core.fragments import Fragments
 from mottle.core.layout import Layout
 from mottle.core.protocol import LocalSteps
 from mottle.engines.inner import InnerMethod, build_inner
@@ -20,6 +21,8 @@ from mottle.optim.state import State
 
 INNER = "inner."
 """Names of the inner optimizer's state begin so in a checkpoint."""
+VALUES = "values"
+"""Name there of a worker's own parameters, where they do not go back to a base between orders."""
 
 
 class LocalTraining:
@@ -28,12 +31,14 @@ class LocalTraining:
     Args:
         values_D: the parameters, shape (layout.size,); stepped in place.
         schedule: factor on the inner learning rate as a function of samples.
+        fragments: of the model, where they are sent apart.
     """
 
-    def __init__(self, layout: Layout, values_D: Tensor, schedule: Schedule | None = None) -> None:
+    def __init__(self, layout: Layout, values_D: Tensor, schedule: Schedule | None = None, fragments: Fragments | None = None) -> None:
         self._layout = layout
         self._values_D = values_D
         self._schedule = schedule
+        self._fragments = fragments
         self._base_D = torch.empty_like(values_D)
         self._method: InnerMethod | None = None
         self._spec: Any = None
@@ -41,6 +46,8 @@ class LocalTraining:
         """What the method goes on from, once it is known which it is."""
         self._fresh = False
         """Whether every order begins with a new optimizer state."""
+        self._wanders = False
+        """Whether the values do not go back to a base between orders."""
         self._num_steps = 0
         self.weight = 0.0
         """Of all samples since the base: what the update is multiplied by."""
@@ -48,15 +55,21 @@ class LocalTraining:
         """Whether there is a base that the values may have left."""
 
     def start(self, order: LocalSteps) -> None:
-        """The values are a base now; a round of this order begins at them, where the method does not move them first."""
-        self._base_D.copy_(self._values_D)
+        """The values are a base now; a round of this order begins at them, where the method does not move them first.
+
+        An order that follows another one begins where that one ended, and its bases are those of the fragments last mixed in.
+        """
+        if order.follows is None:
+            self._base_D.copy_(self._values_D)
+            self._go_on_from_checkpoint(order)
+        self._wanders = order.send is not None
         self.started = True
         self._num_steps = 0
         self.weight = 0.0
         self._fresh = order.fresh
         if self._method is None or self._spec != order.optimizer:
             self._method, self._spec = build_inner(order.optimizer, self._layout, self._values_D), order.optimizer
-            self._method.load_state(self._taken_up)
+            self._method.load_state({name.removeprefix(INNER): value for name, value in self._taken_up.items()})
             self._taken_up = {}
         elif order.fresh:
             self._method.reset()
@@ -64,12 +77,41 @@ class LocalTraining:
 
     def state(self) -> State:
         """A copy of what is kept from order to order, on the CPU; empty where nothing is."""
-        state = self._taken_up if self._method is None else {} if self._fresh else self._method.state()
-        return {f"{INNER}{name}": value.to("cpu") for name, value in state.items()}
+        if self._method is None:
+            return dict(self._taken_up)
+        state = {} if self._fresh else {f"{INNER}{name}": value.to("cpu") for name, value in self._method.state().items()}
+        return {**state, VALUES: self._values_D.to("cpu", copy=True)} if self._wanders else state
 
     def take_up(self, state: Mapping[str, Tensor]) -> None:
         """Go on from `state` of a worker that was; before the first order, which raises ValueError if it is of another method."""
-        self._taken_up = {name.removeprefix(INNER): value for name, value in state.items()}
+        self._taken_up = dict(state)
+
+    def _go_on_from_checkpoint(self, order: LocalSteps) -> None:
+        """The first base is the one that the state was saved at: the values leave it for where they were."""
+        values_D = self._taken_up.pop(VALUES, None)
+        if values_D is not None and order.send is not None:
+            self._values_D.copy_(values_D)
+
+    @torch.no_grad()
+    def mix(self, fragment: int, theta_F: Tensor, share: float) -> None:
+        """x <- share * x + (1 - share) * theta on a fragment, whose next pseudo-gradient is measured from theta.
+
+        Args:
+            theta_F: in the fragment's own coordinates.
+            share: alpha of Streaming DiLoCo; 0 gives theta, bit by bit.
+        """
+        for values_P, base_P, theta_P in self._pieces(fragment, theta_F):
+            base_P.copy_(theta_P)
+            values_P.copy_(torch.lerp(base_P, values_P, share))
+
+    def _pieces(self, fragment: int, vector_F: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Values, base and a fragment's vector, piece by piece."""
+        assert self._fragments is not None, "this model has no fragments"
+        start = 0
+        for piece in self._fragments.ranges[fragment]:
+            place = slice(piece.start, piece.stop)
+            yield self._values_D[place], self._base_D[place], vector_F[start : start + piece.size]
+            start += piece.size
 
     def rewind(self) -> None:
         """Put the values back to the base."""
@@ -107,11 +149,19 @@ class LocalTraining:
     def update(self, order: LocalSteps) -> Tensor:
         """What is pushed, shape (size,), in memory of its own: the weight times `base - end`, or times `end` where whole models are sent.
 
+        Of an order that sends a fragment, that fragment's `base - end`, in its own coordinates.
+
         If it is not finite, which the gate of the step will see, the optimizer's state is worth nothing either and begins anew.
         """
         assert self._method is not None, "no step was taken"
         end_D = self._values_D
-        update_D = end_D * self.weight if order.whole else self._method.difference(end_D, self._base_D).mul_(self.weight)
+        if order.send is not None:
+            assert self._fragments is not None, "this model has no fragments"
+            update_D = end_D.new_empty(self._fragments.size(order.send))
+            for values_P, base_P, update_P in self._pieces(order.send, update_D):
+                torch.sub(base_P, values_P, out=update_P).mul_(self.weight)
+        else:
+            update_D = end_D * self.weight if order.whole else self._method.difference(end_D, self._base_D).mul_(self.weight)
         if not bool(torch.isfinite(update_D).all()):
             self._method.reset()
         return update_D

@@ -11,14 +11,17 @@ from mottle import compression, data, strategies
 from mottle.actors import placing, transport
 from mottle.actors.coordinator import Coordinator
 from mottle.actors.fleet import CrewError
-from mottle.actors.job import Job, Resumption
+from mottle.actors.job import Job, Resumption, WorkerGroup, placed_config
 from mottle.actors.reasons import reason_of
 from mottle.actors.reserve import RESERVE
 from mottle.aggregation.decisions.rulebook import Rules
 from mottle.core.config import BrainConfig
 from mottle.core.errors import ConfigError
+from mottle.core.fragments import Fragments, fragments_of
 from mottle.core.health import HealthConfig
+from mottle.core.layout import Layout
 from mottle.core.naming import Spec, parse
+from mottle.core.strategy import Fragmented, Strategy
 from mottle.engines import Loss, Metric
 from mottle.observe.loggers import MetricLogger
 from mottle.observe.record import holds_run
@@ -175,6 +178,7 @@ class Trainer:
             model=make,
             loss=loss,
             layout=beginning.layout,
+            fragments=_fragments(strategic, beginning.layout, groups),
             loader=loader,
             validation=sources.trusted,
             test=sources.test,
@@ -268,3 +272,12 @@ class Trainer:
     def comeback(self, *, address: str | None = None) -> Comeback:
         """What takes the run up again after failures that stopped it, as often as `FailureConfig.max_failures` allows."""
         return Comeback(lambda: self.resume(address=address), self.settings.max_failures, self.job.run_dir)
+
+
+def _fragments(strategy: Strategy, layout: Layout, groups: Sequence[WorkerGroup]) -> Fragments | None:
+    """Of the model, for a strategy that sends them apart."""
+    if not isinstance(strategy, Fragmented):
+        return None
+    if gangs := [group.name for group in groups if placed_config(group) is not None]:
+        raise ConfigError(f"workers that are gangs ({', '.join(gangs)}) cannot send fragments of a model: take diloco, or single processes")
+    return fragments_of(layout, strategy.fragmentation)

@@ -10,7 +10,7 @@ from mottle.core.brain import Brain
 from mottle.core.config import BrainConfig
 from mottle.core.errors import ConfigError
 from mottle.core.naming import Spec, lookup, parse
-from mottle.core.strategy import Strategy
+from mottle.core.strategy import Fragmented, Strategy
 from mottle.simulate.fleet import Fleet
 from mottle.simulate.numbers import Numbers, Synthetic
 from mottle.simulate.outcome import Outcome
@@ -77,7 +77,8 @@ def timing_task(fleet: Fleet, *, seconds: float) -> Task:
 
     def numbers(brain: Brain) -> Numbers:
         vectors = 1 if brain.strategy.companion is None else 2
-        return Synthetic(vectors * work.model_bytes, brain.config.num_shards)
+        number = brain.strategy.fragmentation.number if isinstance(brain.strategy, Fragmented) else 0
+        return Synthetic(vectors * work.model_bytes, brain.config.num_shards, num_fragments=number)
 
     return Task(
         config=BrainConfig(num_positions=work.num_samples, max_ns=round(seconds * 1e9)),

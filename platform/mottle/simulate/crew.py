@@ -16,7 +16,7 @@ from mottle.simulate.clock import COMPUTE_DONE, MESSAGE, Clock
 from mottle.simulate.fleet import Workers
 from mottle.simulate.hosts import Base, Hosts, Side
 from mottle.simulate.network import Alive, Link, Post, ns
-from mottle.simulate.numbers import Done, Numbers
+from mottle.simulate.numbers import Blended, Deed, Done, Numbers
 from mottle.simulate.speed import Pace
 from mottle.simulate.tally import Tally, WorkerTally
 
@@ -50,7 +50,9 @@ class SimWorker:
     base: Base = ()
     version: p.Version | None = None
     """Which `base` is."""
-    done: list[Done] = field(default_factory=list)
+    done: list[Deed] = field(default_factory=list)
+    read: dict[int, Base] = field(default_factory=dict)
+    """Fragments that are not mixed in yet, by order."""
     compute_ns: int = 0
     """For the update in hand."""
     num_pieces: int = 0
@@ -104,6 +106,9 @@ class Crew:
         self._obeying: dict[type, Callable[[int, SimWorker, Any], None]] = {
             w.LoadBase: self._load,
             w.ClearAccumulator: self._begin,
+            w.GoOn: self._begin,
+            w.ReadFragment: self._read_fragment,
+            w.Blend: lambda slot, worker, order: worker.done.append(Blended(order.mix, worker.read.pop(order.mix.work_id))),
             w.RunPart: lambda slot, worker, order: self._compute(slot, worker, order, order.start),
             w.Push: self._push,
             w.Answer: lambda slot, worker, order: self._post.message(partial(self._tell, order.event), worker.side.alive),
@@ -195,14 +200,26 @@ class Crew:
         failed = partial(self.hear, slot, w.WorkFailed(order.work_id, "the version is gone"))
         self._hosts.read(p.work_holder(order.work_id), order.version.number, self._primaries(), worker.side, loaded, failed)
 
-    def _begin(self, slot: int, worker: SimWorker, order: w.LoadBase | w.ClearAccumulator) -> None:
+    def _begin(self, slot: int, worker: SimWorker, order: w.LoadBase | w.ClearAccumulator | w.GoOn) -> None:
         worker.done, worker.compute_ns = [], 0
         self.hear(slot, w.Loaded(order.work_id))
+
+    def _read_fragment(self, slot: int, worker: SimWorker, order: w.ReadFragment) -> None:
+        asked_ns, mix = self._clock.now_ns, order.mix
+
+        def read(values: Base) -> None:
+            self._tally.span(slot, "pull", asked_ns, self._clock.now_ns, mix.work_id)
+            worker.read[mix.work_id] = values
+            self.hear(slot, w.FragmentRead(mix.work_id))
+
+        failed = partial(self.hear, slot, w.FragmentRead(mix.work_id, "the fragment is gone"))
+        reader = f"{p.work_holder(mix.work_id)}/mix"
+        self._hosts.read(reader, mix.version.number, self._primaries(), worker.side, read, failed, mix.fragment)
 
     def _push(self, slot: int, worker: SimWorker, order: w.Push) -> None:
         assert worker.version is not None
         began_ns = self._clock.now_ns
-        shipment = self._numbers.update(slot, worker.group, worker.base, worker.version, worker.done)
+        shipment = self._numbers.update(slot, worker.group, worker.base, worker.version, worker.done, order.local)
 
         def confirmed() -> None:
             self._tally.span(slot, "push", began_ns, self._clock.now_ns, order.work_id)

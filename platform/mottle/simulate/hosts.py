@@ -27,6 +27,8 @@ class Host:
     alive: bool = True
     known: bool = True
     """To those who push."""
+    moved: int | None = None
+    """The fragment of its last step."""
     given_ns: int = 0
     """When what its donor has sent it so far is there: that comes in order."""
 
@@ -78,7 +80,7 @@ class Hosts:
         replicas: that live at the start.
         version: that they hold.
         tell: takes what a shard says to the coordinator, its number, and how much of the log the shard holds then.
-        step_ns: time from an order to step until the version is there, asked for at every step.
+        step_ns: time from an order to step (of a fragment) until the version is there, asked for at every step.
         logged: whether the coordinator keeps a log.
         checks: check every machine's invariants after every event.
     """
@@ -93,7 +95,7 @@ class Hosts:
         post: Post,
         *,
         tell: Callable[[p.Event, Reported | None, int], None],
-        step_ns: Callable[[], int],
+        step_ns: Callable[[int | None], int],
         logged: bool,
         checks: bool,
     ) -> None:
@@ -125,7 +127,8 @@ class Hosts:
 
     def add(self, replica: p.ReplicaId, *, known: bool) -> None:
         """A process for a replica; a newcomer's is not `known` before it is introduced."""
-        machine = sh.Shard(replica, self._numbers.ranges[replica.shard], version=self._version, logged=self._logged)
+        owned, fragments = self._numbers.ranges[replica.shard], self._numbers.fragments
+        machine = sh.Shard(replica, owned, version=self._version, fragments=fragments, logged=self._logged)
         self.all[replica] = Host(machine, Link(self._bandwidth), Link(self._bandwidth), known=known)
 
     def introduce(self, replica: p.ReplicaId, then: Action) -> None:
@@ -156,22 +159,29 @@ class Hosts:
     # --- what workers and the validator do --------------------------------------------------------------------------------------------
 
     def read(
-        self, reader: str, number: int, primaries: Iterable[p.ReplicaId], side: Side, then: Callable[[Base], None], failed: Action
+        self,
+        reader: str,
+        number: int,
+        primaries: Iterable[p.ReplicaId],
+        side: Side,
+        then: Callable[[Base], None],
+        failed: Action,
+        fragment: int | None = None,
     ) -> None:
-        """Ask the primaries for a version; `then` when all of it has arrived."""
+        """Ask the primaries for a version, or a fragment of it; `then` when all of it has arrived."""
         asked = tuple(primaries)
         call = self._remember(_Call(set(asked), {}, then, failed))
         for replica in asked:
-            self._readers[replica, reader, number] = partial(self._served, call, replica, side)
-            self._post.message(partial(self._handle, replica, sh.ReadAsked(reader, number)))
+            self._readers[replica, reader, number] = partial(self._served, call, replica, side, fragment)
+            self._post.message(partial(self._handle, replica, sh.ReadAsked(reader, number, fragment)))
 
-    def _served(self, call: _Call, replica: p.ReplicaId, side: Side, values: Any, well: bool) -> None:
+    def _served(self, call: _Call, replica: p.ReplicaId, side: Side, fragment: int | None, values: Any, well: bool) -> None:
         answer = partial(call.answered, replica, values, well)
         host = self.all[replica]
         if not well:
             self._post.message(answer, lambda: host.alive)
             return
-        time_ns = arrival_ns(self._numbers.version_bytes(replica.shard), self._clock.now_ns, side.down, host.up)
+        time_ns = arrival_ns(self._numbers.version_bytes(replica.shard, fragment), self._clock.now_ns, side.down, host.up)
         self._post.at(time_ns, PULL_DONE, side.slot, answer, lambda: host.alive)
 
     def push(self, name: str, side: Side, samples: int, compute_ns: int, shipment: Shipment, then: Action) -> None:
@@ -187,9 +197,10 @@ class Hosts:
     def _arrived(
         self, call: _Call, replica: p.ReplicaId, name: str, sender: int, samples: int, compute_ns: int, shipment: Shipment
     ) -> None:
-        owned = self.all[replica].machine.owned
+        owned = self.all[replica].machine.owned_of(shipment.fragment)
         payload = shipment.payloads[replica.shard]
-        self._handle(replica, sh.Pushed(name, sender, owned.start, owned.stop, samples, compute_ns, payload, shipment.weight))
+        said = (name, sender, owned.start, owned.stop, samples, compute_ns, payload, shipment.weight, shipment.fragment)
+        self._handle(replica, sh.Pushed(*said))
         call.answered(replica, None)
         if self._introductions:
             self._look_at_introductions()
@@ -219,14 +230,16 @@ class Hosts:
             case sh.StoreRange():
                 self._handle(replica, self._numbers.store(replica, order))
             case sh.Run():
+                if isinstance(order.command, p.Step):
+                    host.moved = order.command.fragment
                 self._handle(replica, self._numbers.run(replica, order.command))
                 if isinstance(order.command, p.Snapshot):
                     saved = partial(self._handle, replica, sh.Saved(p.SnapshotDone(replica, order.command.checkpoint)))
                     self._clock.at(self._clock.now_ns + self._save_ns, MESSAGE, NOBODY, saved)
             case sh.SendUp():
-                self._say(order.event, order.number, host, self._step_ns() if isinstance(order.event, p.Stepped) else 0)
-            case sh.Serve(reader, number):
-                self._readers.pop((replica, reader, number), _nobody)(self._numbers.read(replica, number), True)
+                self._say(order.event, order.number, host, self._step_ns(host.moved) if isinstance(order.event, p.Stepped) else 0)
+            case sh.Serve(reader, number, fragment):
+                self._readers.pop((replica, reader, number), _nobody)(self._numbers.read(replica, number, fragment), True)
             case sh.Refuse(reader, number):
                 self._readers.pop((replica, reader, number), _nobody)(None, False)
             case sh.FreeVersions(numbers):

@@ -15,14 +15,15 @@ from torch import Tensor
 
 from mottle import compression
 from mottle.core import protocol as p
-from mottle.core.layout import Layout
+from mottle.core.fragments import Fragments
+from mottle.core.layout import Layout, Range
 from mottle.core.naming import Spec
 from mottle.core.shard import Ran, RangeStored, StoreRange
 from mottle.engines import LocalTraining
 from mottle.optim.schedule import Schedule
 from mottle.simulate.fleet import Workers
 from mottle.simulate.hostile import Liars
-from mottle.simulate.numbers import Done, Shipment
+from mottle.simulate.numbers import Blended, Deed, Done, Shipment
 from mottle.vectors import ShardMemory, ShardSpec
 
 Corrupt = Callable[[int, p.Version, Tensor], Tensor]
@@ -55,6 +56,7 @@ class Learning:
         problem: what is learnt.
         replicas: of all shards.
         optimizer, codec, schedule: as a job names them; of the shards, and the schedule of inner steps too.
+        fragments: of the model, where the strategy steps them apart.
         values: to begin with, at `version`; the problem's own start if left out.
         corrupt: what workers do to their updates beside the attack of their group.
         seed, num_workers: of the attacks' dice; of the fleet.
@@ -71,6 +73,7 @@ class Learning:
         optimizer: Spec,
         codec: Spec = "identity",
         schedule: Schedule | None = None,
+        fragments: Fragments | None = None,
         values: Tensor | None = None,
         version: int = 0,
         corrupt: Corrupt | None = None,
@@ -83,25 +86,33 @@ class Learning:
         replicas = sorted(replicas)
         self.ranges = problem.layout.cut(1 + max(replica.shard for replica in replicas))
         self._schedule = schedule
+        self.fragments = fragments
         self._local: dict[int, tuple[Tensor, LocalTraining]] = {}
         """By worker: the values that it steps, and its inner optimizer."""
         self._codec = compression.build(codec)
         self._plain = compression.build("identity")
         self._corrupt = corrupt
         self._liars = Liars(seed, num_workers, collusion=collusion, rule=rule)
-        self._error_memory: dict[tuple[int, int], Any] = {}
-        """What a codec keeps back, by worker and shard."""
+        self._error_memory: dict[tuple[int, int, int | None], Any] = {}
+        """What a codec keeps back, by worker, shard and fragment."""
         start_D = problem.start if values is None else values
         self.memories: dict[p.ReplicaId, ShardMemory] = {}
         for replica in replicas:
             owned = self.ranges[replica.shard]
-            spec = ShardSpec(layout=problem.layout, owned=owned, optimizer=optimizer, codec=codec, schedule=schedule)
+            spec = ShardSpec(layout=problem.layout, owned=owned, optimizer=optimizer, codec=codec, schedule=schedule, fragments=fragments)
             self.memories[replica] = ShardMemory(spec, start_D[owned.start : owned.stop].clone(), version, _copy)
 
     # --- shards -----------------------------------------------------------------------------------------------------------------------
 
-    def version_bytes(self, shard: int) -> int:
-        return self.ranges[shard].size * self._dtype.itemsize
+    def version_bytes(self, shard: int, fragment: int | None = None) -> int:
+        return self._spaces(fragment)[shard].size * self._dtype.itemsize
+
+    def _spaces(self, fragment: int | None) -> tuple[Range, ...]:
+        """What each shard holds of a fragment, in its coordinates; of the layout for None."""
+        if fragment is None:
+            return self.ranges
+        assert self.fragments is not None, "this model has no fragments"
+        return tuple(self.fragments.owned(fragment, owned) for owned in self.ranges)
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -109,13 +120,15 @@ class Learning:
         return dtype
 
     def store(self, replica: p.ReplicaId, order: StoreRange) -> RangeStored:
-        return self.memories[replica].store(order.name, order.start, order.stop, order.weight, order.payload, order.references)
+        return self.memories[replica].store(
+            order.name, order.start, order.stop, order.weight, order.payload, order.references, order.fragment
+        )
 
     def run(self, replica: p.ReplicaId, command: p.ShardCommand) -> Ran:
         return self.memories[replica].run(command)
 
-    def read(self, replica: p.ReplicaId, number: int) -> Tensor:
-        values_D: Tensor = self.memories[replica].read(number)
+    def read(self, replica: p.ReplicaId, number: int, fragment: int | None = None) -> Tensor:
+        values_D: Tensor = self.memories[replica].read(number, fragment)
         return values_D
 
     def free(self, replica: p.ReplicaId, numbers: tuple[int, ...]) -> None:
@@ -127,38 +140,43 @@ class Learning:
 
     # --- workers and validator --------------------------------------------------------------------------------------------------------
 
-    def update(self, slot: int, group: Workers, base: Sequence[Any], version: p.Version, done: Sequence[Done]) -> Shipment:
-        values_D = torch.cat(tuple(base))
-        local = next((piece.step for piece in done if piece.step is not None), None)
-        vector_D, weight = self.problem.gradient(values_D, done) if local is None else self._train(slot, local, values_D, done)
-        divisor = float(sum(piece.stop - piece.start for piece in done)) if weight is None else weight
+    def update(
+        self, slot: int, group: Workers, base: Sequence[Any], version: p.Version, done: Sequence[Deed], local: p.LocalSteps | None
+    ) -> Shipment:
+        values_D, computed = torch.cat(tuple(base)), [deed for deed in done if isinstance(deed, Done)]
+        vector_D, weight = self.problem.gradient(values_D, computed) if local is None else self._train(slot, local, values_D, done)
+        divisor = float(sum(piece.stop - piece.start for piece in computed)) if weight is None else weight
         if divisor:
             self._liars.see(slot, group.attack, version.number, vector_D, divisor)
             if group.attack is not None:
                 vector_D = self._liars.corrupt(slot, group.attack, version.number, vector_D, divisor)
         if self._corrupt is not None:
             vector_D = self._corrupt(slot, version, vector_D)
-        payloads, sizes = [], []
-        for shard, owned in enumerate(self.ranges):
-            memory = self._error_memory.get((slot, shard))
+        payloads, sizes, fragment = [], [], None if local is None else local.send
+        for shard, owned in enumerate(self._spaces(fragment)):
+            memory = self._error_memory.get((slot, shard, fragment))
             payload, kept = self._codec.encode(vector_D[owned.start : owned.stop], memory)
             if kept is not None:
-                self._error_memory[slot, shard] = kept
+                self._error_memory[slot, shard, fragment] = kept
             payloads.append(payload)
             sizes.append(self._codec.num_bytes(owned.size, self._dtype))
-        return Shipment(tuple(payloads), tuple(sizes), weight)
+        return Shipment(tuple(payloads), tuple(sizes), weight, fragment)
 
-    def _train(self, slot: int, local: p.LocalSteps, base_D: Tensor, done: Sequence[Done]) -> tuple[Tensor, float | None]:
+    def _train(self, slot: int, local: p.LocalSteps, base_D: Tensor, done: Sequence[Deed]) -> tuple[Tensor, float | None]:
         """The update of a worker that takes inner steps, and its weight."""
         if slot not in self._local:
             own_D = base_D.clone()
-            self._local[slot] = own_D, LocalTraining(self.problem.layout, own_D, self._schedule)
+            self._local[slot] = own_D, LocalTraining(self.problem.layout, own_D, self._schedule, self.fragments)
         values_D, training = self._local[slot]
-        values_D.copy_(base_D)
+        if local.follows is None:
+            values_D.copy_(base_D)
         training.start(local)
         pieces: list[Done] = []
         weighted = False
         for piece in done:
+            if isinstance(piece, Blended):
+                training.mix(piece.mix.fragment, torch.cat(piece.values), piece.mix.share)
+                continue
             pieces.append(piece)
             if piece.step is not None:
                 sum_D, weight = self.problem.gradient(values_D, pieces)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 from mottle.core import exactsum
 from mottle.core import protocol as p
+from mottle.core.fragments import Fragments
 from mottle.core.layout import BLOCK, Range
 from mottle.core.shard import Ran, RangeStored, StoreRange
 from mottle.simulate.fleet import Workers
@@ -27,6 +28,16 @@ class Done(NamedTuple):
     """The inner step that was taken after them."""
 
 
+class Blended(NamedTuple):
+    """A fragment that a worker has mixed in between two pieces: what `read` gave of it for each shard."""
+
+    mix: p.Mix
+    values: tuple[Any, ...]
+
+
+Deed = Done | Blended
+
+
 class Shipment(NamedTuple):
     """A vector ready to travel: one payload a shard."""
 
@@ -34,6 +45,8 @@ class Shipment(NamedTuple):
     num_bytes: tuple[int, ...]
     weight: float | None = None
     """Units of a loss that has its own (tokens)."""
+    fragment: int | None = None
+    """What it is of; None: everything."""
 
 
 class Numbers(Protocol):
@@ -43,23 +56,29 @@ class Numbers(Protocol):
     def ranges(self) -> tuple[Range, ...]:
         """Coordinates of each shard."""
 
-    def version_bytes(self, shard: int) -> int:
-        """Size of a version of a shard's range, as it travels."""
+    @property
+    def fragments(self) -> Fragments | None:
+        """Of the model, where they are stepped apart."""
+
+    def version_bytes(self, shard: int, fragment: int | None = None) -> int:
+        """Size of a version of a shard's range, or of what it has of a fragment, as it travels."""
 
     def store(self, replica: p.ReplicaId, order: StoreRange) -> RangeStored: ...
 
     def run(self, replica: p.ReplicaId, command: p.ShardCommand) -> Ran: ...
 
-    def read(self, replica: p.ReplicaId, number: int) -> Any:
-        """A version of a replica's range; it stays as it is while somebody holds it."""
+    def read(self, replica: p.ReplicaId, number: int, fragment: int | None = None) -> Any:
+        """A version of a replica's range, or of a fragment there; it stays as it is while somebody holds it."""
 
     def free(self, replica: p.ReplicaId, numbers: tuple[int, ...]) -> None: ...
 
     def hand_over(self, donor: p.ReplicaId, newcomer: p.ReplicaId) -> None:
         """A newcomer begins with what its donor holds now."""
 
-    def update(self, slot: int, group: Workers, base: Sequence[Any], version: p.Version, done: Sequence[Done]) -> Shipment:
-        """The update of a worker of that group that has computed these positions at `base`."""
+    def update(
+        self, slot: int, group: Workers, base: Sequence[Any], version: p.Version, done: Sequence[Deed], local: p.LocalSteps | None
+    ) -> Shipment:
+        """The update of a worker of that group that has computed these positions at `base`, or gone on with `local` steps."""
 
     def reference(self, order: p.Refresh, base: Sequence[Any]) -> Shipment:
         """A reference gradient."""
@@ -75,11 +94,13 @@ class Synthetic:
     Args:
         num_bytes: of one update and of one version, over all shards.
         num_shards: equal parts.
+        num_fragments: equal parts of each shard that are stepped apart; 0 for none.
         disagree: inner products and norms drawn from the vectors' names instead, for studies of rejections.
     """
 
     num_bytes: int
     num_shards: int = 1
+    num_fragments: int = 0
     disagree: bool = False
     applied: dict[p.ReplicaId, list[tuple[int, tuple[str, ...]]]] = field(default_factory=dict)
     """With `disagree`: (version, vectors that went into it) of each replica, the stand-in for parameters."""
@@ -87,11 +108,22 @@ class Synthetic:
     def __post_init__(self) -> None:
         edges = [self.num_bytes * shard // self.num_shards for shard in range(self.num_shards + 1)]
         self._bytes = tuple(stop - start for start, stop in pairwise(edges))
-        self._shipment = Shipment((None,) * self.num_shards, self._bytes)
-        self.ranges = tuple(Range(shard * BLOCK, (shard + 1) * BLOCK) for shard in range(self.num_shards))
+        wide = max(1, self.num_fragments)
+        self.ranges = tuple(Range(shard * wide * BLOCK, (shard + 1) * wide * BLOCK) for shard in range(self.num_shards))
+        self.fragments = None if not self.num_fragments else Fragments(tuple(map(self._blocks_of, range(self.num_fragments))))
 
-    def version_bytes(self, shard: int) -> int:
-        return self._bytes[shard]
+    def _blocks_of(self, fragment: int) -> tuple[Range, ...]:
+        """One block in every shard."""
+        return tuple(Range(each.start + fragment * BLOCK, each.start + (fragment + 1) * BLOCK) for each in self.ranges)
+
+    def version_bytes(self, shard: int, fragment: int | None = None) -> int:
+        if fragment is None:
+            return self._bytes[shard]
+        return self._bytes[shard] * (fragment + 1) // self.num_fragments - self._bytes[shard] * fragment // self.num_fragments
+
+    def _shipment(self, fragment: int | None = None) -> Shipment:
+        sizes = tuple(self.version_bytes(shard, fragment) for shard in range(self.num_shards))
+        return Shipment((None,) * self.num_shards, sizes, fragment=fragment)
 
     def store(self, replica: p.ReplicaId, order: StoreRange) -> RangeStored:
         dots = tuple((name, self._product(order.name, name, replica.shard)) for name in order.references)
@@ -111,7 +143,7 @@ class Synthetic:
         number = random.Random(f"{first} {second} {shard}").randint(-(1 << 1100), 1 << 1100)
         return abs(number) if first == second else number
 
-    def read(self, replica: p.ReplicaId, number: int) -> Any:
+    def read(self, replica: p.ReplicaId, number: int, fragment: int | None = None) -> Any:
         return None
 
     def free(self, replica: p.ReplicaId, numbers: tuple[int, ...]) -> None:
@@ -121,11 +153,13 @@ class Synthetic:
         if donor in self.applied:
             self.applied[newcomer] = list(self.applied[donor])
 
-    def update(self, slot: int, group: Workers, base: Sequence[Any], version: p.Version, done: Sequence[Done]) -> Shipment:
-        return self._shipment
+    def update(
+        self, slot: int, group: Workers, base: Sequence[Any], version: p.Version, done: Sequence[Deed], local: p.LocalSteps | None
+    ) -> Shipment:
+        return self._shipment(None if local is None else local.send)
 
     def reference(self, order: p.Refresh, base: Sequence[Any]) -> Shipment:
-        return self._shipment
+        return self._shipment()
 
     def evaluate(self, base: Sequence[Any]) -> Mapping[str, float]:
         return {}

@@ -211,6 +211,7 @@ class Simulation:
             p.Compute: lambda c: post(c.worker, w.Ordered(c, self._epoch)),
             p.Cut: lambda c: post(c.worker, w.CutAsked(c.work_id, self._epoch)),
             p.Abandon: lambda c: post(c.worker, w.AbandonAsked(c.work_id, self._epoch)),
+            p.Mix: lambda c: post(c.worker, w.MixAsked(c, self._epoch)),
             p.SaveSlot: lambda c: post(c.worker, w.SaveAsked(c.checkpoint, c.before, self._epoch)),
             p.Dismiss: lambda c: post(c.worker, w.DismissAsked(self._epoch)),
             p.Reattach: lambda c: post(c.worker, w.Attached(c.epoch, c.orders, c.cut)),
@@ -282,13 +283,14 @@ class Simulation:
             self.hosts.add(replica, known=False)
         self.tell(p.ReplicaCame(replica))
 
-    def _step_ns(self) -> int:
-        """From an order to step until the version is there."""
+    def _step_ns(self, fragment: int | None) -> int:
+        """From an order to step, a fragment or everything, until the version is there."""
         own_ns = ns(self.fleet.servers.step_s)
         if self.fleet.exchange == "servers":
             return own_ns
         links = [Link(each.group.bandwidth_bytes_per_s, ns(each.group.latency_s)) for each in self.crew.all.values() if each.alive]
-        return own_ns + ring_ns(len(links), sum(map(self.numbers.version_bytes, range(len(self.numbers.ranges)))), links)
+        num_bytes = sum(self.numbers.version_bytes(shard, fragment) for shard in range(len(self.numbers.ranges)))
+        return own_ns + ring_ns(len(links), num_bytes, links)
 
     # --- the validator ----------------------------------------------------------------------------------------------------------------
 

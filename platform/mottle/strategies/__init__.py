@@ -27,5 +27,6 @@ from mottle.strategies.slowmo import SlowMoConfig as SlowMoConfig
 from mottle.strategies.slsgd import SLSGDConfig as SLSGDConfig
 from mottle.strategies.sr_sgc import SRSGCConfig as SRSGCConfig
 from mottle.strategies.ssp import SSPConfig as SSPConfig
+from mottle.strategies.streaming_diloco import StreamingDiLoCoConfig as StreamingDiLoCoConfig
 from mottle.strategies.synchronous import SyncConfig as SyncConfig
 from mottle.strategies.zenopp import ZenoPPConfig as ZenoPPConfig

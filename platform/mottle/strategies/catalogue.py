@@ -26,6 +26,7 @@ from mottle.strategies.slowmo import SlowMoConfig
 from mottle.strategies.slsgd import SLSGDConfig
 from mottle.strategies.sr_sgc import SRSGCConfig
 from mottle.strategies.ssp import SSPConfig
+from mottle.strategies.streaming_diloco import StreamingDiLoCoConfig
 from mottle.strategies.synchronous import SyncConfig
 from mottle.strategies.zenopp import ZenoPPConfig
 
@@ -42,6 +43,7 @@ _STRATEGIES: dict[str, Any] = {
     "kardam": KardamConfig,
     "local_sgd": LocalSGDConfig,
     "diloco": DiLoCoConfig,
+    "streaming_diloco": StreamingDiLoCoConfig,
     "slowmo": SlowMoConfig,
     "sign_momentum": SignMomentumConfig,
     "local_adaalter": LocalAdaAlterConfig,

@@ -18,8 +18,10 @@ from mottle.compression import PayloadError
 from mottle.core import protocol as p
 from mottle.core.errors import ProtocolError
 from mottle.core.exactsum import to_float
+from mottle.core.fragments import Fragments
 from mottle.core.layout import Layout, Range
 from mottle.core.shard import Ran, RangeStored
+from mottle.optim.fragments import FragmentOptimizers
 from mottle.optim.schedule import Schedule
 from mottle.vectors.measure import exact_distance, exact_dot, squared_norm
 from mottle.vectors.rules import RangeRules
@@ -46,6 +48,8 @@ class ShardSpec:
     codec: Mapping[str, Any] | str = "identity"
     schedule: Schedule | None = None
     """Factor on the learning rate as a function of samples spent."""
+    fragments: Fragments | None = None
+    """Of the model, where they are stepped apart."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +59,8 @@ class Holding:
     version: int
     values: Tensor
     slots: Mapping[str, Tensor]
-    vectors: Mapping[str, tuple[Tensor, float]]
-    """With what each sum is divided by to give a mean."""
+    vectors: Mapping[str, tuple[Tensor, float, int | None]]
+    """With what each sum is divided by to give a mean, and the fragment that it is of."""
     settings: Mapping[str, Any]
 
 
@@ -65,6 +69,8 @@ class _Held:
     values: Tensor
     weight: float
     """What the sum is divided by to give a mean."""
+    fragment: int | None = None
+    """What it is of, in the fragment's own coordinates; None: everything."""
 
 
 @dataclass(slots=True)
@@ -83,7 +89,10 @@ class ShardMemory:
     version: int
     publish: Publisher
     _vectors: dict[str, _Held] = field(default_factory=dict, init=False)
-    _published: dict[int, Any] = field(default_factory=dict, init=False)
+    _published: dict[tuple[int, int | None], Any] = field(default_factory=dict, init=False)
+    """By version and fragment; None: the whole range."""
+    _moved: int | None = field(default=None, init=False)
+    """The fragment that the last step moved."""
     _settings: dict[str, Any] = field(default_factory=dict, init=False)
     _codec: Any = field(init=False)
     _plain: Any = field(init=False)
@@ -97,12 +106,37 @@ class ShardMemory:
         self._codec = compression.build(self.spec.codec)
         self._rules = RangeRules()
         self._plain = compression.build("identity")
-        self._optimizer = optim.build_server(self.spec.optimizer, self.values, self.spec.layout.groups_in(self.spec.owned))
+        groups, pieces = self.spec.layout.groups_in(self.spec.owned), self._pieces
+        if pieces:
+            self._optimizer = FragmentOptimizers(self.spec.optimizer, self.values, groups, pieces)
+        else:
+            self._optimizer = optim.build_server(self.spec.optimizer, self.values, groups)
 
     @property
-    def _num_params(self) -> int:
-        """Coordinates of the range that are parameters; behind them lie buffers."""
-        return max(0, min(self.spec.owned.stop, self.spec.layout.num_params) - self.spec.owned.start)
+    def _pieces(self) -> list[tuple[Range, ...]]:
+        """Where each fragment lies in the range."""
+        fragments = self.spec.fragments
+        return [] if fragments is None else [fragments.pieces(each, self.spec.owned) for each in range(len(fragments))]
+
+    def _space(self, fragment: int | None) -> Range:
+        """What this shard holds of a fragment, in its own coordinates; of the layout for None."""
+        return self.spec.owned if fragment is None else self._fragments.owned(fragment, self.spec.owned)
+
+    @property
+    def _fragments(self) -> Fragments:
+        if self.spec.fragments is None:
+            raise ProtocolError("this model has no fragments")
+        return self.spec.fragments
+
+    def _num_params(self, fragment: int | None) -> int:
+        """Coordinates of the range, or of what it has of a fragment, that are parameters; behind them lie buffers."""
+        num_params = max(0, min(self.spec.owned.stop, self.spec.layout.num_params) - self.spec.owned.start)
+        return num_params if fragment is None else sum(max(0, min(each.stop, num_params) - each.start) for each in self._pieces[fragment])
+
+    def _params_of(self, name: str) -> Tensor:
+        """A held vector without its buffers."""
+        held = self._vectors[name]
+        return held.values[: self._num_params(held.fragment)]
 
     # --- vectors ----------------------------------------------------------------------------------------------------------------------
 
@@ -111,21 +145,35 @@ class ShardMemory:
         """Names of the vectors that take memory."""
         return tuple(self._vectors)
 
-    def store(self, name: str, start: int, stop: int, weight: float, payload: Any, references: tuple[str, ...]) -> RangeStored:
-        """Decode and copy coordinates [start, stop), then measure them; a payload that does not fit is a fault, not an exception."""
-        begin, end = start - self.spec.owned.start, stop - self.spec.owned.start
+    def store(
+        self,
+        name: str,
+        start: int,
+        stop: int,
+        weight: float,
+        payload: Any,
+        references: tuple[str, ...],
+        fragment: int | None = None,
+    ) -> RangeStored:
+        """Decode and copy coordinates [start, stop), then measure them; a payload that does not fit is a fault, not an exception.
+
+        Args:
+            fragment: what the vector is of, and its coordinates; None: the layout's.
+        """
+        space, num_params = self._space(fragment), self._num_params(fragment)
+        begin, end = start - space.start, stop - space.start
         held = self._vectors.get(name)
         if held is None:
-            held = self._vectors[name] = _Held(self._buffer(), weight)
+            held = self._vectors[name] = _Held(self._buffer(space.size), weight, fragment)
         try:
             self._decode(self._plain if name.startswith("reference/") else self._codec, payload, held.values[begin:end])
         except (ValueError, TypeError) as error:
             return RangeStored(name, start, stop, False, 0, fault=str(error))
-        values = held.values[begin : min(end, self._num_params)]
+        values = held.values[begin : min(end, num_params)]
         finite, norm2 = squared_norm(values)
         # A sum of ordinary size over next to no weight: its mean is none that could be computed with.
         finite = finite and not (weight > 0 and math.sqrt(to_float(norm2)) / weight > torch.finfo(values.dtype).max)
-        finite = finite and bool(torch.isfinite(held.values[max(begin, self._num_params) : end]).all())
+        finite = finite and bool(torch.isfinite(held.values[max(begin, num_params) : end]).all())
         if not finite:
             return RangeStored(name, start, stop, False, 0)
         others = [(each, self._vectors[each].values[begin : begin + len(values)]) for each in references]
@@ -148,8 +196,9 @@ class ShardMemory:
         for piece, part in zip(payload, torch.split(out, lengths), strict=True):
             codec.decode(piece, part)
 
-    def _buffer(self) -> Tensor:
-        return self._pool.pop() if self._pool else torch.empty_like(self.values)
+    def _buffer(self, size: int) -> Tensor:
+        fitting = next((index for index, free in enumerate(self._pool) if len(free) == size), None)
+        return self.values.new_empty(size) if fitting is None else self._pool.pop(fitting)
 
     def _drop(self, names: tuple[str, ...]) -> None:
         for name in names:
@@ -167,16 +216,15 @@ class ShardMemory:
             case p.Combine(into, terms):
                 self._combine(into, terms)
             case p.Measure(_, pairs):
-                params = slice(0, self._num_params)
-                dots = [exact_dot(self._vectors[a].values[params], self._vectors[b].values[params]) for a, b in pairs]
-                return Ran(command, tuple(dots))
+                return Ran(command, tuple(exact_dot(self._params_of(a), self._params_of(b)) for a, b in pairs))
             case p.Distances(_, pairs):
                 return Ran(command, tuple(self._distance(*pair) for pair in pairs))
             case p.Keep(into, source):
                 self._keep(into, source)
             case p.RuleStatistics(_, rule, rows, name):
-                reference = None if name is None else self._vectors[name].values
-                return Ran(command, self._rules.measure(rule, self._means(rows), self._center(rule), reference, self._num_params))
+                reference, fragment = None if name is None else self._vectors[name].values, self._vectors[rows[0][0]].fragment
+                center, num_params = self._center(rule, fragment), self._num_params(fragment)
+                return Ran(command, self._rules.measure(rule, self._means(rows), center, reference, num_params))
             case p.ApplyRule():
                 self._apply_rule(command)
             case p.Drop(names):
@@ -196,20 +244,21 @@ class ShardMemory:
         batch's: they are averaged with the weights' absolute values, so that a variance stays one.
         """
         count = sum(abs(weight) * self._vectors[name].weight for name, weight in terms)
-        cut, vectors = self._num_params, [(self._vectors[name].values, weight) for name, weight in terms]
+        first = self._vectors[terms[0][0]]
+        cut, vectors = self._num_params(first.fragment), [(self._vectors[name].values, weight) for name, weight in terms]
         add_up([(values[:cut], weight) for values, weight in vectors])
         add_up([(values[cut:], abs(weight) / count if count else 0.0) for values, weight in vectors])
-        self._vectors[into] = _Held(self._vectors.pop(terms[0][0]).values, 1.0)
+        del self._vectors[terms[0][0]]
+        self._vectors[into] = _Held(first.values, 1.0, first.fragment)
 
     def _distance(self, *names: str) -> int:
         first, second = (self._vectors[name] for name in names)
-        cut = self._num_params
-        return exact_distance(first.values[:cut], first.weight, second.values[:cut], second.weight)
+        return exact_distance(self._params_of(names[0]), first.weight, self._params_of(names[1]), second.weight)
 
     def _keep(self, into: str, source: str) -> None:
         values, weight = (self.values, 1.0) if source == p.PARAMS else (self._vectors[source].values, self._vectors[source].weight)
         if into not in self._vectors:
-            self._vectors[into] = _Held(self._buffer(), 1.0)
+            self._vectors[into] = _Held(self._buffer(len(self.values)), 1.0)
         torch.div(values, weight, out=self._vectors[into].values)
 
     # --- robust rules -----------------------------------------------------------------------------------------------------------------
@@ -223,27 +272,36 @@ class ShardMemory:
                 held.weight = 1.0
         return [self._vectors[name].values for name, _ in rows]
 
-    def _center(self, rule: p.Settings) -> Tensor | None:
-        """The last direction, for rules that clip around it: zeros before the first one."""
+    def _center(self, rule: p.Settings, fragment: int | None) -> Tensor | None:
+        """The last direction (a copy, of a fragment), for rules that clip around it: zeros before the first one."""
         if not self._rules.wants_center(rule):
             return None
         if CENTER not in self._vectors:
             self._vectors[CENTER] = _Held(torch.zeros_like(self.values), 1.0)
-        return self._vectors[CENTER].values
+        center = self._vectors[CENTER].values
+        return center if fragment is None else self._gathered(center, fragment)
+
+    def _move_center(self, direction: Tensor, fragment: int | None) -> None:
+        start, center = 0, self._vectors[CENTER].values
+        for piece in [Range(0, len(center))] if fragment is None else self._pieces[fragment]:
+            center[piece.start : piece.stop] = direction[start : start + piece.size]
+            start += piece.size
 
     def _apply_rule(self, order: p.ApplyRule) -> None:
         """Parameters by the rule; buffers by the median, since a rule on gradients says nothing about running statistics."""
-        rows, center = self._means(order.rows), self._center(order.rule)
-        direction = self._buffer()
-        self._rules.apply(order.rule, order.decision, rows, center, self._num_params, direction)
+        fragment = self._vectors[order.rows[0][0]].fragment
+        rows, center = self._means(order.rows), self._center(order.rule, fragment)
+        direction = self._buffer(self._space(fragment).size)
+        self._rules.apply(order.rule, order.decision, rows, center, self._num_params(fragment), direction)
         if center is not None:
-            center.copy_(direction)
-        self._vectors[order.into] = _Held(direction, 1.0)
+            self._move_center(direction, fragment)
+        self._vectors[order.into] = _Held(direction, 1.0, fragment)
 
     def _step(self, step: p.Step) -> None:
         previous = step.version.number - 1
-        if previous not in self._published:
-            self._published[previous] = self.publish(self.values)
+        self.read(previous)
+        if self._moved is not None:  # what workers read of it
+            self.read(previous, self._moved)
         source = self._vectors[step.source]
         scale = step.scale
         if self._optimizer.wants_mean:
@@ -253,30 +311,39 @@ class ShardMemory:
         factor = 1.0 if self.spec.schedule is None else self.spec.schedule(step.samples)
         base = self._settings.get("lr")
         lr = None if base is None and factor == 1.0 else factor * (self._optimizer.base_lr if base is None else base)
-        self._optimizer.step(source.values, lr, scale)
-        self.version = step.version.number
+        if step.fragment is None:
+            self._optimizer.step(source.values, lr, scale)
+        else:
+            self._optimizer.step(step.fragment, source.values, lr, scale)
+        self.version, self._moved = step.version.number, step.fragment
         self._drop(step.drop)
 
     def _choose_buffers(self, source: _Held, instead: str | None) -> None:
         """The step's buffers, as a mean, into the source."""
-        buffers = source.values[self._num_params :]
+        buffers = source.values[self._num_params(source.fragment) :]
         if instead is None:
             buffers.div_(source.weight)
         elif instead:
             other = self._vectors[instead]
-            torch.div(other.values[self._num_params :], other.weight, out=buffers)
+            torch.div(other.values[self._num_params(None) :], other.weight, out=buffers)
         else:
             buffers.zero_()
 
     # --- versions ---------------------------------------------------------------------------------------------------------------------
 
-    def read(self, number: int) -> Any:
-        """What the publisher made of a version; made at its first reading."""
-        if number not in self._published:
+    def read(self, number: int, fragment: int | None = None) -> Any:
+        """What the publisher made of a version, or of a fragment of it; made at its first reading."""
+        wanted = number, fragment
+        if wanted not in self._published:
             if number != self.version:
                 raise ProtocolError(f"version {number} was not kept, the newest is {self.version}")
-            self._published[number] = self.publish(self.values)
-        return self._published[number]
+            self._published[wanted] = self.publish(self.values if fragment is None else self._gathered(self.values, fragment))
+        return self._published[wanted]
+
+    def _gathered(self, values: Tensor, fragment: int) -> Tensor:
+        """A fragment's part of the range, in memory of its own."""
+        pieces = [values[piece.start : piece.stop] for piece in self._pieces[fragment]]
+        return torch.cat(pieces) if pieces else values.new_empty(0)
 
     def mean(self, name: str) -> Any:
         """What the publisher made of a held vector, divided by its weight.
@@ -290,14 +357,14 @@ class ShardMemory:
         return self.publish(values)
 
     def free(self, numbers: tuple[int, ...]) -> None:
-        for number in numbers:
-            self._published.pop(number, None)
+        for wanted in [each for each in self._published if each[0] in numbers]:
+            del self._published[wanted]
 
     # --- newcomers --------------------------------------------------------------------------------------------------------------------
 
     def holding(self) -> Holding:
         """What a newcomer goes on from."""
-        vectors = {name: (held.values, held.weight) for name, held in self._vectors.items()}
+        vectors = {name: (held.values, held.weight, held.fragment) for name, held in self._vectors.items()}
         slots = self._optimizer.state()
         return Holding(version=self.version, values=self.values, slots=slots, vectors=vectors, settings=dict(self._settings))
 
@@ -307,7 +374,7 @@ class ShardMemory:
         memory = cls(spec, holding.values.clone(), holding.version, publish)
         memory.restore_optimizer(holding.slots)
         memory._settings.update(holding.settings)
-        memory._vectors |= {name: _Held(values.clone(), weight) for name, (values, weight) in holding.vectors.items()}
+        memory._vectors |= {name: _Held(values.clone(), weight, fragment) for name, (values, weight, fragment) in holding.vectors.items()}
         return memory
 
     # --- checkpoints ------------------------------------------------------------------------------------------------------------------

@@ -190,7 +190,7 @@ class Job(Section):
     rule: Spec | None = None
     """Robust rule of a synchronous strategy: `{phocas: {trim: 2}}`."""
     codec: Spec | None = None
-    """How updates travel: `bf16`; as they are if left out."""
+    """How updates travel: `bf16`, or `e3m0` (four bits, for local steps); as they are if left out."""
     attack: Spec | None = None
     """What every worker does to its updates; for some of them, put it on a group of the fleet."""
     collusion: bool = False
