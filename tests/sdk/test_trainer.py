@@ -189,6 +189,9 @@ def test_a_second_vector_lies_beside_the_parameters_of_every_model_that_is_made(
     assert all((made._values[piece.start : piece.stop] == 0.25).all() for piece in beside)
 
 
+GANGS = WorkerGroup(count=1, engine={"placed": {"stages": 2}})
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -198,8 +201,10 @@ def test_a_second_vector_lies_beside_the_parameters_of_every_model_that_is_made(
         ({"strategy": "diloco", "rule": "fltrust", "validation_data": DATA}, "these are sums of local steps"),
         ({"strategy": {"slsgd": {"trim": 1}}, "rule": "median"}, "give either trim or a rule"),
         ({"strategy": {"diloco": {"local_step": 3}}}, "did you mean 'local_steps'"),
+        ({"strategy": {"streaming_diloco": {"fragments": 9}}}, "9 fragments need as many layers"),
+        ({"strategy": {"streaming_diloco": {"fragments": 1}}, "scaling_config": GANGS}, "gangs .workers. cannot send fragments"),
     ],
-    ids=["no rate", "no rule", "no optimizer", "no trusted rule", "two rules", "a misspelt option"],
+    ids=["no rate", "no rule", "no optimizer", "no trusted rule", "two rules", "a misspelt option", "few layers", "gangs"],
 )
 def test_what_local_steps_do_not_go_with_is_refused(tmp_path: Path, options: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
