@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from table import tell
+
 from mottle import strategies
 from mottle.core.brain import Brain
 from mottle.core.config import BrainConfig
@@ -21,7 +23,7 @@ from mottle.core.shard import Shard
 from mottle.core.worker import Worker
 from mottle.simulate import Fleet, Lognormal, Simulation, Synthetic, Workers
 
-SPECS: dict[str, Any] = {"async": "async", "fedbuff": {"fedbuff": {"buffer_size": 100}}, "sync": "sync"}
+SPECS: dict[str, Any] = {"async": "async", "fedbuff": {"fedbuff": {"buffer_size": 100}}, "sync": "sync", "abs_sgd": "abs_sgd"}
 MODEL_BYTES = 44_695_848
 
 
@@ -34,7 +36,8 @@ def simulation(num_workers: int, spec: Any) -> Simulation:
     )
     batch = 32 * num_workers if spec == "sync" else 32
     config = BrainConfig(num_positions=10**9, max_ns=10**15)
-    return Simulation(Brain(config, strategies.build(spec, {"batch_size": batch})), Fleet(workers=groups), Synthetic(MODEL_BYTES))
+    brain = Brain(config, strategies.build(spec, {"batch_size": batch}))
+    return Simulation(brain, Fleet(workers=groups), Synthetic(MODEL_BYTES), micro_batch=8 if spec == "abs_sgd" else None)
 
 
 class Shares:
@@ -84,6 +87,10 @@ def main() -> int:
         for name, spec in SPECS.items():
             events, spent_s = run_for(warm(num_workers, spec), arguments.seconds)
             lines.append((num_workers, name, spec, events / spent_s))
+    for num_workers in arguments.workers:
+        rates = ", ".join(f"{rate:,.0f} ({name})" for count, name, _, rate in lines if count == num_workers)
+        aim = "50,000" if num_workers == 10_000 else ""
+        tell(f"simulator, timing only, {num_workers:,} workers, CPU time", f"{rates} events/s", aim)
     shares = Shares()
     print(f"{'workers':>8} {'strategy':10} {'events/s':>10}   share of the time: brain, shard, worker, driver")
     for num_workers, name, spec, rate in lines:
@@ -92,7 +99,8 @@ def main() -> int:
         _, spent_s = run_for(run, arguments.seconds / 3)
         parts = [share / spent_s for share in shares.spent.values()]
         print(f"{num_workers:>8,} {name:10} {rate:>10,.0f}   " + " ".join(f"{part:5.0%}" for part in (*parts, 1 - sum(parts))))
-    print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
+    peak_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    tell("simulator, timing only, peak memory", f"{peak_gib:.2f} GiB", "1 GiB at 10,000 workers")
     return 0
 
 

@@ -223,6 +223,27 @@ def test_alarms_of_the_old_strategy_mean_nothing_to_the_new_one() -> None:
     assert strategy.handle(s.AlarmRang("0/round-0"), view) == []
 
 
+def test_an_answer_that_is_late_for_one_question_is_not_missed_for_the_next() -> None:
+    strategy, view = auto(), View()
+    work_id, alarms = 0, []
+    for number in range(4 * ROUNDS):
+        view.version = V[number]
+        for worker in view.crew:
+            strategy.handle(s.OrderIssued(work_id, worker, 4), view)
+            spent_ns = 400 if number < 2 * ROUNDS else 800  # twice as slow from then on
+            strategy.handle(s.UpdateArrived(update(work_id, worker, 4, spent_ns=spent_ns)), view)
+            work_id += 1
+        decisions = strategy.handle(s.VersionPublished(V[number]), view)
+        alarms += [each.name for each in decisions if isinstance(each, s.SetAlarm)]
+        if len(alarms) == 1 and number == ROUNDS:
+            strategy.handle(s.Planned("lb_bsp"), view)
+    assert alarms == ["plan-1", "plan-2"]
+    strategy.handle(s.AlarmRang("plan-1"), view)
+    assert strategy._asked, "the second question is open still"
+    strategy.handle(s.AlarmRang("plan-2"), view)
+    assert not strategy._asked
+
+
 def test_a_rule_that_the_running_strategy_cannot_apply_brings_one_back_that_can() -> None:
     strategy, view = auto(), View()
     strategy.handle(s.Planned("async"), view)

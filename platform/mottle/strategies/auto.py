@@ -37,7 +37,7 @@ ANSWER_S = 60.0
 PAIRED = 8
 """Workers whose gradients are compared in a step, for the noise scale."""
 
-_ALARM = "plan"
+_ALARM = "plan-"
 _NOISE = "noise"
 
 
@@ -124,6 +124,7 @@ class Auto:
         """Versions since the last plan was asked for or the run began."""
         self._asked = False
         """A plan is being made."""
+        self._num_asked = 0
         self._planned_for: float | None = None
         """Samples a second of the crew that the last plan was made for."""
         self._out: set[int] = set()
@@ -141,8 +142,9 @@ class Auto:
                 self._asked = False
                 self._planned_for, self._steps = self._measured.speed(view.crew), 0
                 self._choose(spec)
-            case s.AlarmRang(name) if name == _ALARM:
-                self._asked, self._planned_for, self._steps = False, self._measured.speed(view.crew), 0
+            case s.AlarmRang(name) if name.startswith(_ALARM):
+                if self._asked and name == self._alarm:  # nobody answers: until the crew changes nothing is asked again
+                    self._asked, self._planned_for, self._steps = False, self._measured.speed(view.crew), 0
             case s.DotsMeasured(tag, dots) if tag == _NOISE:
                 self._note_noise(dots)
             case s.AlarmRang(name):
@@ -203,6 +205,7 @@ class Auto:
 
     def _ask(self, view: s.View) -> list[s.Decision]:
         self._asked = True
+        self._num_asked += 1
         measured = {
             "batch_size": self.config.batch_size,
             "noise_scale": self._noise.value,
@@ -212,12 +215,17 @@ class Auto:
             "crew": list(view.crew),
             "workers": self._measured.state(view.crew),
         }
-        return [s.AskPlan(measured), s.SetAlarm(_ALARM, round(ANSWER_S * 1e9))]
+        return [s.AskPlan(measured), s.SetAlarm(self._alarm, round(ANSWER_S * 1e9))]
+
+    @property
+    def _alarm(self) -> str:
+        return f"{_ALARM}{self._num_asked}"
 
     def _due(self, view: s.View) -> bool:
         if self._steps < ROUNDS or not view.crew:
             return False
-        if self._steps < MOST_ROUNDS and not all(self._measured.known(worker) for worker in view.crew):
+        known = [self._measured.known(worker) for worker in view.crew]
+        if not (all(known) or (self._steps >= MOST_ROUNDS and any(known))):
             return False
         if self._planned_for is None:
             return True
