@@ -384,6 +384,8 @@ class Brain:
 
     def _end_copies(self, chunks: tuple[int, ...], reason: str, keep: frozenset[int] = frozenset()) -> None:
         """Give up the orders of these chunks, all but those to keep."""
+        if not chunks:
+            return
         for order in self.ledger.undecided:
             work_id = order.compute.work_id
             if work_id in keep or not set(order.chunks) & set(chunks):
