@@ -13,7 +13,8 @@ from mottle.core.errors import ConfigError
 from mottle.strategies import MSGCConfig, SRSGCConfig
 from mottle.strategies.bursts import BurstModel, Bursts
 from mottle.strategies.m_sgc import CODED, PLAIN
-from mottle.strategies.sequential import Task, apportioned
+from mottle.strategies.schemes import Task
+from mottle.strategies.sequential import apportioned
 
 START = p.Version(0, 0)
 

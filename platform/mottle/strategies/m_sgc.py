@@ -18,7 +18,8 @@ from typing import ClassVar
 
 from mottle.strategies.bursts import BurstModel, Bursts
 from mottle.strategies.codes import Code, Row, chosen_code
-from mottle.strategies.sequential import Key, SequentialCoding, SequentialConfig, Task, Weights
+from mottle.strategies.schemes import Key, SequentialConfig, Task, Weights
+from mottle.strategies.sequential import SequentialCoding
 
 PLAIN, CODED = 1, 2
 """First of a result's name: (PLAIN, worker, k) is D1[worker][k], (CODED, b, worker) that worker's coded sum of D2[b]."""
@@ -52,7 +53,7 @@ class MSGCConfig(SequentialConfig):
 
 
 class Multiplexed:
-    """See `mottle.strategies.sequential.Scheme`. With lambda = n nothing is coded: the last B rounds of a job are for retries."""
+    """See `mottle.strategies.schemes.Scheme`. With lambda = n nothing is coded: the last B rounds of a job are for retries."""
 
     def __init__(self, model: BurstModel, num_workers: int) -> None:
         self._num_workers = num_workers

@@ -16,111 +16,18 @@ task of which job a worker has in a round is the scheme's (`sr_sgc.py`, `m_sgc.p
 Source: `heterogeneous.md` 8. Neutral reference: SGD delayed by `delay` steps, on the same batches.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any
 
 from mottle.core import strategy as s
-from mottle.core.errors import ConfigError
-from mottle.strategies.bursts import BurstModel
-from mottle.strategies.codes import Row
-
-Key = tuple[int, ...]
-"""Name of a result among those of its job; the scheme's."""
-Weights = tuple[tuple[Key, float], ...]
-"""(result, factor) whose sum is the sum over the whole batch."""
+from mottle.strategies.schemes import Key, Scheme, SequentialConfig, Task
 
 MENDED = 3
 """Attempts to mend a job before its samples are given back."""
 HOPELESS = 10
 """Jobs in a row without a step for what workers sent: then it will not get better."""
-
-
-class Task(NamedTuple):
-    """One result that a worker computes in a round."""
-
-    job: int
-    key: Key
-
-
-class Scheme(Protocol):
-    """Which places of a crew compute what in which round. A job has the number of the round that it begins in."""
-
-    delay: int
-    """T: a job is decoded at the end of so many rounds after its own."""
-    chunk_weights: tuple[int, ...]
-    """How large the chunks of a batch are against each other."""
-
-    def plan(self, number: int, results: Mapping[int, Collection[Key]]) -> list[list[Task]]:
-        """Tasks of each place in round `number`, of jobs that are out; `results` is what there is of those."""
-
-    def row(self, key: Key) -> Row:
-        """What is computed for a result: (chunk, coefficient)."""
-
-    def decode(self, keys: Collection[Key]) -> Weights | None: ...
-
-    def missing(self, keys: Collection[Key]) -> list[Key]:
-        """Results with which these can be decoded; none if they can."""
-
-    def bears(self, stragglers: AbstractSet[int]) -> bool:
-        """Whether every job can still be decoded in time if these places are given up in the round at hand."""
-
-    def ended(self, stragglers: AbstractSet[int]) -> None:
-        """The round at hand ended, and these were given up."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SequentialConfig(ABC):
-    """Options of sequential gradient coding; see `mottle.strategies.bursts` for what stragglers are taken to be like."""
-
-    batch_size: int
-    """Samples of one step, over all workers."""
-    burst: int = 1  # B in the paper
-    """Rounds in a row in which a straggler is one."""
-    window: int = 2  # W in the paper
-    """Rounds that `num_stragglers` counts over."""
-    num_stragglers: int = 1  # lambda in the paper
-    """Workers that may straggle within a window."""
-    mu: float = 1.0
-    """Whoever takes longer than (1 + mu) times the fastest is a straggler."""
-    models: int = 1
-    """Copies that are trained in rotation."""
-    name: ClassVar[str]
-    coded: ClassVar[bool] = True
-    code: ClassVar[str] = "auto"
-
-    def __post_init__(self) -> None:
-        if self.batch_size < 1 or not self.mu > 0:
-            raise ConfigError(f"{self.name} needs batch_size >= 1 and mu > 0, got {self.batch_size} and {self.mu}")
-        if self.models != 1:
-            raise ConfigError(f"{self.name} trains one model, as SGD whose steps are late: models must be 1, got {self.models}")
-        _ = self.model
-
-    @property
-    def model(self) -> BurstModel:
-        """What stragglers are taken to be like."""
-        return BurstModel(burst=self.burst, window=self.window, num_stragglers=self.num_stragglers)
-
-    @property
-    @abstractmethod
-    def least_workers(self) -> int:
-        """Workers without which there is no code."""
-
-    @property
-    @abstractmethod
-    def delay(self) -> int:
-        """Steps by which gradients are late."""
-
-    @property
-    @abstractmethod
-    def tasks_a_round(self) -> int:
-        """Tasks that a worker has in a round, at most."""
-
-    @abstractmethod
-    def scheme(self, num_workers: int) -> Scheme:
-        """For a crew of that size."""
 
 
 @dataclass(slots=True)

@@ -16,7 +16,8 @@ from typing import ClassVar
 from mottle.core.errors import ConfigError
 from mottle.strategies.bursts import BurstModel, Bursts
 from mottle.strategies.codes import Code, Row, chosen_code
-from mottle.strategies.sequential import Key, SequentialCoding, SequentialConfig, Task, Weights
+from mottle.strategies.schemes import Key, SequentialConfig, Task, Weights
+from mottle.strategies.sequential import SequentialCoding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +58,7 @@ class SRSGCConfig(SequentialConfig):
 
 
 class SelectiveRepetition:
-    """See `mottle.strategies.sequential.Scheme`. A result is named by the place of the crew whose coded sum it is.
+    """See `mottle.strategies.schemes.Scheme`. A result is named by the place of the crew whose coded sum it is.
 
     Args:
         num_stragglers: s, of each job's code.
