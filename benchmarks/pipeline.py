@@ -54,12 +54,20 @@ def perceptron(width: int, depth: int) -> nn.Module:
 # --- bubbles ----------------------------------------------------------------------------------------------------------------------------
 
 
+class Nobody:
+    """In a coordinator's place: what is logged is for nobody."""
+
+    class log:  # noqa: N801  # as Ray has methods
+        @staticmethod
+        def remote(*arguments: Any) -> None: ...
+
+
 class Leader:
     """A gang without a crew."""
 
     def __init__(self, job: Job) -> None:
-        run: Any = RunHandle(None, "")
-        self._gang = Gang(0, job, job.groups[0], {0: []}, {0: []}, None, run, ray.get_runtime_context().current_actor)
+        me = ray.get_runtime_context().current_actor
+        self._gang = Gang(0, job, job.groups[0], {0: []}, {0: []}, None, RunHandle(Nobody(), ""), me)
 
     def rounds(self, count: int, samples: int) -> list[float]:
         """Share of each round in which the stages were idle."""
@@ -73,13 +81,13 @@ class Leader:
         return idle[1:]
 
 
-def report_bubbles(delay_s: float, rounds: int) -> None:
+def report_bubbles(delay_s: float, rounds: int, counts: list[int]) -> None:
     data = TensorDataset(torch.randn(64, 16), torch.zeros(64, dtype=torch.int64))
     ray.init(address="local", num_cpus=STAGES, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     print(f"{STAGES} stages as actors, passes of {delay_s:g} and {2 * delay_s:g} s; micro-batches, idle share, formula")
     for schedule in SCHEDULES:
         found = []
-        for microbatches in (4, 8):
+        for microbatches in counts:
             engine = {"placed": {"stages": STAGES, "schedule": schedule, "microbatches": microbatches, "stage_delay_s": delay_s}}
             with TemporaryDirectory() as folder:
                 job = Trainer(
@@ -174,10 +182,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=["bubble", "predicted"], default=["bubble", "predicted"])
     parser.add_argument("--delay", type=float, default=0.1)
+    parser.add_argument("--microbatches", nargs="+", type=int, default=[8])
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     if "bubble" in options.parts:
-        report_bubbles(options.delay, options.rounds)
+        report_bubbles(options.delay, options.rounds, options.microbatches)
     if "predicted" in options.parts:
         report_prediction(options.rounds)
 

@@ -9,6 +9,7 @@ import torch
 from tests.actors import live
 from torch import Tensor
 
+from mottle.placement import find_cluster, plan
 from mottle.sdk import Trainer, WorkerGroup
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
@@ -56,3 +57,29 @@ def test_a_gang_and_a_plain_worker_take_the_steps_of_plain_momentum(tmp_path: Pa
     )
     psutil.wait_procs(followers(), timeout=live.RELEASE_TIMEOUT_S)
     assert not followers()
+
+
+def test_a_gang_takes_local_steps_and_sends_through_ray(tmp_path: Path) -> None:
+    """One worker's rounds of local SGD are the inner optimizer's steps on the same batches."""
+    job = live.trainer(
+        tmp_path,
+        live.perceptron,
+        optimizer={"sgd": {"lr": LR, "momentum": 0.9}},
+        scaling_config=gang(transport="ray", activations="recompute"),
+        strategy={"local_sgd": {"local_steps": 5}},
+        micro_batch_size=7,
+        until={"epochs": 1},
+        lease_floor_s=None,
+    )
+    ours = parameters_after(job)
+    theirs = live.reference(job, live.perceptron, lambda model: torch.optim.SGD(model.parameters(), LR, momentum=0.9), epochs=1)
+    assert_close(ours, theirs.parameters())
+
+
+def test_the_cluster_of_this_process_is_found_and_planned_for() -> None:
+    found = find_cluster("auto")
+    (device,) = [each for each in found.devices if each.id.endswith("/cpu")]
+    assert device.mem > 0
+    assert found.classes[device.kind].flops_per_s["float32"] > 1e8
+    made = plan(live.perceptron(), torch.empty(4, live.NUM_FEATURES), cluster=found)
+    assert made.simulation.valid
