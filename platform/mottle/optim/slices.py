@@ -111,7 +111,9 @@ class TorchSliceOptimizer:
             kept = self._optimizer.state[piece.view] if self._optimizer else {}
             slots = self._slots[piece.group]
             for name in slots.flat & kept.keys():
-                state.setdefault(name, torch.zeros_like(self._range))[piece.start : piece.stop] = kept[name]
+                if name not in state:  # and not setdefault, which would make one for each piece
+                    state[name] = torch.zeros_like(self._range)
+                state[name][piece.start : piece.stop] = kept[name]
             state.update({f"{name}.{piece.group}": kept[name].clone() for name in slots.scalar & kept.keys()})
         return state
 
