@@ -5,8 +5,8 @@
 `bubble` starts a gang of four stages on a local Ray and lets it run rounds of micro-batches. A stage's forward pass takes `--delay`
 seconds longer than it would, its backward pass twice that; a stage is busy while a pass runs. The formula is (S-1)/(M+S-1).
 
-`predicted` measures the ops of a perceptron one by one on a core, cuts it into two stages, and has the simulator that judges placements
-run the schedule; then the stages run in two processes with a core and a thread each, and tensors go over gloo.
+`predicted` measures the ops of a perceptron one by one, in two processes at once with a core and a thread each, cuts it into two stages,
+and has the simulator that judges placements run the schedule; then the stages run in two such processes, and tensors go over gloo.
 """
 
 import argparse
@@ -141,19 +141,37 @@ def run_stage(stage: int, port: int, cut: Cut, config: PlacedConfig, rounds: int
     answers.put((stage, statistics.median(times[1:])))
 
 
-def report_prediction(rounds: int) -> None:
-    os.sched_setaffinity(0, {0})
+def measure_ops(core: int, together: Any, answers: Any) -> None:
+    os.sched_setaffinity(0, {core % (os.cpu_count() or 1)})
     torch.set_num_threads(1)
     captured = captured_call(build(), cross_entropy, batch())
-    member = Member(cpu_class(1, 1 << 33), measured=measure(captured, "cpu", repeats=15))
+    together.wait()
+    answers.put((core, measure(captured, "cpu", repeats=25)))
+
+
+def measured_members(context: Any) -> list[Member]:
+    """Both processes measure at once, as they will compute: cores may share what they compute with."""
+    answers, together = context.Queue(), context.Barrier(2)
+    processes = [context.Process(target=measure_ops, args=(core, together, answers)) for core in range(2)]
+    for process in processes:
+        process.start()
+    tables = dict(answers.get(timeout=600) for _ in processes)
+    for process in processes:
+        process.join()
+    return [Member(cpu_class(1, 1 << 33), measured=tables[core]) for core in range(2)]
+
+
+def report_prediction(rounds: int) -> None:
+    torch.set_num_threads(1)
     context = mp.get_context("spawn")
+    captured, members = captured_call(build(), cross_entropy, batch()), measured_members(context)
     print(f"perceptron of {DEPTH + 1} layers of {WIDTH}, micro-batches of {BATCH}, two processes with a core each")
     print("schedule, micro-batches, predicted ms, measured ms")
     for schedule in SCHEDULES:
         found = []
         for microbatches in (4, 8):
             config = PlacedConfig(stages=2, schedule=schedule, microbatches=microbatches)
-            cut = cut_stages(captured, [member] * 2, microbatches)
+            cut = cut_stages(captured, members, microbatches)
             predicted_ms = predict_ms(cut, config)
             store = open_store("127.0.0.1")
             answers = context.Queue()
