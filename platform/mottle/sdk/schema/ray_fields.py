@@ -90,9 +90,7 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
             f"Only such failures count: {_NO_RESTART}"
         ),
         "fail_fast": _refused(f"{_GONE_IN_RAY}; max_failures=0 is the same"),
-        "controller_failure_limit": _refused(
-            "there is no such controller; a lost coordinator is replaced by itself, however often"
-        ),
+        "controller_failure_limit": _refused("there is no such controller; a lost coordinator is replaced by itself, however often"),
         "max_preemption_failures": _refused(f"{_NO_RESTART}, so there is nothing to count"),
         "relax_collectives_on_preemption": _mapped("always so: no step waits for a worker that is gone, whatever is set"),
         "preemption_grace_s": _mapped("always without end: workers that are not preempted go on, whatever is set"),
