@@ -196,7 +196,7 @@ def test_false_units_of_a_loss_that_has_its_own_are_refused_by_name_or_capped(tm
     honest = {"attack": {"honest": {}}}
     claims = {"zero": 0, "negative": -4.0, "nan": float("nan"), "tiny": 1e-300, "huge": 1e12}
     liars = [replace(LIAR, name=name, attack={"count_inflation": {**honest, "claim": claim}}) for name, claim in claims.items()]
-    rule = {"multi_krum": {"num_byzantine": 4, "num_selected": 6}}
+    rule = {"multi_krum": {"num_byzantine": 4}}
     options: dict[str, Any] = {"loss": live.class_weighted, "rule": rule, "batch_size": 120, "until": {"epochs": 3}}
     job = contested(tmp_path, "sync", [replace(HONEST, count=6, num_cpus=0.2), *(replace(each, num_cpus=0.2) for each in liars)], **options)
     result = live.fit(job)

@@ -219,3 +219,15 @@ def test_the_mean_around_a_centre_may_leave_the_honest_range(spec: Any) -> None:
 
 def test_of_two_equally_close_values_the_smaller_is_kept() -> None:
     assert aggregation.build({"mea_med": {"num_byzantine": 1}})(torch.tensor([[1.0], [4], [7]])).tolist() == [2.5]
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [{"trimmed_mean": {"trim": 0}}, {"multi_krum": {"num_byzantine": 0, "num_selected": 1}}, {"zeno": {"trim": 2, "rho": 0.1}}],
+    ids=str,
+)
+def test_a_single_row_that_is_left_comes_out_as_it_is_whatever_its_count(spec: Any) -> None:
+    rows = torch.tensor([[0.1], [0.7], [1.9]], dtype=torch.float64)
+    given = rows[:1] if "trimmed_mean" in spec else rows
+    told = aggregation.build(spec)(given, [3, 7, 11][: len(given)], score=[1.0, 0.0, 0.0])
+    assert float(told) in rows.flatten().tolist()

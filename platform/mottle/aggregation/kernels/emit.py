@@ -6,7 +6,7 @@ _BINARY = {"add": "{a} + {b}", "sub": "{a} - {b}", "mul": "{a} * {b}", "div": "{
 _CALLS = {"min": "smaller({a}, {b})", "max": "larger({a}, {b})"}
 _MASKS = {"above": "{a} > {b}", "equal": "{a} == {b}", "both": "{a} & {b}"}
 
-_AHEAD = 256
+_AHEAD = 64
 """Columns that are fetched in advance, into the second cache: hardware loses track of so many rows at once."""
 
 _TEMPLATE = """// A column program, printed by mottle.aggregation.kernels.emit.

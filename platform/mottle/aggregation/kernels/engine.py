@@ -217,6 +217,8 @@ def apply_weights(rows: Rows, weights: Floats, divisor: float, center: Tensor | 
     if not len(factors):
         return out.zero_()
     part = rows.only(chosen.tolist())
+    if len(factors) == 1 and not extra and factors[0] == divisor:
+        return out.copy_(part.vectors[0])  # to multiply and to divide by the same number may change the last bit
     library = native.apply_library() if rows.device.type == "cpu" else None
     if library is None:
 
