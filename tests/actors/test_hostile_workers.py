@@ -189,39 +189,3 @@ def test_messages_that_break_the_protocol_are_refused_by_name_and_the_run_goes_o
     counts = result.summary.updates
     assert (counts.in_flight, counts.lost, counts.duplicated) == (0, 0, 0)
     live.assert_replay(job)
-
-
-def test_false_units_of_a_loss_that_has_its_own_are_refused_by_name_or_capped(tmp_path: Path) -> None:
-    """Nothing, less than nothing, no number, hardly anything: all refused. Far too much: its row counts for two honest ones at most."""
-    honest = {"attack": {"honest": {}}}
-    claims = {"zero": 0, "negative": -4.0, "nan": float("nan"), "tiny": 1e-300, "huge": 1e12}
-    liars = [replace(LIAR, name=name, attack={"count_inflation": {**honest, "claim": claim}}) for name, claim in claims.items()]
-    rule = {"multi_krum": {"num_byzantine": 4}}
-    options: dict[str, Any] = {"loss": live.class_weighted, "rule": rule, "batch_size": 120, "until": {"epochs": 3}}
-    job = contested(tmp_path, "sync", [replace(HONEST, count=6, num_cpus=0.2), *(replace(each, num_cpus=0.2) for each in liars)], **options)
-    result = live.fit(job)
-    assert result.metrics is not None
-    assert result.metrics["test_accuracy"] > 0.9
-    told = defaultdict(set)
-    for _, worker, verdict, reason, *_ in live.verdicts(job):
-        told[worker].add((verdict, reason))
-    assert told["w6"] == {("rejected", "claims a weight of 0 for a sum that is not zero")}
-    assert told["w7"] == {("rejected", "claims a weight of -4.0")}
-    assert told["w8"] == {("rejected", "claims a weight of nan")}
-    assert told["w9"] == {("rejected", "not finite")}
-    assert {verdict for verdict, _ in told["w10"]} <= {"accepted", "unselected"}
-    live.assert_replay(job)
-
-
-def test_a_worker_that_pushes_under_another_ones_order_does_not_block_it(tmp_path: Path) -> None:
-    """In a round its own order and the next worker's have numbers in a row; what it sends is for the other's number, and comes first."""
-    squatter = replace(LIAR, name="squatter", attack={"malformed": {"kind": "other_round"}})
-    honest = [replace(HONEST, name=f"slow{i}", count=1, delay_s=0.02) for i in range(2)]
-    strategy = {"sync": {"deadline_s": 0.6, "quorum": 2}}
-    job = contested(tmp_path, strategy, [squatter, *honest], batch_size=60, shards=2, until={"samples": 240})
-    result = live.fit(job)
-    assert result.summary is not None
-    liar, *others = result.summary.workers
-    assert liar.accepted == 0
-    assert all(worker.accepted >= 2 and worker.rejected == 0 for worker in others)
-    live.assert_replay(job)
