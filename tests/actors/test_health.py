@@ -24,7 +24,7 @@ def test_a_worker_that_sends_nan_is_put_away_with_the_reason_and_the_honest_ones
         strategy="async",
         until={"epochs": 4},
         scaling_config=crew,
-        health=HealthConfig(wait_s=0.2),
+        health=HealthConfig(),
     )
     with live.started(job) as run:
         shown = live.wait_for(run, lambda now: any(row.state == "quarantined" for row in now.workers), "anybody was in quarantine")

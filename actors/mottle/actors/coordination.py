@@ -24,11 +24,13 @@ from mottle.actors.collusion import open_channel
 from mottle.actors.exchange import Door, Exchange
 from mottle.actors.fleet import START_TIMEOUT_S, CrewError, Fleet, barriered, joined
 from mottle.actors.gauges import Gauges
+from mottle.actors.hiring import ask_autoscaler, wishes
 from mottle.actors.hosts import Place, this_process
 from mottle.actors.job import Job, Resumption
 from mottle.actors.lines import Line, Message
 from mottle.actors.logbook import Logbook, page_of
 from mottle.actors.logs import LogFiles
+from mottle.actors.machines import Machines
 from mottle.actors.memory import peak_rss_bytes
 from mottle.actors.reports import RunHandle
 from mottle.actors.reserve import RESERVE
@@ -125,6 +127,7 @@ class Session:
         self._fleet: Fleet | None = None
         self._exchange = exchange or Exchange(self.hear, self.lost)
         self._closed = threading.Event()
+        self._machines: Machines | None = None
         chronicle = self._chronicle
         self._logbook = Logbook(
             self._brain,
@@ -188,7 +191,7 @@ class Session:
         self._began_ns = time.monotonic_ns()
         self.events([p.Started(version)])
         self._wait_until_safe()
-        threading.Thread(target=self._show_gauges, name="gauges", daemon=True).start()
+        self._watch()
 
     def go_on(self, takeover: Takeover, epoch: int, found: "Found", door: Door | None, listen: Callable[[], None]) -> None:
         """Take the run over from a lost coordinator, when its log has been replayed (`mottle.actors.comeback`).
@@ -203,7 +206,15 @@ class Session:
             listen()
             self._take_up(takeover, epoch, found, door)
         self._wait_until_safe()
+        self._watch()
+
+    def _watch(self) -> None:
+        """Look at the run, and at the cluster's machines, from now on."""
+        assert self._fleet is not None
         threading.Thread(target=self._show_gauges, name="gauges", daemon=True).start()
+        self._machines = Machines(self._fleet.machine_came, self._fleet.machine_goes)
+        if (wished := wishes(self._job.groups))[0]:
+            ask_autoscaler(*wished)
 
     def _take_up(self, takeover: Takeover, epoch: int, found: "Found", door: Door | None) -> None:
         fleet, brain = self._make_fleet(door), self._brain
@@ -278,6 +289,10 @@ class Session:
         now_ns = self._now_ns()
         self._closed.set()
         self._timers.close()
+        if self._machines is not None:
+            self._machines.close()
+            if wishes(self._job.groups)[0]:
+                ask_autoscaler([], [])
         self._exchange.close()
         peaks: dict[str, list[int]] = {"coordinator": [peak_rss_bytes()]}
         if self._fleet is not None:
@@ -403,6 +418,8 @@ class Session:
                 self._fleet.introduce(replica)
             case p.PlanWanted(measured):
                 threading.Thread(target=self._plan, args=(measured,), name="planner", daemon=True).start()
+            case p.Retire(replica):
+                self._fleet.replicas.lose(replica)
             case p.SetTimer(name, at_ns):
                 self._timers.set(name, max(0, at_ns - self._now_ns()))
 

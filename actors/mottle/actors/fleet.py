@@ -13,6 +13,7 @@ from torch import Tensor
 from mottle import strategies
 from mottle.actors import placing
 from mottle.actors.exchange import Door, Exchange
+from mottle.actors.hiring import Machine, hires
 from mottle.actors.job import Job, WorkerGroup
 from mottle.actors.lines import Line
 from mottle.actors.reasons import reason_of
@@ -69,6 +70,12 @@ class Fleet:
         self._over = over
         self._groups = {group.name: group for group in job.groups}
         self._num_in_group: dict[str, int] = defaultdict(int)
+        self._vacant: dict[str, int] = defaultdict(int)
+        """Workers of a group that were lost, or left a machine that was taken away, and were not replaced."""
+        self._nodes: dict[int, str] = {}
+        """Where workers are, by slot."""
+        self._going: set[str] = set()
+        """Machines that are taken away."""
         self.next_slot = 0
         self.parts: list[TakeUp] = []
         """Of a checkpoint, that workers of the first crew go on from: each from one of its group, in the order of slots."""
@@ -76,6 +83,7 @@ class Fleet:
         self.replicas = Replicas(self._job, run, exchange, door, tell, note, charter)
         self._shards_stand = threading.Event()
         self._meeting = threading.Lock()
+        self._hiring = threading.Lock()
         self.ways: dict[int, Way] = {}
         """To workers, by slot."""
         self.workers: dict[int, Any] = {}
@@ -158,7 +166,11 @@ class Fleet:
         """
         if group not in self._groups:
             raise CrewError(f"unknown worker group {group!r}; known: {', '.join(self._groups)}")
-        wanted = self._groups[group]
+        with self._hiring:
+            return self._hire(count, self._groups[group])
+
+    def _hire(self, count: int, wanted: WorkerGroup) -> list[int]:
+        group = wanted.name
         if wanted.max_count is not None and self._num_in_group[group] + count > wanted.max_count:
             raise CrewError(
                 f"group {group!r} may have {wanted.max_count} workers, has {self._num_in_group[group]} and was asked for {count} more"
@@ -175,6 +187,24 @@ class Fleet:
             slots.append(slot)
         return slots
 
+    def machine_came(self, machine: Machine) -> None:
+        """Use what has come, as far as the groups may grow; nobody waits for it."""
+        hired = hires(machine, self._job.groups, self._num_in_group, self._vacant)
+        for name, count in hired.items():
+            self._vacant[name] = max(0, self._vacant[name] - count)
+            self.add_workers(count, name)
+        if hired:
+            self._note(f"a machine came: {', '.join(f'{count} more of group {name}' for name, count in hired.items())}")
+
+    def machine_goes(self, node: str, left_s: float | None) -> None:
+        """Tell the brain of what is on a machine that will be taken away."""
+        self._going.add(node)
+        self._tell(p.HostDraining(node, None if left_s is None else round(left_s * 1e9)))
+        for replica in self.replicas.on(node):
+            self._tell(p.ReplicaDraining(replica))
+        if node == ray.get_runtime_context().get_node_id():
+            self._note("the coordinator's own machine will be taken away: the run can go on from its newest checkpoint then")
+
     def _accompany(self, slot: int, group: WorkerGroup) -> None:
         """Bring a worker into the crew and stay with it to its end."""
         self._stay_with(slot, group, lambda actor: self._bring_in(slot, group, actor))
@@ -182,6 +212,7 @@ class Fleet:
     def _bring_in(self, slot: int, group: WorkerGroup, actor: Any) -> Any:
         """Reference to what a worker says at its end."""
         where = ray.get(actor.where.remote())
+        self._nodes[slot] = where["node"]
         self._shards_stand.wait()
         with self._meeting:
             connected = actor.connect.remote(slot, self._door, self.replicas.by_shard(), self._run)
@@ -202,11 +233,12 @@ class Fleet:
             self.peak_bytes["worker"].append(ray.get(begin(actor)))
             ray.get(actor.rest.remote())
             rested = True
+            self._vacant[group.name] += self._nodes.get(slot) in self._going
             self._tell(p.Left(slot, "dismissed"))
         except ray.exceptions.RayError as error:
-            self._lost_worker(slot, reason_of(error))
+            self._lost_worker(slot, group, reason_of(error))
         except Exception as error:
-            self._lost_worker(slot, reason_of(error))
+            self._lost_worker(slot, group, reason_of(error))
             traceback.print_exc()
         finally:
             self._num_in_group[group.name] -= 1
@@ -217,8 +249,9 @@ class Fleet:
             else:
                 ray.kill(actor)  # its resources are free for whoever comes next
 
-    def _lost_worker(self, slot: int, reason: str) -> None:
+    def _lost_worker(self, slot: int, group: WorkerGroup, reason: str) -> None:
         self.lost_workers[slot] = reason
+        self._vacant[group.name] += 1
         self._tell(p.Left(slot, f"died: {reason}", died=True))
 
     @staticmethod
@@ -241,6 +274,7 @@ class Fleet:
             self.workers[slot] = actor
             self.ways[slot] = Way(actor, self._exchange.line(worker_line(slot)))
             self._num_in_group[working.group] += 1
+            self._nodes[slot] = working.where["node"]
             ended = actor.until_over.remote(attached)
             group = self._groups[working.group]
             self._accompanying[slot] = self._thread(self._stay_with, slot, group, lambda _, ended=ended: ended)  # type: ignore[misc]

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import ray
 
+from mottle.actors import drains
 from mottle.core.protocol import ReplicaId
 
 MARKET_LABEL = "ray.io/market-type"
@@ -44,10 +45,12 @@ class Host:
 
 
 def living() -> list[Host]:
-    """All living hosts, this process's first, then by id."""
+    """All living hosts that will not be taken away, this process's first, then by id; every one where none would be left."""
     here = ray.get_runtime_context().get_node_id()
     nodes: Any = ray.nodes()  # type: ignore[no-untyped-call]  # Ray says nothing of what it returns
+    going = drains.draining()
     found = [Host(node["NodeID"], node["Labels"].get(MARKET_LABEL) != "spot") for node in nodes if node["Alive"]]
+    found = [host for host in found if host.id not in going] or found
     return sorted(found, key=lambda host: (host.id != here, host.id))
 
 

@@ -24,7 +24,7 @@ Spec = Mapping[str, Any] | str
 class WorkerGroup:
     """Workers that are alike.
 
-    `count` of them start; up to `max_count` may be added. Resources are Ray's, for each worker.
+    `count` of them start; up to `max_count` are added where machines come, or by hand. Resources are Ray's, for each worker.
     """
 
     name: str = "workers"

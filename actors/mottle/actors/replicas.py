@@ -134,6 +134,10 @@ class Replicas:
         if replica in self.handles:
             ray.kill(self.handles[replica])
 
+    def on(self, host: str) -> list[p.ReplicaId]:
+        """Replicas that lie on a host, those included that are yet to be introduced."""
+        return sorted(replica for replica, place in self._places.items() if place == host and replica not in self._lost)
+
     # --- newcomers --------------------------------------------------------------------------------------------------------------------
 
     def call_newcomer(self, replica: p.ReplicaId) -> None:

@@ -119,6 +119,8 @@ class Brain:
             self._effects,
         )
         self._newcomers = Newcomers(self.shards, self.pipeline, self._effects, first=config.replicas + 1)
+        self._draining: set[str] = set()
+        """Machines that are taken away."""
         self._leaving: set[int] = set()
         """Workers that go as soon as they have nothing in hand."""
         self._references = References(self.shards)
@@ -156,7 +158,9 @@ class Brain:
             p.ReplicaCame: self._newcomers.came,
             p.ReplicaReady: self._newcomers.ready,
             p.ReplicaSynced: self._newcomers.synced,
-            p.ReplicaKnown: self._newcomers.known,
+            p.ReplicaKnown: self._on_replica_known,
+            p.HostDraining: self._on_host_draining,
+            p.ReplicaDraining: self._on_replica_draining,
             p.StopAsked: self._on_stop_asked,
             p.TookOver: self._on_took_over,
         }
@@ -322,9 +326,12 @@ class Brain:
             self._hear(s.WorkerIdle(worker))
 
     def _on_joined(self, event: p.Joined) -> None:
-        self.members.join(event.worker, event.device, event.group, now_ns=self._effects.now_ns, kind=event.kind)
+        self.members.join(event.worker, event.device, event.group, now_ns=self._effects.now_ns, host=event.host, kind=event.kind)
         self.health.joined(event.worker, event.host)
         self._tell(p.Notice("joined", f"worker {event.worker} joined on {event.device}", event.worker))
+        if event.host and event.host in self._draining:
+            self._on_remove_asked(p.RemoveAsked(event.worker))
+            return
         if self._started:
             self._hear(s.WorkerIdle(event.worker))
 
@@ -577,8 +584,31 @@ class Brain:
         self._tell(p.Notice("warning", f"a replica of shard {event.replica.shard} is lost ({event.reason}); the other one goes on"))
         if self._newcomers.unknown_in(event.replica.shard):
             self.orders.stranded(event.replica)
-        self._newcomers.call(event.replica.shard)
+        if not self._newcomers.replaces(event.replica):
+            self._newcomers.call(event.replica.shard)
         self._fewer_replicas()
+
+    def _on_host_draining(self, event: p.HostDraining) -> None:
+        """Workers finish what they can in the time that is left, give the rest back and go; one that joins yet goes as well."""
+        going = [member.slot for member in self.members.all if member.host == event.host and member.state not in ("left", "leaving")]
+        self._draining.add(event.host)
+        left = "soon" if event.left_ns is None else f"in {event.left_ns / 1e9:.0f} s"
+        who = f"workers {', '.join(map(str, going))} leave" if going else "no worker is on it"
+        self._tell(p.Notice("draining", f"a machine will be taken away {left}: {who}"))
+        for worker in going:
+            self._on_remove_asked(p.RemoveAsked(worker))
+            self.orders.hurry(worker, event.left_ns)
+
+    def _on_replica_draining(self, event: p.ReplicaDraining) -> None:
+        if event.replica in self.shards.live:
+            self._newcomers.replace(event.replica)
+
+    def _on_replica_known(self, event: p.ReplicaKnown) -> None:
+        old = self._newcomers.known(event)
+        if old is not None and event.replica in self.shards.live and self.shards.lose(old):
+            self._tell(p.Notice("replica", f"a replica of shard {old.shard} has moved off a machine that will be taken away"))
+            self._tell(p.Retire(old))
+            self._fewer_replicas()
 
     def _fewer_replicas(self) -> None:
         """Some answers may be complete now."""

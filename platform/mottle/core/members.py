@@ -24,6 +24,7 @@ class Member:
     why: str = ""
     """It is, or was last, in quarantine for; empty while it is active."""
     quarantines: int = 0
+    host: str = ""
     kind: str = ""
     """Of its arithmetic: members of one kind compute equal bits. Empty where that is not known."""
     left_ns: int | None = None
@@ -70,10 +71,10 @@ class Members:
         self._crew: tuple[int, ...] | None = None
         """What `crew` says, until somebody's state changes."""
 
-    def join(self, slot: int, device: str, group: str, *, now_ns: int, kind: str = "") -> Member:
+    def join(self, slot: int, device: str, group: str, *, now_ns: int, host: str = "", kind: str = "") -> Member:
         if slot in self._all:
             raise ValueError(f"slot {slot} joined before; a returning machine takes a new slot")
-        self._all[slot] = Member(slot, device, group, now_ns, kind=kind)
+        self._all[slot] = Member(slot, device, group, now_ns, host=host, kind=kind)
         self._crew = (*self._crew, slot) if self._crew and slot > self._crew[-1] else None
         return self._all[slot]
 

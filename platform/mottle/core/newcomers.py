@@ -6,6 +6,8 @@ to a later place (`Sync`, `ReplicaSynced`) it has everything that was acknowledg
 follows that place comes to it from the coordinator itself, for the donor may die with what it has not passed on. The newcomer is
 then introduced to those who push and read, and when all of them know it the donor passes nothing on any more (`ReplicaKnown`, `Wean`).
 Training goes on all the while. Knows no process, worker or strategy.
+
+A replica whose machine is about to be taken away is replaced likewise before it is lost: it goes when its newcomer is known to all.
 """
 
 from collections import defaultdict
@@ -34,6 +36,8 @@ class Newcomers:
         self._failed: dict[int, int] = defaultdict(int)
         self._phases: dict[p.ReplicaId, str] = {}
         """`called`, `waiting` for a quiet place, `adopted` or `awaited`, in the order in which they were called."""
+        self._instead: dict[p.ReplicaId, p.ReplicaId] = {}
+        """Newcomer -> the replica that goes when it is known."""
         self._unknown: set[p.ReplicaId] = set()
         """Live, but what is under way may leave them out."""
 
@@ -43,6 +47,20 @@ class Newcomers:
         self._next[shard] += 1
         self._phases[newcomer] = "called"
         self._effects.tell(p.MakeReplica(newcomer))
+
+    def replace(self, replica: p.ReplicaId) -> None:
+        """Have one made in the place of a replica that lives and will have to go."""
+        if replica not in self._instead.values():
+            self._instead[p.ReplicaId(replica.shard, self._next[replica.shard])] = replica
+            self.call(replica.shard)
+
+    def replaces(self, replica: p.ReplicaId) -> bool:
+        """Whether a newcomer is on the way for a replica that has been lost now."""
+        for newcomer, old in self._instead.items():
+            if old == replica:
+                del self._instead[newcomer]
+                return True
+        return False
 
     def came(self, event: p.ReplicaCame) -> None:
         if self._phases.get(event.replica) == "called":
@@ -80,9 +98,11 @@ class Newcomers:
         """Whether a shard has a newcomer that some may not push to by themselves yet."""
         return any(newcomer.shard == shard for newcomer in self._unknown & self._shards.live)
 
-    def known(self, event: p.ReplicaKnown) -> None:
+    def known(self, event: p.ReplicaKnown) -> p.ReplicaId | None:
+        """All know it. Returns the replica that may go now, if its place was taken."""
         self._unknown.discard(event.replica)
         self._shards.tell(p.Wean(event.replica))
+        return self._instead.pop(event.replica, None)
 
     def took_over(self) -> None:
         """Another coordinator may not have the answers to what was asked for them."""
@@ -110,6 +130,9 @@ class Newcomers:
         more = self._failed[newcomer.shard] < ATTEMPTS
         following = "another is made" if more else "the shard goes on with one replica"
         self._effects.tell(p.Notice("warning", f"a new replica of shard {newcomer.shard} is lost ({event.reason}); {following}"))
-        if more:
+        old = self._instead.pop(newcomer, None)
+        if more and old is not None:
+            self.replace(old)
+        elif more:
             self.call(newcomer.shard)
         return True

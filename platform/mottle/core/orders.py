@@ -13,6 +13,8 @@ from mottle.core.members import AT_WORK, Members
 from mottle.core.pipeline import Pipeline
 
 RETURNED_STREAK = 10  # orders in a row, for each worker of the crew, that came to nothing: what fails then is not the workers
+HASTE = 1.5
+"""Usual times that an order is taken to need when its worker must be gone by then."""
 OVERDUE = "brain/overdue"
 """The one timer of all deadlines."""
 IDS_PER_EPOCH = 10**9
@@ -232,6 +234,18 @@ class Orders:
             self._effects.tell(p.Cut(order.compute.worker, decision.work_id))
             if isinstance(order.compute.until, p.VersionAfter):  # until now it lasted as long as others took
                 self._watch(decision.work_id, order.compute.worker, order.samples)
+
+    def hurry(self, worker: int, left_ns: int | None) -> None:
+        """The worker will be gone after that time: what it cannot finish by then it is to push as far as it has come, or to give back."""
+        usual_ns = self._deadlines.usual_ns(worker)
+        for order in self._ledger.of_worker(worker):
+            spent_ns = self._effects.now_ns - order.issued_ns
+            if left_ns is not None and usual_ns is not None and usual_ns * HASTE - spent_ns <= left_ns:
+                continue
+            if order.chunks:
+                self._abandon(order)  # a part of a coded sum is of no use
+            elif not order.cut and (left_ns is not None or isinstance(order.compute.until, p.VersionAfter)):
+                self.cut(s.CutOrder(order.compute.work_id))
 
     def abandon(self, decision: s.AbandonOrder) -> None:
         order = self._ledger.get(decision.work_id)

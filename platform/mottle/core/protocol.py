@@ -500,6 +500,13 @@ class PlanWanted:
 
 
 @dataclass(frozen=True, slots=True)
+class Retire:
+    """Another replica has taken this one's place, as was planned: nobody needs its process any more."""
+
+    replica: ReplicaId
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """The run has nothing left to do, or cannot go on."""
 
@@ -529,6 +536,7 @@ Command = (
     | MakeReplica
     | Introduce
     | PlanWanted
+    | Retire
     | Finished
 )
 
@@ -719,6 +727,22 @@ class ReplicaLost:
 
 
 @dataclass(frozen=True, slots=True)
+class HostDraining:
+    """A machine will be taken away: its workers are to leave in time."""
+
+    host: str
+    left_ns: int | None = None
+    """Until then; None where nobody knows."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaDraining:
+    """A replica lies on a machine that will be taken away: another is to take its place before."""
+
+    replica: ReplicaId
+
+
+@dataclass(frozen=True, slots=True)
 class ReplicaCame:
     """The process of a newcomer stands, empty."""
 
@@ -787,6 +811,8 @@ Event = (
     | Configured
     | Planned
     | ReplicaLost
+    | HostDraining
+    | ReplicaDraining
     | ReplicaCame
     | ReplicaReady
     | ReplicaSynced

@@ -23,6 +23,7 @@ EventKind = Literal[
     "probation",
     "readmitted",
     "corruption",
+    "draining",
     "checkpoint",
     "replica",
     "coordinator",

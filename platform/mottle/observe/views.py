@@ -25,6 +25,7 @@ _EVENT_LOOK = {
     "probation": ("◌", "yellow"),
     "readmitted": ("+", "bright_blue"),
     "corruption": ("!", "bold red"),
+    "draining": ("!", "yellow"),
     "checkpoint": ("✓", "cyan"),
     "replica": ("+", "cyan"),
     "coordinator": ("!", "bold yellow"),

@@ -8,13 +8,14 @@ from typing import Literal, get_args
 
 from mottle.simulate.checked import check, number
 
-Kind = Literal["crash", "leave", "join", "rejoin", "pause", "slow", "lose_replica", "lose_coordinator", "checkpoint"]
+Kind = Literal["crash", "leave", "join", "rejoin", "drain", "pause", "slow", "lose_replica", "lose_coordinator", "checkpoint"]
 
 _NEEDS: dict[str, tuple[str, ...]] = {
     "crash": ("worker",),
     "leave": ("worker",),
     "join": ("group",),
     "rejoin": ("worker",),
+    "drain": ("worker", "for_s"),
     "pause": ("worker", "for_s"),
     "slow": ("worker", "factor"),
     "lose_replica": ("shard",),
@@ -31,8 +32,9 @@ class Fault:
 
     kind: Kind
     """`crash` takes a worker without a word, `leave` lets it finish what it has, `join` adds one to a group, `rejoin` brings the machine of
-    one that is gone back with another worker, `pause` stops a worker, `slow` makes its samples take longer, `lose_replica` takes a shard's
-    process, `lose_coordinator` the coordinator's (another one takes over), `checkpoint` asks for one."""
+    one that is gone back with another worker, `drain` gives notice that a worker's machine is taken away `for_s` later, `pause` stops a
+    worker, `slow` makes its samples take longer, `lose_replica` takes a shard's process, `lose_coordinator` the coordinator's (another one
+    takes over), `checkpoint` asks for one."""
     at_s: float | None = number(default=None, least=0, most=1e9, optional=True)
     at_samples: int | None = number(default=None, least=0, most=10**15, whole=True, optional=True)
     worker: str | None = None

@@ -218,6 +218,7 @@ class Simulation:
             p.Batch: self._tell_shards,
             p.MakeReplica: lambda c: later(ns(servers.start_s), partial(self._made, c.replica)),
             p.Introduce: self._introduce,
+            p.Retire: self._retire,
             p.Refresh: self._refresh,
             p.Evaluate: self._ask_once,
             p.SaveModel: self._ask_once,
@@ -246,6 +247,11 @@ class Simulation:
     def _plan(self, order: p.PlanWanted) -> None:
         if self._planner is not None:
             self._post.message(partial(self.tell, self._planner(order.measured)))
+
+    def _retire(self, order: p.Retire) -> None:
+        self.hosts.lose(order.replica)
+        self.primaries = self._find_primaries()
+        self.hosts.found_dead(order.replica)
 
     def _set_timer(self, order: p.SetTimer) -> None:
         incarnation = 0 if self.recovery is None else self.recovery.incarnation
@@ -416,11 +422,22 @@ class Simulation:
                 self.crash(slot)
             case "leave":
                 self.tell(p.RemoveAsked(slot))
+            case "drain":
+                self._drain(slot, duration_ns or 0)
             case "pause" if duration_ns is not None:
                 self.tally.marks.append(Mark(self.clock.now_ns, "paused", f"{fault.worker} stands still for {fault.for_s:g} s"))
                 self.crew.pause(slot, duration_ns)
             case "slow" if fault.factor is not None:
                 self._slow(slot, fault.factor, duration_ns)
+
+    def _drain(self, slot: int, left_ns: int) -> None:
+        """The machine of a worker is taken away after that time."""
+        self.tell(p.HostDraining(self._machines[slot], left_ns))
+        self.clock.at(self.clock.now_ns + left_ns, FAULT, NOBODY, partial(self._taken_away, slot))
+
+    def _taken_away(self, slot: int) -> None:
+        if self.crew.all[slot].alive:
+            self.crash(slot)
 
     def _slow(self, slot: int, factor: float, duration_ns: int | None) -> None:
         self.tally.marks.append(Mark(self.clock.now_ns, "slowed", f"{self.crew.all[slot].name} takes {factor:g} times as long"))

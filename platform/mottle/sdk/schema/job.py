@@ -86,7 +86,7 @@ class Group(Section):
     name: str = Field(default="workers", min_length=1)
     """Name of the group; needed where there are several."""
     count: Count = 1
-    """Workers that start; with `[least, most]`, that many start and the group may grow."""
+    """Workers that start; with `[least, most]` the group grows where machines come, for which Ray's autoscaler is asked."""
     num_cpus: float = Field(default=1.0, ge=0)
     """Ray's logical CPUs of each worker."""
     num_gpus: float = Field(default=0.0, ge=0)
