@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from mottle.clusters import joining, tokens, versions
+from mottle.clusters import joining, tokens
 from mottle.clusters.reach import Login, explain, hosts_of, login_of
+from mottle.core import versions
 from mottle.core.errors import ConfigError
 
 HERE = {"python": "3.11.7", "ray": "2.60.0", "torch": "2.13.0+cpu", "mottle": "0.1.0"}

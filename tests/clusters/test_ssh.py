@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from mottle.clusters import versions
 from mottle.clusters.check import check
 from mottle.clusters.joining import look
 from mottle.clusters.reach import Login, Reached, reach
 from mottle.clusters.testbed import Testbed, ssh
+from mottle.core import versions
 
 pytestmark = pytest.mark.testbed
 ONPREM = Path(__file__).resolve().parents[2] / "clusters" / "onprem.yaml"

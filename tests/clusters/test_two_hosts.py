@@ -15,9 +15,9 @@ import psutil
 import pytest
 from tests.clusters.conftest import ROOT
 
-from mottle.clusters import versions
 from mottle.clusters.joining import Joined, look
 from mottle.clusters.testbed import HostSpec, Testbed
+from mottle.core import versions
 
 pytestmark = [pytest.mark.testbed, pytest.mark.ray]
 Snapshot = dict[str, Any]

@@ -1,12 +1,14 @@
 """Starting a Ray of our own on a machine that is busy. Ray itself is replaced: only what is tried how often matters here."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
 
 from mottle.actors.fleet import CrewError
-from mottle.sdk.local import START_ATTEMPTS, start_local
+from mottle.core.errors import ConfigError
+from mottle.sdk.local import START_ATTEMPTS, ensure_ray, start_local
 
 
 class Busy:
@@ -51,3 +53,45 @@ def test_another_error_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(ValueError, match="num_cpus"):
         start_local(1)
     assert len(busy.starts) == 1
+
+
+# --- a cluster that is running already --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
+    """No Ray in this process, no token in its environment or home."""
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    return monkeypatch
+
+
+def refusing(message: str) -> Any:
+    def init(**options: Any) -> None:
+        raise RuntimeError(message)
+
+    return init
+
+
+def test_a_missing_token_is_told_before_ray_would_end_the_process(elsewhere: pytest.MonkeyPatch) -> None:
+    elsewhere.setenv("RAY_AUTH_MODE", "token")
+    elsewhere.setattr(ray, "init", refusing("never asked"))
+    with pytest.raises(ConfigError, match=r"no token: the default file is .*auth_token, which cannot be read"):
+        ensure_ray((), "10.0.0.5:6379")
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({}, "RAY_AUTH_MODE is not set; a cluster with a token answers nobody without it"),
+        ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "x"}, "another token than RAY_AUTH_TOKEN"),
+    ],
+)
+def test_a_refused_token_is_told_with_its_variable(elsewhere: pytest.MonkeyPatch, environment: dict[str, str], said: str) -> None:
+    for name, value in environment.items():
+        elsewhere.setenv(name, value)
+    elsewhere.setattr(ray, "init", refusing("RpcError: Unauthenticated: InvalidAuthToken"))
+    with pytest.raises(ConnectionError, match=said):
+        ensure_ray((), "10.0.0.5:6379")

@@ -26,6 +26,7 @@ from mottle.actors.way import Way
 from mottle.actors.worker import Working
 from mottle.actors.worker import line_name as worker_line
 from mottle.core import protocol as p
+from mottle.core import versions
 from mottle.core.errors import MottleError
 
 START_TIMEOUT_S = 120.0
@@ -212,6 +213,7 @@ class Fleet:
     def _bring_in(self, slot: int, group: WorkerGroup, actor: Any) -> Any:
         """Reference to what a worker says at its end."""
         where = ray.get(actor.where.remote())
+        check_versions(slot, where)
         self._nodes[slot] = where["node"]
         self._shards_stand.wait()
         with self._meeting:
@@ -320,6 +322,18 @@ def joined(slot: int, where: Mapping[str, Any], group: WorkerGroup) -> p.Joined:
     """What is told of a worker that is where it says; the kind of its arithmetic is its process's, at the group's precision."""
     kind = where["kind"] and f"{where['kind']}, {group.autocast or 'as the model is'}"
     return p.Joined(slot, where["device"], group.name, where["node"], kind)
+
+
+def check_versions(slot: int, where: Mapping[str, Any]) -> None:
+    """Refuse a worker whose software is another: what it unpickles, computes and sends may mean something else there.
+
+    Args:
+        where: what its process says of itself.
+    Raises:
+        CrewError: names everything that differs, and what to do.
+    """
+    if wrong := versions.mismatches({f"of worker {slot}": where.get("versions", {})}, versions.here()):
+        raise CrewError(f"refused: {'; '.join(wrong)}")
 
 
 def barriered(job: Job) -> bool:

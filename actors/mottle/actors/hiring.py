@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mottle.actors.job import WorkerGroup
+from mottle.actors.job import WorkerGroup, processes
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,12 @@ def hires(machine: Machine, groups: Iterable[WorkerGroup], present: Mapping[str,
             continue
         hired[group.name] = number
         for name, amount in needs(group).items():
-            left[name] = left.get(name, 0.0) - number * amount
+            left[name] = left.get(name, 0.0) - number * processes(group) * amount
     return hired
 
 
 def needs(group: WorkerGroup) -> dict[str, float]:
-    """Ray resources of one worker, those that are not 0."""
+    """Ray resources of each process of a worker, those that are not 0."""
     wanted = {"CPU": group.num_cpus, "GPU": group.num_gpus, **group.resources}
     if group.accelerator_type is not None:
         wanted[f"accelerator_type:{group.accelerator_type}"] = 0.001  # as Ray asks for it
@@ -54,7 +54,8 @@ def _fitting(group: WorkerGroup, left: Mapping[str, float], labels: Mapping[str,
     plain = {name: value for name, value in group.label_selector.items() if not value.startswith(("!", "in("))}
     if any(labels.get(name) != value for name, value in plain.items()):
         return 0
-    return min((math.floor(left.get(name, 0.0) / amount + 1e-9) for name, amount in needs(group).items()), default=1)
+    rooms = (math.floor(left.get(name, 0.0) / amount / processes(group) + 1e-9) for name, amount in needs(group).items())
+    return min(rooms, default=1)
 
 
 def wishes(groups: Iterable[WorkerGroup]) -> tuple[list[dict[str, float]], list[dict[str, str]]]:
@@ -62,7 +63,7 @@ def wishes(groups: Iterable[WorkerGroup]) -> tuple[list[dict[str, float]], list[
     groups = list(groups)
     if all(group.max_count is None or group.max_count <= group.count for group in groups):
         return [], []
-    workers = [group for group in groups for _ in range(group.max_count or group.count)]
+    workers = [group for group in groups for _ in range((group.max_count or group.count) * processes(group))]
     return [needs(group) for group in workers], [dict(group.label_selector) for group in workers]
 
 

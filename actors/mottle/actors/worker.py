@@ -33,6 +33,7 @@ from mottle.actors.reports import Reports, RunHandle
 from mottle.actors.slot_state import SlotState, TakeUp
 from mottle.actors.way import Way, connect
 from mottle.core import protocol as p
+from mottle.core import versions
 from mottle.core import worker as w
 
 LOOK_EVERY_S = 1.0
@@ -64,11 +65,11 @@ class TrainingWorker:
         self._session: Session | None = None
 
     def where(self) -> dict[str, Any]:
-        """Process id, node and device, for the crew's books."""
+        """Process id, node, device and versions, for the crew's books."""
         context = ray.get_runtime_context()
         device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu"
         kind = kind_of_arithmetic(gpu=torch.cuda.is_available())
-        return {"pid": os.getpid(), "node": context.get_node_id(), "device": device, "kind": kind}
+        return {"pid": os.getpid(), "node": context.get_node_id(), "device": device, "kind": kind, "versions": versions.here()}
 
     def connect(self, slot: int, door: Door | None, shards: Shards, run: RunHandle) -> list[str]:
         """Call the coordinator and the shards. Returns what people should know where one cannot be called.

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mottle.clusters import tokens
-from mottle.clusters.versions import SCRIPT, here, mismatches, parse
 from mottle.core.errors import ConfigError
+from mottle.core.versions import SCRIPT, here, mismatches, parse
 
 TIMEOUT_S = 60.0
 _ANSWER_S = 5.0

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from mottle.clusters import versions
+from mottle.core import versions
 
 _SLOW_LOGIN = 4  # times the time to answer: what a login and a Python may take
 _NOBODY = (

@@ -6,12 +6,16 @@ declares, whatever the machine has: workers of a study share the real cores.
 
 import math
 import os
+from pathlib import Path
 from typing import Any
 
 import ray
 
 from mottle.actors.fleet import CrewError
 from mottle.actors.job import WorkerGroup, processes
+from mottle.clusters import tokens
+from mottle.clusters.joining import explain
+from mottle.core.errors import ConfigError
 from mottle.sdk.ray_messages import put_aside
 
 RAY_ADDRESS = "RAY_ADDRESS"
@@ -25,7 +29,8 @@ def ensure_ray(groups: tuple[WorkerGroup, ...], address: str | None = None) -> s
     Returns:
         A sentence for the user when a local Ray was started, else None.
     Raises:
-        ConnectionError: there is no Ray at that address.
+        ConnectionError: there is no Ray at that address, or it refuses: says why, and which variable is wrong.
+        ConfigError: the environment asks for a token and has none.
         CrewError: this machine is too busy to start one.
     """
     if ray.is_initialized():
@@ -33,11 +38,21 @@ def ensure_ray(groups: tuple[WorkerGroup, ...], address: str | None = None) -> s
     address = address or os.environ.get(RAY_ADDRESS)
     if address is not None:
         put_aside()
-        ray.init(address=address, **QUIET)
+        _connect(address)
         return None
     declared = max(1, math.ceil(sum((group.max_count or group.count) * processes(group) * group.num_cpus for group in groups)))
     start_local(declared)
     return f"started a local Ray with {declared} logical CPUs on {os.cpu_count()} real ones"
+
+
+def _connect(address: str) -> None:
+    home = Path.home()
+    if os.environ.get("RAY_AUTH_MODE") == "token" and isinstance(wrong := tokens.source(os.environ, home), str):
+        raise ConfigError(f"Ray at {address} cannot be asked: {wrong}")  # Ray itself would end this process
+    try:
+        ray.init(address=address, **QUIET)
+    except Exception as error:  # of many kinds, with pages of text
+        raise ConnectionError(explain(address, str(error), os.environ, home)) from error
 
 
 def start_local(num_cpus: int) -> None:
