@@ -37,6 +37,11 @@ def test_a_sweep_leaves_its_table_its_page_and_the_best_job(tmp_path: Path, spac
     assert (again.code, "holds a sweep already; go on with --resume" in again.err) == (2, True)
     resumed = mottle("tune", space, "--job", job, "--out", out, "--resume", "--json")
     assert (resumed.code, resumed.data["best"]) == (0, done.data["best"])
+    foretold = mottle(
+        "tune", space, "--job", job, "--out", out, "--replace", "--json", "--set", "fidelity.simulate.candidates=2", "--set", "trials=1"
+    )
+    assert [trial["values"]["optimizer.lr"] for trial in foretold.data["trials"]] == [0.1]
+    assert "simulated 2 points, 1 are run; the best is foretold to have test_loss" in foretold.err
 
 
 def test_bad_input_is_told_before_anything_is_written(tmp_path: Path, space: Path, mottle) -> None:

@@ -1,7 +1,7 @@
 """`mottle simulate`: how strategies fare on a fleet, on virtual time."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,11 +10,6 @@ import typer
 from mottle.cli.answers import Answer, BadInputError, Code, Json, say
 
 if TYPE_CHECKING:
-    from torch.nn import Module
-
-    from mottle.actors.job import Job
-    from mottle.core.brain import Brain
-    from mottle.simulate import TorchProblem
     from mottle.simulate.compare import Task
     from mottle.simulate.fleet import Fleet
     from mottle.simulate.outcome import Outcome
@@ -112,87 +107,18 @@ def _job_task(file: Path, machines: "Fleet") -> "tuple[Task, tuple[str, ...], di
     """The job as a task, the metrics that it measures, its own strategy's options, and what of it is not simulated."""
     import torch
 
-    from mottle.core.fragments import fragments_of
     from mottle.core.naming import parse
-    from mottle.core.strategy import Fragmented
     from mottle.sdk import jobfile
-    from mottle.simulate import Learning
-    from mottle.simulate.compare import Task
+    from mottle.sdk.simulating import task_of
 
     torch.set_num_threads(1)  # models that one simulates are small; their threads would wait for one another
     job = jobfile.read(file).trainer().job
-
-    def numbers(brain: "Brain") -> Learning:
-        strategy, problem = brain.strategy, _problem(job, brain.strategy.companion)
-        return Learning(
-            problem,
-            brain.shards.live,
-            optimizer=strategy.server_optimizer or job.optimizer,
-            codec=job.codec,
-            schedule=job.schedule,
-            fragments=fragments_of(problem.layout, strategy.fragmentation) if isinstance(strategy, Fragmented) else None,
-            seed=job.seed,
-            num_workers=machines.num_workers,
-            collusion=machines.collusion,
-            rule=job.strategy_defaults.get("rule"),
-        )
-
-    task = Task(
-        config=replace(job.brain, checkpoint_every=None),
-        numbers=numbers,
-        micro_batch=job.micro_batch_size,
-        defaults=job.strategy_defaults,
-        untested=_untested(job),
-        num_workers=machines.num_workers,
-    )
+    task = task_of(job, machines)
     metrics = tuple(f"test_{name}" for name in ("loss", *job.metrics)) if job.test is not None else ()
     hostile = any(group.attack is not None for group in job.groups) and all(group.attack is None for group in machines.workers)
     name, options = parse(job.strategy, "strategy")
     notes = ["the job's liars are not in this fleet: give a group of the fleet file their attack"] if hostile else []
     return task, metrics, {name: dict(options)}, notes
-
-
-def _problem(job: "Job", companion: float | None) -> "TorchProblem":
-    """The job's model and data, for a strategy that shares a second vector beside the parameters, or none."""
-    import torch
-
-    from mottle.engines import add_companions
-    from mottle.engines.flat import flatten, layout_of
-    from mottle.optim import read
-    from mottle.simulate import TorchProblem
-
-    def make() -> "Module":
-        module: Module = job.model()
-        return module if companion is None else add_companions(module, companion)
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(job.seed)
-        module = make()
-    layout = layout_of(module, read(job.optimizer).group_patterns)
-    return TorchProblem(
-        make,
-        job.loss,
-        layout,
-        flatten(module, layout),
-        job.loader,
-        trusted=job.validation,
-        test=job.test,
-        metrics=job.metrics,
-        micro_batch_size=job.micro_batch_size,
-        weighted=job.brain.weighted_loss,
-        max_grad_norm_per_worker=job.max_grad_norm_per_worker,
-        seed=job.seed,
-    )
-
-
-def _untested(job: "Job") -> str:
-    """Why strategies that test updates cannot run with this job; the same conditions as for a live run."""
-    from mottle import optim
-
-    if job.validation is None:
-        return "the job has no validation_data"
-    name = optim.read(job.optimizer).name
-    return "" if name.lower() == "sgd" else f"fixes the length of every step, so it takes sgd, and the job has {name}"
 
 
 def _goal(target: str, metrics: Sequence[str]) -> tuple[str, float]:

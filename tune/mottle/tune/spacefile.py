@@ -13,7 +13,7 @@
 Everything that is wrong is reported at once, each with file, line and key, as for job files.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -23,10 +23,11 @@ from pydantic import Field, ValidationError
 from ray import tune
 
 from mottle.core.errors import ConfigError
-from mottle.core.naming import suggestion
+from mottle.core.naming import construct, suggestion
 from mottle.sdk.jobfile import JobFile
 from mottle.sdk.schema import Document, Fault, JobFileError, KeyPath, read_document
 from mottle.sdk.schema.job import Section, Spec, shown
+from mottle.tune.presearch import Given, Simulate
 from mottle.tune.searching import scheduler_of, search_of
 from mottle.tune.space import check, check_metric
 
@@ -60,6 +61,8 @@ class Shape(Section):
     """Who stops early: `fifo` (nobody), `asha`, `hyperband`, `median`, `pbt`."""
     concurrent: int | None = Field(default=None, ge=1)
     """Trials side by side at most; as many as the cluster has room for if left out."""
+    fidelity: Spec = "live"
+    """`live`, or `simulate`: points are tried on the simulator first, and the best `trials` of them are run."""
     stop: dict[str, float] = Field(default_factory=dict)
     """End a trial when a metric has reached that value: `{test_accuracy: 0.98}`."""
     seed: int = Field(default=0, ge=0)
@@ -97,14 +100,19 @@ class SpaceFile:
                 raise JobFileError([self._document.fault(tuple(key.split(".", 1)), str(error))]) from None
         return first
 
-    def tune_config(self) -> tune.TuneConfig:
-        """For `ray.tune.Tuner`."""
+    def tune_config(self, points: Sequence[Mapping[str, Any]] | None = None) -> tune.TuneConfig:
+        """For `ray.tune.Tuner`.
+
+        Args:
+            points: that alone are run.
+        """
         shape = self.shape
+        searcher = search_of(shape.search, shape.seed) if points is None else Given(points)
         return tune.TuneConfig(
             metric=shape.metric,
             mode=shape.mode,
-            num_samples=shape.trials,
-            search_alg=search_of(shape.search, shape.seed),
+            num_samples=shape.trials if points is None else len(points),
+            search_alg=searcher,
             scheduler=scheduler_of(shape.scheduler, self.space),
             max_concurrent_trials=shape.concurrent,
             reuse_actors=True,
@@ -162,6 +170,24 @@ def _domains(space: Mapping[str, Any], at: KeyPath, document: Document, faults: 
             yield key, dict(_domains(value, path, document, faults))
 
 
+def fidelity_of(shape: Shape) -> Simulate | None:
+    """How points are tried before they are run; None if they are not.
+
+    Raises:
+        ConfigError: a name or option that there is not, or what does not go with it.
+    """
+    if shape.fidelity == "live":
+        return None
+    how: Simulate = construct(shape.fidelity, {"simulate": Simulate}, "fidelity")
+    if how.target is not None and shape.mode != "max":
+        raise ConfigError("a target is reached from below: give it for a metric that grows (mode: max), or leave it out")
+    if shape.search != "random":
+        raise ConfigError(f"the simulator says which points are run, so there is nothing to search by {shape.search!r}; leave search out")
+    if how.candidates < shape.trials:
+        raise ConfigError(f"{how.candidates} candidates are fewer than the {shape.trials} trials that are to be kept of them")
+    return how
+
+
 def _domain(name: str, arguments: Any) -> Any:
     num, make = DOMAINS[name]
     if not isinstance(arguments, list) or (len(arguments) != num if num is not None else not arguments):
@@ -181,6 +207,7 @@ def _searching_faults(shape: Shape, space: Mapping[str, Any], document: Document
     checks: tuple[tuple[str, Callable[[], object]], ...] = (
         ("search", lambda: search_of(shape.search, shape.seed)),
         ("scheduler", lambda: scheduler_of(shape.scheduler, space)),
+        ("fidelity", lambda: fidelity_of(shape)),
     )
     for key, attempt in checks:
         try:

@@ -16,8 +16,9 @@ from mottle.storage import Folder
 from mottle.tune import crew
 from mottle.tune.fields import applied, leaves
 from mottle.tune.pictures import PAGE_FILE, page_html
+from mottle.tune.presearch import presearch
 from mottle.tune.ranking import Row, best, score, shown, table_csv
-from mottle.tune.spacefile import SpaceFile
+from mottle.tune.spacefile import SpaceFile, fidelity_of
 from mottle.tune.tuner import check_crew, start_ray, trainable
 from mottle.tune.watching import Display, Watcher
 
@@ -53,6 +54,7 @@ def run(space: SpaceFile, job: JobFile, folder: Path, display: Display, *, addre
     """
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the newer reporter prints a banner whatever `verbose` says
     first = space.check(job)
+    points = None if resume else _foretold(space, job, display)
     groups = crew.groups_of(first)
     start_ray(groups, space.shape.concurrent or 1, address)
     check_crew(groups)
@@ -65,7 +67,7 @@ def run(space: SpaceFile, job: JobFile, folder: Path, display: Display, *, addre
             name=TRIALS, storage_path=str(folder), stop=dict(space.shape.stop) or None, callbacks=[watcher], verbose=0,
             checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
         )  # fmt: skip
-        tuner = tune.Tuner(trainable(job), param_space=dict(space.space), tune_config=space.tune_config(), run_config=config)
+        tuner = tune.Tuner(trainable(job), param_space=dict(space.space), tune_config=space.tune_config(points), run_config=config)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial's failure is a row of the table
     with display:
         try:
@@ -75,6 +77,18 @@ def run(space: SpaceFile, job: JobFile, folder: Path, display: Display, *, addre
         display.finish(watcher.rows)
     rows = tuple(watcher.rows)
     return Sweep(rows, best(rows, space.shape.metric, space.shape.mode), any(row.state in ("running", "waiting", "paused") for row in rows))
+
+
+def _foretold(space: SpaceFile, job: JobFile, display: Display) -> Sequence[Mapping[str, Any]] | None:
+    """The points that the simulator finds worth running; None where it is not asked."""
+    how, shape = fidelity_of(space.shape), space.shape
+    if how is None:
+        return None
+    chosen = presearch(job, space.space, shape.trials, metric=shape.metric, mode=shape.mode, how=how, seed=shape.seed)
+    best = chosen[0]
+    came = f"{shape.metric} {how.target:g} after {best.seconds:.1f} s" if best.reached else f"{shape.metric} {shown(best.score)}"
+    display.note(f"simulated {how.candidates} points, {len(chosen)} are run; the best is foretold to have {came}")
+    return [each.values for each in chosen]
 
 
 def write(sweep: Sweep, space: SpaceFile, job: JobFile, folder: Path, best_file: Path) -> None:

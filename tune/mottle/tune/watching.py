@@ -41,6 +41,10 @@ class Display:
         if self._live:
             self._live.stop()
 
+    def note(self, text: str) -> None:
+        """A sentence of its own."""
+        self._console.print(Text(text), soft_wrap=True)
+
     def show(self, rows: Sequence[Row]) -> None:
         if self._live:
             self._live.update(table(rows, self._metric, self._mode), refresh=True)
