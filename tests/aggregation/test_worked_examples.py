@@ -90,12 +90,12 @@ UNEQUAL: list[tuple[Any, dict[str, Any], tuple[float, float], float]] = [
 ]
 
 
-@pytest.mark.parametrize(("spec", "inputs", "expected", "tolerance"), EQUAL, ids=str)
+@pytest.mark.parametrize(("spec", "inputs", "expected", "tolerance"), EQUAL, ids=[str(spec) for spec, *_ in EQUAL])
 def test_e1_with_equal_counts(spec: Any, inputs: dict[str, Any], expected: tuple[float, float], tolerance: float) -> None:
     assert aggregation.build(spec)(E1, **inputs).tolist() == pytest.approx(expected, abs=tolerance, rel=0)
 
 
-@pytest.mark.parametrize(("spec", "inputs", "expected", "tolerance"), UNEQUAL, ids=str)
+@pytest.mark.parametrize(("spec", "inputs", "expected", "tolerance"), UNEQUAL, ids=[str(spec) for spec, *_ in UNEQUAL])
 def test_e1_with_unequal_counts(spec: Any, inputs: dict[str, Any], expected: tuple[float, float], tolerance: float) -> None:
     assert aggregation.build(spec)(E1, COUNTS, **inputs).tolist() == pytest.approx(expected, abs=tolerance, rel=0)
 

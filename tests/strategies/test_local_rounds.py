@@ -278,7 +278,7 @@ def sign_momentum(beta1: float, beta2: float, lam: float, eta: float):
         ({"sign_momentum": {}}, lambda: sign_momentum(0.95, 0.98, 0.1, 1.0)),
         ({"slsgd": {"alpha": 0.5}}, lambda: lambda x_D, end_D: 0.5 * x_D + 0.5 * end_D),
     ],
-    ids=str,
+    ids=lambda each: "" if callable(each) else str(each),
 )
 def test_three_workers_take_the_path_of_the_formulas(train, least_squares, spec, outer) -> None:
     problem = least_squares(num_samples=72, dim=4, seed=3)
