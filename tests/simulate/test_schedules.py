@@ -50,8 +50,8 @@ DEFAULTS = {"batch_size": 24, "lr": 0.1, "rho": 0.001, "optimizer": "sgd"}
 class Spoilt(Synthetic):
     """Workers of a group with an attack send what is not finite."""
 
-    def update(self, slot, group, base, version, done):
-        shipment = super().update(slot, group, base, version, done)
+    def update(self, slot, group, *rest):
+        shipment = super().update(slot, group, *rest)
         return shipment if group.attack is None else shipment._replace(payloads=("spoilt",) * self.num_shards)
 
     def store(self, replica, order):

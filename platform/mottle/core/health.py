@@ -7,9 +7,9 @@ Put into quarantine is a worker
 - that was found to corrupt data (`core.spot_checks`): it comes back only when it has passed a check;
 - on a host whose last workers all died before they had done anything worth while.
 
-After a wait it is on probation: one small order at a time, until a few of its updates have counted. One that fails goes back, for twice as
-long. Nobody is blamed for what happens to everybody, and nobody is put away whom the rest cannot do without; should it come to need one
-later, the one that has waited longest comes back.
+After a wait it is on probation: its orders are small, until a few of its updates have counted. One that fails goes back, for twice as
+long. It may have as many in hand as ever, for strategies with rounds count on that. Nobody is blamed for what happens to everybody, and
+nobody is put away whom the rest cannot do without; should it come to need one later, the one that has waited longest comes back.
 
 A healthy run hears nothing of all this: no verdict, order or time of it changes. Knows no lease, order, shard or strategy.
 """

@@ -67,9 +67,7 @@ class Orders:
 
     def has_room(self, worker: int) -> bool:
         member = self._members.present(worker)
-        if member is None or member.state not in AT_WORK:
-            return False
-        return len(member.orders) < (self._max_in_flight if member.state == "active" else 1)
+        return member is not None and member.state in AT_WORK and len(member.orders) < self._max_in_flight
 
     def offer(self, worker: int) -> None:
         """Tell the strategy that the worker could take an order, if it could."""
