@@ -24,10 +24,10 @@ class Charter(NamedTuple):
 
 def charter_of(charter: Charter) -> Any:
     """As `transport.publish` makes it."""
-    return transport.publish(torch.from_numpy(np.frombuffer(cloudpickle.dumps(charter), dtype=np.uint8)))
+    return transport.publish(torch.from_numpy(np.frombuffer(cloudpickle.dumps(charter), dtype=np.uint8)))  # type: ignore[no-untyped-call]  # Ray leaves it unannotated
 
 
 def read_charter(published: Any) -> Charter:
     """Inverse of `charter_of`."""
-    charter: Charter = cloudpickle.loads(memoryview(transport.receive(published).numpy()))
+    charter: Charter = cloudpickle.loads(transport.receive(published).numpy().data)
     return charter

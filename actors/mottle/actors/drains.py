@@ -31,7 +31,8 @@ def drain(node: str, reason: str, left_s: float) -> str:
     """
     from ray.core.generated import autoscaler_pb2
 
-    preempted = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+    generated: Any = autoscaler_pb2  # its classes are made when it is imported
+    preempted = generated.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
     accepted, refusal = _client().drain_node(node, preempted, reason, int((time.time() + left_s) * 1000))
     return "" if accepted else str(refusal)
 

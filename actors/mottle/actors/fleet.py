@@ -279,7 +279,7 @@ class Fleet:
             self._nodes[slot] = working.where["node"]
             ended = actor.until_over.remote(attached)
             group = self._groups[working.group]
-            self._accompanying[slot] = self._thread(self._stay_with, slot, group, lambda _, ended=ended: ended)  # type: ignore[misc]
+            self._accompanying[slot] = self._thread(self._stay_with, slot, group, lambda _, ended=ended: ended)
         for slot, name in promised.items():
             self._num_in_group[name] += 1
             self.workers[slot] = placing.make_worker(self._groups[name], slot)

@@ -134,7 +134,7 @@ class Logbook:
 
     def base(self) -> p.Base:
         """What the log up to now can be replaced by."""
-        return p.Base(self.journal.stop, cloudpickle.dumps(self._freeze()))
+        return p.Base(self.journal.stop, cloudpickle.dumps(self._freeze()))  # type: ignore[no-untyped-call]  # Ray leaves it unannotated
 
     def _base_to_send(self) -> p.Base | None:
         if self._base is not None and min(self.safe, self._recorded()) >= self._base.at:

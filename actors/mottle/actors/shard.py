@@ -398,8 +398,8 @@ class Session:
                 case sh.SendUp(event, number):
                     self._said.append((number, event))
                 case sh.HandOver(newcomer, holding):
-                    numbers = _each(transport.publish, self._memory.holding())
-                    self.newcomers[newcomer].take_up.remote(holding, numbers)
+                    held = _each(transport.publish, self._memory.holding())
+                    self.newcomers[newcomer].take_up.remote(holding, held)
                 case sh.PassOn(newcomer, event):
                     self._pass_on(self.newcomers[newcomer], event)
 

@@ -53,7 +53,7 @@ class Carried(Mapping[str, Any]):
         return self._objects
 
     def __getstate__(self) -> dict[str, Any]:
-        packed = cloudpickle.dumps(dict(self._unpacked()))
+        packed = cloudpickle.dumps(dict(self._unpacked()))  # type: ignore[no-untyped-call]  # Ray leaves it unannotated
         return {"_objects": None, "_folders": [folder for folder in sys.path if folder], "_packed": packed}
 
 

@@ -97,7 +97,7 @@ def is_number(value: Any) -> bool:
 
 def is_wide(values: Sequence[Any]) -> bool:
     """Whether positive numbers spread over factors rather than over differences."""
-    return min(values) > 0 and max(values) / min(values) > LOG_SPAN
+    return bool(min(values) > 0 and max(values) / min(values) > LOG_SPAN)
 
 
 def _axis(key: str, values: Sequence[Any]) -> dict[str, Any]:

@@ -141,7 +141,7 @@ def presearch(
     return sound[:keep]
 
 
-class Given(Searcher):  # type: ignore[misc]  # Ray leaves its class untyped
+class Given(Searcher):
     """Proposes these points, in their order, and no others. (Ray's own generator takes no choice whose values have options.)"""
 
     def __init__(self, points: Sequence[Mapping[str, Any]]) -> None:
@@ -179,6 +179,7 @@ def measured_sample_s(job: Job) -> float:
         for _ in range(TIMED):
             began = time.perf_counter()
             returned = job.loss(model, batch)
-            (returned[0] if isinstance(returned, tuple) else returned).backward()
+            mean: Any = returned[0] if isinstance(returned, tuple) else returned
+            mean.backward()
             taken.append(time.perf_counter() - began)
     return max(min(taken) / size, 1e-9)

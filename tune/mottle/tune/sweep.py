@@ -61,7 +61,8 @@ def run(space: SpaceFile, job: JobFile, folder: Path, display: Display, *, addre
     watcher = Watcher(display.show, lambda config: {".".join(place): value for place, value in leaves(config)})
     if resume:
         tuner = tune.Tuner.restore(str(folder / TRIALS), trainable(job))
-        tuner._local_tuner._run_config.callbacks = [watcher]  # Ray gives a restored sweep no other way to be watched
+        restored: Any = tuner._local_tuner
+        restored._run_config.callbacks = [watcher]  # Ray gives a restored sweep no other way to be watched
     else:
         config = tune.RunConfig(
             name=TRIALS, storage_path=str(folder), stop=dict(space.shape.stop) or None, callbacks=[watcher], verbose=0,

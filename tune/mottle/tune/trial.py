@@ -43,7 +43,7 @@ class TrialError(MottleError):
     """A trial cannot go on; the others are not touched by it."""
 
 
-class Trial(ray.tune.Trainable):  # type: ignore[misc]  # Ray leaves its base class untyped
+class Trial(ray.tune.Trainable):
     """What `trainable` makes a class of for each job."""
 
     job: ClassVar[JobFile]
@@ -153,6 +153,7 @@ class Trial(ray.tune.Trainable):  # type: ignore[misc]  # Ray leaves its base cl
 
     def _described(self) -> Trainer:
         """The trial's job, in a folder of its own below the trial's."""
+        assert self._storage is not None, "Tune gives every trial a place"
         trials = Folder(self._storage.storage_filesystem, self._storage.trial_fs_path)
         name = f"run-{sum(each.startswith('run-') for each in trials.folders()):03d}"
         trainer = job_with(self.job, self._fields).trainer(folder=f"{address_of(trials)}/{name}")

@@ -33,7 +33,7 @@ def trainable(trainer_or_job: Any) -> type[Trial]:
     return type(re.sub(r"\W", "_", job.file.stem), (Trial,), {"job": job, "__doc__": f"Trials of {job.file.name}."})
 
 
-class Tuner(ray.tune.Tuner):  # type: ignore[misc]  # Ray leaves its class untyped
+class Tuner(ray.tune.Tuner):
     """`ray.tune.Tuner`, and nothing starts that could not work: every choice of the space is tried on the job on paper.
 
     Args:
@@ -60,7 +60,8 @@ class Tuner(ray.tune.Tuner):  # type: ignore[misc]  # Ray leaves its class untyp
         if "_tuner_internal" not in options:  # Tuner.restore brings a sweep that was checked when it began
             trainable = _as_trainable(trainable)
             check_sweep(trainable.job, param_space, tune_config, run_config)
-        super().__init__(trainable, param_space=param_space, tune_config=tune_config, run_config=run_config, **options)
+        space = None if param_space is None else dict(param_space)
+        super().__init__(trainable, param_space=space, tune_config=tune_config, run_config=run_config, **options)
 
 
 def check_sweep(job: JobFile, space: Mapping[str, Any] | None, tune_config: Any, run_config: Any) -> None:

@@ -86,7 +86,7 @@ def table(rows: Sequence[Row], metric: str, mode: Mode, *, max_rows: int = MAX_R
     return drawn
 
 
-class Watcher(tune.Callback):  # type: ignore[misc]  # Ray leaves its base class untyped
+class Watcher(tune.Callback):
     """Keeps the rows of a sweep as Tune tells of it.
 
     Args:
