@@ -20,7 +20,7 @@ demo: $(READY)
 	$(BIN)/python examples/digits/demo.py --out runs/demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -m "not soak" --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest -m "not soak" --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)
 	$(BIN)/ruff check .

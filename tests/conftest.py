@@ -20,12 +20,9 @@ os.environ.setdefault("RAY_worker_niceness", "0")  # Ray starts workers at 15: o
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For two processes at a time (`make test`): one takes a whole file, for its tests share runs; all hosts of the testbed are one's,
-    for they share names. What starts processes comes first, so that neither is left alone with the longest file at the end."""
+    """For two processes that take a file each (`make test`): those that start processes come first, so that neither is left alone with
+    the longest of them at the end."""
     items.sort(key=lambda item: [item.get_closest_marker(mark) is None for mark in ("testbed", "ray")])
-    for item in items:
-        file = f"{item.path.parent.name}/{item.path.stem}"
-        item.add_marker(pytest.mark.xdist_group("testbed" if item.get_closest_marker("testbed") else file))
 
 
 @pytest.fixture(scope="session")

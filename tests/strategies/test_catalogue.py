@@ -166,9 +166,11 @@ def test_what_does_not_go_with_coded_sums_is_refused_by_name(spec, job, told: st
         ({"gradient_coding": {"num_stragglers": 3}}, 4),
         ({"sr_sgc": {"burst": 2, "window": 3, "num_stragglers": 5}}, 5),
         ({"m_sgc": {"num_stragglers": 3}}, 3),
+        ({"kardam": {"num_byzantine": 2}}, 7),
+        ({"kardam": {"num_byzantine": 0.3}}, 1),
     ],
 )
-def test_a_code_says_how_many_workers_must_not_be_put_away(spec, needed: int) -> None:
+def test_a_strategy_says_how_many_workers_must_not_be_put_away(spec, needed: int) -> None:
     assert strategies.least_workers(spec) == needed
 
 

@@ -77,6 +77,11 @@ def is_coded(name: str) -> bool:
     return getattr(lookup(name, _STRATEGIES, "strategy"), "coded", False)
 
 
+def counts_its_workers(name: str) -> bool:
+    """Whether its configuration says how many workers it cannot do without."""
+    return hasattr(lookup(name, _STRATEGIES, "strategy"), "least_workers")
+
+
 def config_of(spec: Spec, defaults: Mapping[str, object] | None = None) -> Any:
     """The configuration of the strategy that `spec` names; see `build`."""
     name, options = parse(spec, "strategy")

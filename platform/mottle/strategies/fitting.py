@@ -2,12 +2,12 @@
 
 from mottle.core.errors import ConfigError
 from mottle.core.naming import Spec, parse
-from mottle.strategies.catalogue import config_of, is_coded
+from mottle.strategies.catalogue import config_of, counts_its_workers, is_coded
 
 
 def least_workers(spec: Spec) -> int:
     """Workers without which the strategy that a job names makes no step."""
-    if not is_coded(parse(spec, "strategy")[0]):
+    if not counts_its_workers(parse(spec, "strategy")[0]):
         return 1
     needed: int = config_of(spec, {"batch_size": 1}).least_workers
     return needed

@@ -64,6 +64,11 @@ class KardamConfig:
             raise ConfigError(f"kardam needs max_staleness >= 0, got {self.max_staleness}")
         staleness_weight(self.dampening)
 
+    @property
+    def least_workers(self) -> int:
+        """Workers without which nothing can be accepted; a share below a third leaves enough in every crew."""
+        return 3 * self.num_byzantine + 1 if isinstance(self.num_byzantine, int) else 1
+
     def build(self) -> "Kardam":
         return Kardam(self)
 
