@@ -3,9 +3,11 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE_ROOTS = [str(ROOT / root) for root in ("platform", "actors", "placement", "tune", "clusters")]
@@ -18,10 +20,22 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_worker_niceness", "0")  # Ray starts workers at 15: on a busy machine they would starve
 
 
+class Files(LoadScopeScheduling):
+    """How two processes share the suite (`make test`): a file is one's, and so are all files about hosts, which share one network."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "tests/clusters" if file.startswith("tests/clusters/") else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Files:
+    return Files(config, log)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For two processes that take a file each (`make test`): those that start processes come first, so that neither is left alone with
-    the longest of them at the end."""
+    """What starts processes comes first, so that neither process is left alone with the longest file at the end."""
     items.sort(key=lambda item: [item.get_closest_marker(mark) is None for mark in ("testbed", "ray")])
 
 
