@@ -368,12 +368,17 @@ def _name(slot: int | None) -> str | None:
     return None if slot is None else f"w{slot}"
 
 
+def _seconds(at_ns: int) -> float:
+    """To a microsecond: no two events have the same time, but all that comes before training begins is at 0 to people."""
+    return round(at_ns / 1e9, 6)
+
+
 def _worker_result(member: Member) -> WorkerResult:
     return WorkerResult(
         id=f"w{member.slot}",
         device=member.device,
-        joined_s=member.joined_ns / 1e9,
-        left_s=None if member.left_ns is None else member.left_ns / 1e9,
+        joined_s=_seconds(member.joined_ns),
+        left_s=None if member.left_ns is None else _seconds(member.left_ns),
         left_reason=member.left_reason or None,
         samples=member.samples,
         quarantines=member.quarantines,
