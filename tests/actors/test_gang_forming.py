@@ -95,7 +95,7 @@ class Shard:
     def ask(self, method: str, *arguments: Any, large: bool) -> Any:
         if method == "read_cut":
             return lambda: transport.publish_cut(transport.publish(self._values), arguments[2], 0)
-        _, _, start, stop, _, _, _, shipped, _ = arguments
+        _, _, start, stop, _, _, _, shipped, *_ = arguments
         compression.build("identity").decode(shipped, self.pushed[start:stop])
         return lambda: None
 
