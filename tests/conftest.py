@@ -36,7 +36,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Files:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What starts processes comes first, so that neither process is left alone with the longest file at the end."""
-    items.sort(key=lambda item: [item.get_closest_marker(mark) is None for mark in ("testbed", "ray")])
+    items.sort(key=lambda item: not any(item.get_closest_marker(mark) for mark in ("testbed", "ray")))
 
 
 @pytest.fixture(scope="session")
