@@ -1,4 +1,4 @@
-"""All benchmarks, one after the other; their rows go into the table of `docs/benchmarks.md`.
+"""The benchmarks that print rows, one after the other; these go into the table of `docs/benchmarks.md`.
 
 python -m benchmarks [--only step_time updates ...]
 
