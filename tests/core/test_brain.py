@@ -380,6 +380,32 @@ def test_an_overdue_worker_that_gives_its_order_back_is_heard_of() -> None:
     assert [each.worker for each in only(ear.hear(receipt(2, 0), p.Stepped(R0, V2)), p.Compute)] == [0, 1]
 
 
+def test_an_overdue_worker_whose_update_was_lost_is_heard_of_by_its_answer() -> None:
+    ear = Ear("sync", lease_floor_ns=S, first_lease_ns=S)
+    ear.start()
+    ear.now_ns = S
+    ear.hear(receipt(0, 0, 2), p.TimerFired("brain/overdue"), p.Stepped(R0, V1))
+    said = ear.hear(p.WorkReturned(1, 1, "it was done before", done=True))
+    assert only(said, p.Notice) == [p.Notice("back", "worker 1 is back", 1)]
+
+
+def test_the_answer_that_an_order_was_done_before_does_not_end_it() -> None:
+    ear = Ear()
+    ear.start(1)
+    said = ear.hear(p.WorkReturned(0, 0, "it was done before", done=True))
+    assert only(said, p.Notice, p.Compute) == []
+    assert [each.source for each in shard_commands(ear.hear(receipt(0, 0)))] == ["update/0"], "its update was on its way"
+
+
+def test_a_part_of_a_late_update_is_a_sign_of_life() -> None:
+    ear = Ear("sync", num_shards=2, lease_floor_ns=S, first_lease_ns=S)
+    ear.start()
+    ear.now_ns = S
+    ear.hear(p.TimerFired("brain/overdue"))
+    said = ear.hear(receipt(1, 1, 2))
+    assert only(said, p.Notice) == [p.Notice("back", "worker 1 is back", 1)], "the other shard may never have its part"
+
+
 def test_an_order_that_is_given_back_is_lent_again_at_once() -> None:
     ear = Ear()
     ear.start(1)

@@ -130,6 +130,14 @@ def test_a_cut_before_anything_is_computed_gives_the_order_back(ear: Ear) -> Non
     assert ear.machine.orders_in_hand == 1
 
 
+def test_a_cut_of_what_was_done_before_is_answered_so(ear: Ear) -> None:
+    ear.hear(w.Ordered(order(1)))
+    finish(ear, 1)
+    assert ear.hear(w.CutAsked(1)) == [w.Answer(WorkReturned(SLOT, 1, "it was done before", done=True))]
+    assert ear.hear(w.AbandonAsked(1)) == []
+    assert ear.hear(w.CutAsked(9)) == [], "which never came"
+
+
 def test_a_cut_while_pushing_comes_too_late_to_matter(ear: Ear) -> None:
     ear.hear(w.Ordered(order(1)), w.Loaded(1), w.Computed(1, 0, 5), w.Computed(1, 1, 23))
     assert ear.hear(w.CutAsked(1)) == []

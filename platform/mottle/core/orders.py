@@ -211,7 +211,7 @@ class Orders:
         """A worker gives an order back without an update. Why the run cannot go on, if that has happened too often; else empty."""
         self._health.heard_of(event.worker)
         order = self._ledger.get(event.work_id)
-        if order is None or order.state != "issued" or order.compute.worker != event.worker:
+        if event.done or order is None or order.state != "issued" or order.compute.worker != event.worker:
             self.offer(event.worker)
             return ""
         self._effects.tell(p.Notice("warning", f"worker {event.worker} returned its order: {event.reason}", event.worker))

@@ -669,11 +669,12 @@ class CheckpointAsked:
 
 @dataclass(frozen=True, slots=True)
 class WorkReturned:
-    """A worker gives an order back without an update."""
+    """A worker gives an order back without an update; `done`: it was asked about one that it had pushed or given back before."""
 
     worker: int
     work_id: int
     reason: str
+    done: bool = False
 
 
 @dataclass(frozen=True, slots=True)

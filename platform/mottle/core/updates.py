@@ -77,6 +77,9 @@ class Updates:
             return
         if order.state == "ended":
             self._pipeline.drop((receipt.name,))
+            # A sign of life by itself: dropped, it may never cover all replicas, for a newcomer gets nothing of it.
+            self._health.heard_of(order.compute.worker)
+            self._orders.offer(order.compute.worker)
         if self._shards.covered_by(order.receipts.keys()):
             self._acknowledge(order)
 

@@ -397,6 +397,8 @@ class Worker:
                 return [*_unfetch(job), *answer, *self._break_off()]
             if how == "abandon" or not job.stop:
                 job.stop = how
+        if how == "cut" and work_id in self._ended:  # whoever asks may have lost what was pushed, and wait for a sign of life
+            return [Answer(WorkReturned(self.slot, work_id, "it was done before", done=True))]
         return []
 
     def _on_dismissed(self, event: DismissAsked) -> list[WorkerOrder]:
