@@ -23,6 +23,7 @@ from typing import Any
 
 import libraries
 import torch
+from table import tell
 from torch import Tensor
 
 from mottle import aggregation
@@ -169,6 +170,22 @@ def show(result: Result) -> str:
     return f"{result.coordinates:>10,} {result.name:<32} {result.seconds * 1e3:9.1f} ms {result.ratio:7.2f}x  {extra:>8}  {target}"
 
 
+def tell_all(results: list[Result], rows: int) -> None:
+    """A row of the table for each aim, and one for memory."""
+    own = [result for result in results if result.target is not None]
+    groups = {(result.target, "no compiler" in result.name) for result in own}
+    for target, eager in sorted(groups):
+        names = dict.fromkeys(result.name for result in own if (result.target, "no compiler" in result.name) == (target, eager))
+        ratios = {name: " / ".join(f"{result.ratio:.2f}" for result in own if result.name == name) for name in names}
+        sizes = " / ".join(f"{size / 1e6:g} M" for size in dict.fromkeys(result.coordinates for result in own))
+        kind = "without a compiler" if eager else "compiled"
+        what = f"rules {kind}, n={rows}, d={sizes}, against `mean(0)` in turns, medians"
+        tell(what, ", ".join(f"{name.removesuffix(' (no compiler)')} {ratio}" for name, ratio in ratios.items()), f"{target:g}")
+    extras = [result.extra for result in own if result.extra is not None]
+    if extras:
+        tell("memory of a rule beyond input and result, largest share of the input", f"{max(extras):.1%}", f"{LARGEST_EXTRA:.0%}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=25)
@@ -188,6 +205,7 @@ def main() -> None:
         for contender in chosen:
             results.append(measure(contender, rows, arguments.repeats))
             print(show(results[-1]), flush=True)
+    tell_all(results, arguments.rows)
     if toolchain.problem():
         print(f"compiled kernels are missing: {toolchain.problem()}")
     if arguments.json:

@@ -40,7 +40,7 @@ class Rows:
         """float64 for float64, else float32."""
         return torch.float64 if self.dtype == torch.float64 else torch.float32
 
-    @property
+    @cached_property
     def direct(self) -> bool:
         """Whether kernels can read the vectors where they lie: in the working dtype, coordinates next to each other."""
         return self.dtype == self.work_dtype and all(vector.stride(0) == 1 or self.length < 2 for vector in self.vectors)

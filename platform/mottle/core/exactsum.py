@@ -94,7 +94,11 @@ def from_digits(digits_KL: npt.NDArray[np.int64]) -> tuple[int, ...]:
 
     The form in which compiled kernels hand over their exact sums.
     """
-    words_KL = np.array(digits_KL, dtype=np.int64)
+    used = np.flatnonzero(digits_KL.any(axis=0))
+    if not len(used):
+        return (0,) * len(digits_KL)
+    lowest = int(used[0])
+    words_KL = np.array(digits_KL[:, lowest : used[-1] + 1], dtype=np.int64)
     carry_K = np.zeros(len(words_KL), dtype=np.int64)
     for place in range(words_KL.shape[1]):
         word_K = words_KL[:, place] + carry_K
@@ -102,7 +106,8 @@ def from_digits(digits_KL: npt.NDArray[np.int64]) -> tuple[int, ...]:
         words_KL[:, place] = word_K - (carry_K << _DIGIT_BITS)
     top = 1 << (_DIGIT_BITS * words_KL.shape[1])
     rows = words_KL.astype("<u4")
-    return tuple(int.from_bytes(row.tobytes(), "little") + int(carry) * top for row, carry in zip(rows, carry_K, strict=True))
+    zeros = _DIGIT_BITS * lowest
+    return tuple((int.from_bytes(row.tobytes(), "little") + int(carry) * top) << zeros for row, carry in zip(rows, carry_K, strict=True))
 
 
 def add(sums: Iterable[int]) -> int:

@@ -42,14 +42,13 @@ def optimal_row(points: Points, weights_N: Floats) -> int | None:
     """
     norms_N = np.diagonal(points.gram)
     distances_NN = np.sqrt(np.maximum(norms_N[:, None] + norms_N[None, :] - 2 * points.gram, 0.0))
-    for row in np.flatnonzero(points.near):
-        apart_N = (distances_NN[row] > 0) & points.near
-        pull_N = np.divide(weights_N, distances_NN[row], out=np.zeros_like(weights_N), where=apart_N)
-        own_weight = float(weights_N[~apart_N & points.near].sum())
-        pull_N[row] -= pull_N.sum()
-        if points.length(pull_N) < own_weight * (1 - _ROW_MARGIN):
-            return int(row)
-    return None
+    apart_NN = (distances_NN > 0) & points.near
+    pull_NN = np.divide(weights_N, distances_NN, out=np.zeros_like(distances_NN), where=apart_NN)
+    pull_NN -= np.diag(pull_NN.sum(axis=1))
+    strength_N = np.sqrt(np.maximum(0.0, ((pull_NN @ points.gram) * pull_NN).sum(axis=1)))
+    own_weight_N = np.where(~apart_NN & points.near, weights_N, 0.0).sum(axis=1)
+    optimal = np.flatnonzero(points.near & (strength_N < own_weight_N * (1 - _ROW_MARGIN)))
+    return int(optimal[0]) if len(optimal) else None
 
 
 def weiszfeld(points: Points, weights_N: Floats, *, tol: float, max_iter: int) -> Floats:

@@ -27,6 +27,10 @@ DEVICE_PROGRAM_COLUMNS = 1 << 20
 """An operation of a column program is on one row's worth, which must outlast its launch; 27 buffers of it are 110 MB."""
 
 
+COMBINED_COLUMNS = 1 << 15
+"""On longer vectors torch would start threads of its own inside each of those that work on blocks."""
+
+
 def columns_at_once(device: torch.device) -> int:
     """Columns of a block of all rows, a multiple of 4096."""
     return _PROCESSOR_COLUMNS if device.type == "cpu" else _DEVICE_COLUMNS
@@ -108,8 +112,10 @@ def mix(block: Sequence[Tensor], mixing_MN: Floats) -> list[Tensor]:
 def combine(block: Sequence[Tensor], weights: Sequence[float], divisor: float) -> Tensor:
     """sum of weights[i] * row i, over the divisor, in float64; terms added in the given order."""
     total = torch.zeros_like(block[0], dtype=torch.float64)
+    term = torch.empty_like(total)
     for vector, weight in zip(block, weights, strict=True):
-        total.add_(vector.to(torch.float64).mul_(weight) if vector.dtype != torch.float64 else vector * weight)
+        term.copy_(vector)
+        total.add_(term if weight == 1.0 else term.mul_(weight))
     return total.div_(divisor)
 
 

@@ -1,5 +1,7 @@
 """Prints a column program as C++: one loop over vectors of columns, every operation once, every value in a register or near one."""
 
+from functools import lru_cache
+
 from mottle.aggregation.kernels.programs import Program, Step
 
 _BINARY = {"add": "{a} + {b}", "sub": "{a} - {b}", "mul": "{a} * {b}", "div": "{a} / {b}"}
@@ -40,6 +42,7 @@ extern "C" int columns(const T* const* rows, int64_t start, int64_t stop, T* out
 """
 
 
+@lru_cache(maxsize=256)
 def cpp_source(program: Program, ctype: str) -> str:
     """Source of a function `columns(rows, start, stop, out, weights)`, see `ColumnsFn` in vectors.h.
 

@@ -226,7 +226,7 @@ def apply_weights(rows: Rows, weights: Floats, divisor: float, center: Tensor | 
             block = [*part.block(start, stop), *(vector[start:stop] for vector in extra)]
             out[start:stop] = eager.combine(block, factors.tolist(), divisor)
 
-        _in_blocks(rows, eager.columns_at_once(rows.device), add)
+        _in_blocks(rows, eager.COMBINED_COLUMNS if rows.device.type == "cpu" else eager.columns_at_once(rows.device), add)
         return out
 
     def work(start: int, stop: int) -> None:

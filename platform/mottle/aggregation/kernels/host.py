@@ -3,8 +3,8 @@
 A program of some 250 elementary operations is as many passes over short vectors, so three things set its speed, and this module is shaped
 by them: an operation of numpy starts in 0.4 us where one of torch takes 1 us (and its `fmin` takes two thirds of the time of `minimum`,
 which passes NaN on; blocks with one are not run); vectors begin at cache lines; and everything that does not
-depend on the data (which function on which buffers) is settled once. Blocks are as short as the start of an operation allows, so that all
-buffers of a thread fit a last cache. What remains is the rate at which a core reads two operands and writes one from that cache.
+depend on the data (which function on which buffers) is settled once. One thread is best off with blocks of half the length, whose buffers
+fit its cache; several have to wait for the interpreter before each operation, and longer ones make that rarer. It remains what bounds them.
 
 Letters: N rows, C columns of a block.
 """
@@ -20,8 +20,8 @@ from torch import Tensor
 from mottle.aggregation.decisions.base import Floats
 from mottle.aggregation.kernels.programs import Program, slots_of
 
-COLUMNS = 1 << 14
-"""Columns of a block: 25 rows and 27 buffers of it are 3.4 MB."""
+COLUMNS = 1 << 15
+"""Columns of a block: 25 rows and 27 buffers of it are 7 MB."""
 
 _LINE_BYTES = 64
 

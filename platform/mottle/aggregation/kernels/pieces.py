@@ -1,14 +1,17 @@
 """Work on ranges of columns, cut into pieces for as many threads as torch uses.
 
-Threads take pieces from one heap, so they end together; which thread takes which piece never matters to the result.
+Threads take pieces from one heap, so they end together; which thread takes which piece never matters to the result. They are torch's own
+where a compiler is at hand to reach them.
 """
 
+import ctypes
 import threading
 from collections.abc import Callable
 from itertools import pairwise
 
 import torch
 
+from mottle.aggregation.kernels import toolchain
 from mottle.core.layout import BLOCK
 
 PIECE = 32 * BLOCK
@@ -35,11 +38,20 @@ def in_pieces(stop: int, size: int, work: Callable[[int, int], None]) -> None:
             except BaseException as error:
                 errors.append(error)
 
-    threads = [threading.Thread(target=take) for _ in range(min(torch.get_num_threads(), len(pieces)) - 1)]
-    for thread in threads:
-        thread.start()
-    take()
-    for thread in threads:
-        thread.join()
+    _together(min(torch.get_num_threads(), len(pieces)), take)
     if errors:
         raise errors[0]
+
+
+def _together(size: int, work: Callable[[], None]) -> None:
+    """Call work() on so many threads, this one among them; it may raise nothing."""
+    library = toolchain.request(toolchain.source("team.cpp"), threads=True) if size > 1 else None
+    if library is not None:
+        library.team(size, ctypes.CFUNCTYPE(None)(work))
+        return
+    others = [threading.Thread(target=work) for _ in range(size - 1)]
+    for thread in others:
+        thread.start()
+    work()
+    for thread in others:
+        thread.join()

@@ -28,14 +28,14 @@ _TIME_LIMIT_S = 300.0
 class _Build:
     """One library on its way."""
 
-    def __init__(self, text: str, *, contract: bool) -> None:
+    def __init__(self, text: str, flags: tuple[str, ...]) -> None:
         self.library: ctypes.CDLL | None = None
         self.done = threading.Event()
-        threading.Thread(target=self._run, args=(text, contract), name="mottle-compile", daemon=True).start()
+        threading.Thread(target=self._run, args=(text, flags), name="mottle-compile", daemon=True).start()
 
-    def _run(self, text: str, contract: bool) -> None:
+    def _run(self, text: str, flags: tuple[str, ...]) -> None:
         try:
-            self.library = ctypes.CDLL(str(_compiled(text, contract=contract)))
+            self.library = ctypes.CDLL(str(_compiled(text, flags)))
         except (OSError, subprocess.SubprocessError) as error:
             _problems.append(f"{error}{_last_line(error)}")
         finally:
@@ -65,20 +65,21 @@ def settle() -> None:
         build.done.wait()
 
 
-def request(text: str, *, contract: bool = False) -> ctypes.CDLL | None:
+def request(text: str, *, contract: bool = False, threads: bool = False) -> ctypes.CDLL | None:
     """The library of a source text if it is there already; otherwise None, and it is made in the background.
 
     Args:
         contract: let the compiler fuse multiplications and additions.
+        threads: the text uses OpenMP; its pool is the one that torch has loaded, which has the same name.
     """
-    return _build(text, contract).library if _enabled else None
+    return _build(text, _flags(contract, threads)).library if _enabled else None
 
 
 def wait(text: str, *, contract: bool = False) -> ctypes.CDLL | None:
     """The library of a source text; None where it cannot be made."""
     if not _enabled:
         return None
-    build = _build(text, contract)
+    build = _build(text, _flags(contract, threads=False))
     build.done.wait()
     return build.library
 
@@ -88,19 +89,24 @@ def problem() -> str | None:
     return _problems[-1] if _problems else None
 
 
-def _build(text: str, contract: bool) -> _Build:
+def _flags(contract: bool, threads: bool) -> tuple[str, ...]:
+    return (*_FLAGS, f"-ffp-contract={'fast' if contract else 'off'}", *(["-fopenmp"] if threads else []), f"-I{SOURCES}")
+
+
+def _build(text: str, flags: tuple[str, ...]) -> _Build:
     with _lock:
         if text not in _builds:
-            _builds[text] = _Build(text, contract=contract)
+            _builds[text] = _Build(text, flags)
         return _builds[text]
 
 
+@cache
 def source(name: str) -> str:
     """Text of one of the package's own C++ files."""
     return (SOURCES / name).read_text()
 
 
-def _compiled(text: str, *, contract: bool) -> Path:
+def _compiled(text: str, flags: tuple[str, ...]) -> Path:
     """Path of the library, compiled now unless it is on disk.
 
     Raises:
@@ -109,7 +115,6 @@ def _compiled(text: str, *, contract: bool) -> Path:
     compiler = shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
         raise OSError("no C++ compiler (g++ or clang++) on the path; kernels run in plain torch, several times slower")
-    flags = (*_FLAGS, f"-ffp-contract={'fast' if contract else 'off'}", f"-I{SOURCES}")
     made_from = "\0".join([text, *(header.read_text() for header in sorted(SOURCES.glob("*.h"))), *flags, _machine(compiler)])
     path = _folder() / f"{hashlib.sha256(made_from.encode()).hexdigest()[:32]}.so"
     if not path.exists():

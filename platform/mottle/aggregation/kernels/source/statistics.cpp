@@ -15,7 +15,7 @@
 namespace {
 
 constexpr int64_t BLOCK = 4096;
-constexpr int64_t PANEL = 256;  // columns at a time: 25 rows of it stay in the first cache while all pairs are formed
+constexpr int64_t PANEL = 128;  // columns at a time: 25 rows of it stay in the first cache while all pairs are formed
 constexpr int GROUP = 5;        // rows in a register tile: 25 sums and the operands fit 32 registers
 constexpr int DIGITS = 68;      // as in mottle.core.exactsum
 
