@@ -428,6 +428,18 @@ def test_a_worker_that_is_removed_finishes_what_it_has_and_gets_nothing_new() ->
     assert only(said, p.Compute, p.Notice) == []
 
 
+def test_what_a_worker_has_in_hand_that_is_recalled_at_once_goes_to_another() -> None:
+    ear = Ear(num_positions=8, max_samples=8)
+    ear.start()
+    ear.hear(p.RemoveAsked(0))
+    said = ear.hear(p.RemoveAsked(0, at_once=True), receipt(1, 1), p.Stepped(R0, V1))
+    assert only(said, p.Dismiss) == [p.Dismiss(0)]
+    assert [(each.worker, each.parts[0].lease.start) for each in only(said, p.Compute)] == [(1, 0)]
+    late = ear.hear(receipt(0, 0), p.Left(0, "process ended"))
+    assert [(each.work_id, each.verdict) for each in only(late, p.Verdict)] == [(0, "discarded")]
+    assert only(late, p.Dismiss, p.Notice) == []
+
+
 def test_an_idle_worker_that_is_removed_is_dismissed_at_once() -> None:
     ear = Ear(num_positions=4, max_samples=4)
     ear.start()

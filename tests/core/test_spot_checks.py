@@ -122,3 +122,11 @@ def test_a_check_ends_without_a_verdict_when_a_worker_leaves_returns_it_or_takes
 def test_without_a_share_there_are_no_checks() -> None:
     ear = Ear(num_positions=60, max_samples=60)
     assert {each.parts[0].lease.id for each in only(ear.start(), p.Compute)} == {0, 1}
+
+
+def test_a_check_is_given_up_when_the_model_is_replaced() -> None:
+    ear = Checked("cpu", "cpu", "cpu")
+    said = ear.hear(p.ReplaceAsked("donor"), p.Fetched(R0, "fetched/1"))
+    assert ear.over(said)
+    assert {check.work_id for check in ear.asked} <= {each.work_id for each in only(said, p.Abandon)}
+    assert not ear.brain.checks.open

@@ -14,6 +14,8 @@ from mottle.core import protocol as p
 from mottle.core.brain import Brain
 from mottle.core.config import BrainConfig
 from mottle.core.errors import ConfigError
+from mottle.core.fragments import fragments_of
+from mottle.core.strategy import Fragmented, Strategy
 from mottle.engines.flat import flatten, layout_of
 from mottle.simulate import Fault, Fleet, Learning, Lognormal, Simulation, TorchProblem, Workers
 
@@ -232,3 +234,69 @@ def test_attackers_that_look_at_others_need_a_channel_and_then_manipulate_inner_
         losses[rule] = [point.metrics["test_loss"] for point in run.tally.points]
     assert losses["median"][-1] < 0.9 * losses["median"][0]
     assert not losses["mean"][-1] < losses["mean"][0]
+
+
+def copying(spec: Any, donor: Simulation, settings: dict[str, Any], fleet: Fleet = FLEET, **options: Any) -> Simulation:
+    """A run with a lossy codec and two layers as fragments that takes the donor's model over after one epoch."""
+    assert isinstance(donor.numbers, Learning)
+    config = BrainConfig(seed=SEED, num_positions=NUM_SAMPLES, max_samples=4 * NUM_SAMPLES)
+
+    def build(spec: Any) -> Strategy:
+        return strategies.build(spec, {"batch_size": 8, "lr": 0.2, "rho": 0.002, "optimizer": SGD})
+
+    strategy, task = build(spec), problem()
+    fragments = fragments_of(task.layout, strategy.fragmentation) if isinstance(strategy, Fragmented) else None
+    brain = Brain(config, strategy, build=build)
+    optimizer = strategy.server_optimizer or SGD
+    numbers = Learning(task, brain.shards.live, optimizer=optimizer, codec="bf16", fragments=fragments)
+    numbers.others["donor"] = donor.numbers.memories
+    run = Simulation(brain, fleet, numbers, micro_batch=4, **options)
+    run.run(until=lambda: brain.samples >= NUM_SAMPLES)
+    run.tell(p.ReplaceAsked("donor", settings))
+    return run.run()
+
+
+@pytest.fixture(scope="module")
+def donor() -> Simulation:
+    run = train({"fedbuff": {"buffer_size": 3}})
+    assert isinstance(run.numbers, Learning)
+    for memory in run.numbers.memories.values():
+        memory.run(p.Offer("donor"))
+    return run
+
+
+def test_a_run_that_copies_another_goes_on_from_its_model(donor: Simulation) -> None:
+    """To the bit, with a rate of 0 from there on."""
+    still = copying("async", donor, {"lr": 0.0})
+    assert still.brain.version.lineage == 1
+    assert torch.equal(end(still), end(donor))
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "sync",
+        {"fedasync": {"local_steps": 2}},
+        {"zeno++": {"refresh_every": 4, "ahead": 2}},
+        {"diloco": {"local_steps": 3}},
+        {"kardam": {"num_byzantine": 1}},
+    ],
+    ids=str,
+)
+def test_workers_that_keep_something_beside_the_model_begin_anew_in_a_copied_one(spec: Any, donor: Simulation) -> None:
+    run = copying(spec, donor, {})
+    assert (run.brain.version.lineage, run.finished) == (1, p.Finished("samples"))
+    assert torch.isfinite(end(run)).all()
+
+
+@pytest.mark.parametrize("more", [4, 8, 30])
+@pytest.mark.parametrize("spec", ["sync", "async", {"diloco": {"local_steps": 3}}], ids=str)
+def test_a_coordinator_that_dies_while_a_model_is_copied_goes_on_from_that_model(spec: Any, more: int, donor: Simulation) -> None:
+    deaths = (Fault(kind="lose_coordinator", at_samples=NUM_SAMPLES + more),)
+    crew = Fleet(workers=(Workers(name="fast", count=3, sample_s=0.001),), faults=deaths, detect_s=0.02)
+    run = copying(spec, donor, {"lr": 0.0}, crew)
+    assert run.recovery is not None
+    assert run.recovery.num_takeovers == 1
+    assert (run.brain.version.lineage, run.finished) == (1, p.Finished("samples"))
+    if spec != {"diloco": {"local_steps": 3}}:  # whose workers step, with another rate
+        assert torch.equal(end(run), end(donor))

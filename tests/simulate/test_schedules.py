@@ -85,10 +85,9 @@ class Logged(Simulation):
         self._dice = random.Random(seed) if relentless else None
         number = strategy.fragmentation.number if isinstance(strategy, Fragmented) else 0
         kind = Spoilt if any(group.attack for group in fleet.workers) else Synthetic
-        numbers = kind(1000, config.num_shards, num_fragments=number, disagree=True)
-        super().__init__(
-            Brain(config, strategy), fleet, numbers, micro_batch=8, seed=seed, checks=True, on_event=self.note, base_every=base_every
-        )
+        numbers = kind(1000, config.num_shards, num_fragments=number, disagree=True, others=("donor",))
+        brain = Brain(config, strategy, build=lambda spec: strategies.build(spec, DEFAULTS))
+        super().__init__(brain, fleet, numbers, micro_batch=8, seed=seed, checks=True, on_event=self.note, base_every=base_every)
 
     def note(self, event: p.Event, commands: list[p.Command]) -> None:
         self.log.append((self.clock.now_ns, event, tuple(commands)))
@@ -137,7 +136,7 @@ def random_run(seed: int, specs=SPECS, *, deaths: int = 0) -> Logged:
     Args:
         deaths: of the coordinator, at most.
     """
-    rng = random.Random(seed)
+    rng, changes = random.Random(seed), random.Random(f"{seed} changes")
     replicas = rng.randint(0, 1)
     num_workers = rng.randint(2, 5)
     size, samples = rng.randint(50, 400), rng.randint(100, 900)
@@ -158,7 +157,10 @@ def random_run(seed: int, specs=SPECS, *, deaths: int = 0) -> Logged:
         for _ in range(rng.randint(0, 3))
     ]
     faults += [Fault(kind="join", at_s=rng.uniform(0, 1), group=rng.choice(NEWCOMERS).name) for _ in range(rng.randint(1, 3))]
-    faults += [Fault(kind="leave", at_s=rng.uniform(0, 1), worker=f"w{rng.randrange(num_workers)}-0") for _ in range(rng.randint(0, 1))]
+    faults += [
+        Fault(kind=changes.choice(("leave", "recall")), at_s=rng.uniform(0, 1), worker=f"w{rng.randrange(num_workers)}-0")
+        for _ in range(rng.randint(0, 1))
+    ]
     faults += [
         Fault(kind="pause", at_s=rng.uniform(0, 1), for_s=rng.uniform(0.001, 0.1), worker=f"w{rng.randrange(num_workers)}-0")
         for _ in range(rng.randint(0, 1))
@@ -184,7 +186,12 @@ def random_run(seed: int, specs=SPECS, *, deaths: int = 0) -> Logged:
     relentless = rng.random() < 0.5
     deadly = frozenset(dice.randint(0, 400) for _ in range(deaths))
     base_every = dice.choice((20, 150, 10_000))
-    return Logged(strategies.build(spec, DEFAULTS), config, fleet, seed, relentless=relentless, deadly=deadly, base_every=base_every)
+    run = Logged(strategies.build(spec, DEFAULTS), config, fleet, seed, relentless=relentless, deadly=deadly, base_every=base_every)
+    for _ in range(changes.choice([0, 0, 0, 1, 3])):
+        settings = changes.choice([{}, {"lr": 0.01}, {"strategy": spec}])
+        asked = (p.ReplaceAsked("donor", settings), p.ReplaceAsked("nobody", settings), p.Configured({"strategy": spec}))
+        run.clock.at(changes.randint(0, 3 * 10**8), FAULT, NOBODY, partial(run.tell, changes.choice(asked)))
+    return run
 
 
 def check_outcome(run: Logged) -> None:
@@ -201,6 +208,12 @@ def check_outcome(run: Logged) -> None:
     assert all(history == histories[0][: len(history)] for history in newcomers), "a newcomer or a dead replica has another history"
     assert all(history == histories[0] for history in histories), "replicas or shards disagree"
     assert [number for number, _ in histories[0]] == list(range(1, brain.version.number + 1)), "versions are not one after the other"
+    replaced = [number for number, names in histories[0] if any(name.startswith("fetched/") for name in names)]
+    assert len(replaced) == brain.version.lineage, "the lineage did not grow with every replacement, or without one"
+    applied = {name: number for number, names in histories[0] for name in names}
+    for base, update in ((c.base, p.update_name(c.work_id)) for _, _, commands in run.log for c in commands if isinstance(c, p.Compute)):
+        older = [number for number in replaced if base.number < number <= applied.get(update, 0)]
+        assert not older, f"{update} of lineage {base.lineage} was applied to a newer one"
     stepped = [name for _, names in histories[0] for name in names if name.startswith("update/")]
     assert len(stepped) == len(set(stepped)), "an update was applied twice"
     judged_in = {p.update_name(v.work_id) for v in verdicts if v.verdict in ("accepted", "unselected")}
@@ -280,6 +293,12 @@ def test_a_log_with_changes_of_strategy_replays() -> None:
     for now_ns, event, commands in run.log:
         decoded = wire.decode(json.loads(json.dumps(wire.encode(event))))
         assert tuple(again.brain.handle(decoded, now_ns=now_ns)) == commands
+
+
+def test_models_and_strategies_were_replaced_in_many_of_them() -> None:
+    notices = [c for seed in range(60) for _, _, cs in random_run(seed).run().log for c in cs if isinstance(c, p.Notice)]  # type: ignore[attr-defined]
+    assert sum(notice.kind == "replaced" for notice in notices) >= 8
+    assert sum("the model was not replaced" in notice.text for notice in notices) >= 5
 
 
 def test_newcomers_took_the_place_of_replicas_in_many_of_them() -> None:

@@ -86,7 +86,7 @@ def live(train, problem, seed: int):
         if action == "kill" and len(present) > 1:
             run.kill(rng.choice(present))
         elif action == "remove" and len(present) > 1:
-            run.tell(p.RemoveAsked(rng.choice(present)))
+            run.tell(p.RemoveAsked(rng.choice(present), at_once=rng.random() < 0.5))
         elif action == "join":
             run.join(rng.choice((1, 3)))
         elif action == "pause":

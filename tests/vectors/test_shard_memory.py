@@ -517,3 +517,75 @@ def test_momenta_of_fragments_go_on_from_a_checkpoint() -> None:
     second.shards[0].restore_optimizer(memory.optimizer_state())
     second.shards[0].version = 1
     assert torch.equal(walked(second, range(2, 5)).values, straight.values)
+
+
+# --- other models -----------------------------------------------------------------------------------------------------------------------
+
+
+def versions(memory: ShardMemory, numbers: range, scale: float = 1.0) -> None:
+    """Make these versions, each with an update of its own."""
+    for number in numbers:
+        values_D = scale * vector(number)
+        memory.store(f"update/{number}", 0, LAYOUT.size, 1.0, encoded(values_D), ())
+        memory.run(step(number, f"update/{number}", 1.0, drop=(f"update/{number}",)))
+
+
+def one(seed: int, optimizer: Any) -> ShardMemory:
+    return Cut.of(vector(seed), 1, optimizer=optimizer).shards[0]
+
+
+MOMENTUM = {"sgd": {"lr": 0.5, "momentum": 0.5}}
+
+
+def test_a_replaced_range_goes_on_as_the_one_that_offered_it() -> None:
+    """Parameters and momentum; the version before stays readable."""
+    donor, own = one(0, MOMENTUM), one(50, MOMENTUM)
+    versions(donor, range(1, 3))
+    versions(own, range(1, 3), scale=3.0)
+    donor.run(p.Offer("copy"))
+    versions(donor, range(3, 4))
+    offered = donor.offered("copy")
+    assert offered is not None
+    before = own.values.clone()
+    model = offered[0].clone(), {key: slot.clone() for key, slot in offered[1].items()}
+    assert own.misfit(model) == ""
+    own.take("model/1", model)
+    own.run(p.Replace(p.Version(1, 3), "model/1", 2, drop=("model/1",)))
+    assert torch.equal(own.read(2), before)
+    assert torch.equal(own.read(3), offered[0])
+    memory, values_D = own, vector(3)
+    memory.store("update/9", 0, LAYOUT.size, 1.0, encoded(values_D), ())
+    memory.run(p.Step(p.Version(1, 4), "update/9", 1.0, 0, 3, drop=("update/9",)))
+    assert torch.equal(own.values, donor.values)
+
+
+def test_slots_of_another_optimizer_are_left_behind_and_what_is_not_finite_or_too_short_is_refused() -> None:
+    donor, own = one(0, {"adam": {"lr": 0.1}}), one(50, MOMENTUM)
+    versions(donor, range(1, 2))
+    donor.run(p.Offer("copy"))
+    offered = donor.offered("copy")
+    assert offered is not None
+    assert own.misfit(offered) == ""
+    own.take("model/1", offered)
+    own.run(p.Replace(p.Version(1, 1), "model/1", 0, drop=("model/1",)))
+    assert torch.equal(own.values, donor.values)
+    assert own.optimizer_state() == {}
+    for value in (torch.nan, torch.inf, -torch.inf):
+        broken = own.values.clone()
+        broken[-1] = value
+        assert "not finite" in own.misfit((broken, {}))
+    assert "wanted" in own.misfit((own.values[:1], {}))
+    donor.run(p.Drop(("copy",)))
+    assert donor.offered("copy") is None
+
+
+def test_momentum_is_changed_in_the_middle() -> None:
+    changed, other = one(0, {"sgd": {"lr": 0.5, "momentum": 0.9}}), one(0, MOMENTUM)
+    changed.run(p.Configure({"momentum": 0.5}))
+    for memory in (changed, other):
+        versions(memory, range(1, 4))
+    assert torch.equal(changed.values, other.values)
+    newcomer = ShardMemory.of(changed.spec, changed.holding(), copied)
+    for memory in (newcomer, other):
+        versions(memory, range(4, 6))
+    assert torch.equal(newcomer.values, other.values), "a newcomer is told"

@@ -27,6 +27,12 @@ class Bases:
         self._kept.append(self._pipeline.published.number)
         self._pipeline.keep(model_name(self._pipeline.published.number), PARAMS)
 
+    def end(self) -> None:
+        """Keep no models any more: whoever wants them begins anew."""
+        self._pipeline.keeps_models = False
+        self._pipeline.drop(tuple(map(model_name, self._kept)))
+        self._kept.clear()
+
     def published(self) -> None:
         """A version was made, and its updates have their verdicts: drop what nobody began at."""
         if not self._pipeline.keeps_models:

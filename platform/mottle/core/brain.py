@@ -7,6 +7,7 @@ What it acts on is its own record: base version, leases and so the sample count 
 from the shards. What a worker says of itself is for display.
 """
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -30,6 +31,7 @@ from mottle.core.newcomers import Newcomers
 from mottle.core.orders import OVERDUE, Orders
 from mottle.core.pipeline import Application, Pipeline, RuleBook, Trusted
 from mottle.core.references import References
+from mottle.core.replacing import Replacing
 from mottle.core.rule_inputs import RuleInputs
 from mottle.core.shards import ShardMap
 from mottle.core.spot_checks import TIMER as CHECK
@@ -38,6 +40,10 @@ from mottle.core.updates import Updates
 
 VALIDATOR = p.VALIDATOR
 MAX_TIME = "brain/max_time"
+REPLACED = "the model or the strategy was replaced"
+OFFER = "offer"
+OFFER_NS = 60_000_000_000
+"""So long a model is kept for another run that says nothing more: it may have died."""
 
 
 class Brain:
@@ -47,9 +53,17 @@ class Brain:
         config: the job's numbers.
         strategy: who computes what and when the model changes.
         rules: decision side of the robust rules, for strategies that use one.
+        build: makes a strategy of what the setting `strategy` says; None in a run where that cannot be changed.
     """
 
-    def __init__(self, config: BrainConfig, strategy: s.Strategy, *, rules: RuleBook | None = None) -> None:
+    def __init__(
+        self,
+        config: BrainConfig,
+        strategy: s.Strategy,
+        *,
+        rules: RuleBook | None = None,
+        build: Callable[[Any], s.Strategy] | None = None,
+    ) -> None:
         self.config = config
         self.strategy = strategy
         self.book = LeaseBook(
@@ -121,6 +135,12 @@ class Brain:
         self._newcomers = Newcomers(self.shards, self.pipeline, self._effects, first=config.replicas + 1)
         self._draining: set[str] = set()
         """Machines that are taken away."""
+        self._replacing = Replacing(self.shards, self._effects)
+        self._pristine, self._build = copy.deepcopy(strategy), build
+        self.why_not_replaced = ""
+        """The last failure of a replacement."""
+        self._generation = 0
+        """Strategies before this one; alarms that they set are not heard any more."""
         self._leaving: set[int] = set()
         """Workers that go as soon as they have nothing in hand."""
         self._references = References(self.shards)
@@ -163,6 +183,10 @@ class Brain:
             p.ReplicaDraining: self._on_replica_draining,
             p.StopAsked: self._on_stop_asked,
             p.TookOver: self._on_took_over,
+            p.OfferAsked: self._on_offer_asked,
+            p.OfferOver: lambda e: self.shards.tell(p.Drop((e.name,))),
+            p.ReplaceAsked: self._replacing.ask,
+            p.Fetched: self._replacing.fetched,
         }
         self._decisions: dict[type, Callable[[Any], None]] = {
             s.Assign: self._assign,
@@ -185,7 +209,7 @@ class Brain:
             s.AskPlan: self._ask_plan,
             s.Warn: lambda d: self._tell(p.Notice("warning", d.text)),
             s.Halt: lambda d: self._fail(d.reason),
-            s.SetAlarm: lambda d: self._tell(p.SetTimer(f"strategy/{d.name}", self._effects.now_ns + d.after_ns)),
+            s.SetAlarm: lambda d: self._tell(p.SetTimer(f"{self._alarms}/{d.name}", self._effects.now_ns + d.after_ns)),
         }
 
     def handle(self, event: p.Event, *, now_ns: int) -> list[p.Command]:
@@ -240,6 +264,16 @@ class Brain:
     def free_samples(self) -> int:
         return self.book.free if self.orders.lending else 0
 
+    @property
+    def replacing(self) -> bool:
+        """Whether its model or strategy is to be replaced."""
+        return self._replacing.busy
+
+    @property
+    def stopping(self) -> bool:
+        """Whether it gives out nothing more."""
+        return self._stopping is not None
+
     def busy(self, worker: int) -> bool:
         member = self.members.present(worker)
         return member is not None and bool(member.orders)
@@ -252,18 +286,27 @@ class Brain:
             for application in self.pipeline.take_skipped():
                 self._skip(application)
             for application in self.pipeline.take_published():
-                self._publish(application)
+                if application.replaces:
+                    self._tell(p.Published(self.version, self.samples))
+                    self._renew()
+                else:
+                    self._publish(application)
             for reference in self._references.take_ready():
                 if isinstance(reference, p.RefreshFailed):
                     self._on_refresh_failed(reference)
                 elif not self._rule_inputs.ready(reference.name):
                     self._hear(reference)
             self.health.settle()
-            self.checks.settle(self.version)
+            if self._replacing.under_way is None:
+                self.checks.settle(self.version)
             if self._leaving:
                 self._let_go()
-            if self._checkpoint() or (self._checkpoints.idle and self._newcomers.adopt()):
+            may_adopt = self._checkpoints.idle and not self._replacing.fetching
+            if self._checkpoint() or self._replace() or (may_adopt and self._newcomers.adopt()):
                 continue  # before the strategy hears of new versions: a barriered one has nothing out then
+            if self._replacing.under_way is not None:
+                self._effects.heard.clear()  # what follows is another strategy's
+                break
             if self._effects.heard:
                 self._decide(self._effects.heard.popleft())
             elif not (self.orders.offer_again() or self._wind_down()):
@@ -289,7 +332,7 @@ class Brain:
             self._told_nothing_left = True
             self._hear(s.NothingLeft())
             return True
-        if self._evaluations.running is not None or self._checkpoints.busy:
+        if self._evaluations.running is not None or self._checkpoints.busy or self._replacing.busy:
             return False
         if self._evaluations.missing(self.version):
             self._evaluate()
@@ -353,7 +396,11 @@ class Brain:
 
     def _on_remove_asked(self, event: p.RemoveAsked) -> None:
         member = self.members.present(event.worker)
-        if member is not None:
+        if member is None:
+            return
+        if event.at_once:
+            self._dismiss(event.worker)
+        else:
             self.members.mark(member, "leaving")
             self.health.leaving(event.worker)
             self.checks.gone(event.worker)
@@ -362,10 +409,14 @@ class Brain:
     def _let_go(self) -> None:
         """Dismiss those who are leaving and have nothing in hand."""
         for worker in sorted(worker for worker in self._leaving if not self.busy(worker)):
-            self._leaving.discard(worker)
             if self.members.present(worker) is not None:
-                self._tell(p.Dismiss(worker))
-                self._on_left(p.Left(worker, "removed"))
+                self._dismiss(worker)
+            self._leaving.discard(worker)
+
+    def _dismiss(self, worker: int) -> None:
+        self._leaving.discard(worker)
+        self._tell(p.Dismiss(worker))
+        self._on_left(p.Left(worker, "removed"))
 
     # --- orders and updates -----------------------------------------------------------------------------------------------------------
 
@@ -479,6 +530,77 @@ class Brain:
             self.updates.judge(work_id, "discarded", application.skip, drop=True, spent=last)
         self._hear(s.VersionPublished(self.version))
 
+    # --- another model, another strategy ----------------------------------------------------------------------------------------------
+
+    def _on_offer_asked(self, event: p.OfferAsked) -> None:
+        self.shards.tell(p.Offer(event.name))
+        self._tell(p.SetTimer(f"{OFFER}/{event.name}", self._effects.now_ns + OFFER_NS))
+
+    def _replace(self) -> bool:
+        """Begin a replacement, or break with what is in hand for one that is ready. Whether anything was set going."""
+        if self._stopping:
+            if (name := self._replacing.cancel()) is not None:
+                self.pipeline.drop((name,) if name else ())
+                self.pipeline.go_on()  # it may have been held for this one
+            return False
+        if not self._started:
+            return False
+        if self._replacing.begin(may_fetch=self._newcomers.settled):
+            return True
+        if failed := self._replacing.take_failed():
+            name, self.why_not_replaced = failed
+            self.pipeline.drop((name,))
+            self._tell(p.Notice("warning", f"the model was not replaced, and no setting changed: {self.why_not_replaced}"))
+            return True
+        if self._replacing.ready is None or not self.pipeline.hold():
+            return False
+        self.checks.forget()
+        self.orders.end_all()
+        for order in self.ledger.undecided:
+            self.updates.judge(order.compute.work_id, "discarded", REPLACED, drop=True)
+        self.chunks.give_back_all()
+        self._bases.end()
+        self.pipeline.drop(self._references.forget_all())
+        self._rule_inputs.forget()
+        if name := self._replacing.start().name:
+            self.pipeline.replace(name)
+        else:
+            self.pipeline.forget()
+            self._renew()
+        return True
+
+    def _renew(self) -> None:
+        """A fresh strategy goes on from what the old one would keep in a checkpoint."""
+        done = self._replacing.end()
+        if done.name:
+            text = f"the model was replaced by another run's; version {self.version.number} is the first of its line"
+            self._tell(p.Notice("replaced", text))
+        self._effects.heard.clear()
+        self._plan_wanted = None
+        self._generation += 1
+        if done.settings:
+            self._take_settings(done.settings)
+        kept, self.strategy = self.strategy.state(), self._fresh_strategy()
+        self.strategy.restore(kept)
+        if "rule" in self.settings:
+            self._hear(s.RuleChanged(self.settings["rule"]))
+        self.pipeline.go_on()
+        self._told_nothing_left = False
+        self._hear(s.VersionPublished(self.version))
+        for worker in self.crew:
+            self._hear(s.WorkerIdle(worker))
+
+    def _fresh_strategy(self) -> s.Strategy:
+        if "strategy" not in self.settings:
+            return copy.deepcopy(self._pristine)
+        assert self._build is not None, "a run that was not told how to make strategies was told to change it"
+        return self._build(self.settings["strategy"])
+
+    @property
+    def _alarms(self) -> str:
+        """Owner of the strategy's alarms."""
+        return f"strategy-{self._generation}" if self._generation else "strategy"
+
     # --- references and evaluation ----------------------------------------------------------------------------------------------------
 
     def _request_reference(self, decision: s.RequestReference) -> None:
@@ -534,8 +656,10 @@ class Brain:
     def _on_timer(self, event: p.TimerFired) -> None:
         self._effects.fired(event.name)
         owner, _, name = event.name.partition("/")
-        if owner == "strategy":
+        if owner == self._alarms:
             self._hear(s.AlarmRang(name))
+        elif owner == OFFER:
+            self.shards.tell(p.Drop((name,)))
         elif event.name == MAX_TIME:
             self._stop("time")
         elif event.name == OVERDUE:
@@ -547,10 +671,16 @@ class Brain:
             self.checks.look_for_overdue()
 
     def _on_configured(self, event: p.Configured) -> None:
-        self.settings.update(event.settings)
-        self._obey_settings(event.settings)
+        if "strategy" in event.settings:
+            self._replacing.renew(event.settings)
+        else:
+            self._take_settings(event.settings)
+
+    def _take_settings(self, settings: Mapping[str, Any]) -> None:
+        self.settings.update(settings)
+        self._obey_settings(settings)
         self.orders.lending = not (self._paused or self._stopping)
-        if "paused" in event.settings and not self._paused:
+        if "paused" in settings and not self._paused:
             self.orders.wake()
 
     def _ask_plan(self, decision: s.AskPlan) -> None:
@@ -568,7 +698,7 @@ class Brain:
         if "rule" in settings:
             self._hear(s.RuleChanged(settings["rule"]))
             self.health.rule_needs = 1 if settings["rule"] is None or self._rules is None else self._rules.least_crew(settings["rule"])
-        told = {key: value for key, value in settings.items() if key not in ("paused", "rule")}
+        told = {key: value for key, value in settings.items() if key not in ("paused", "rule", "strategy")}
         if told:
             self.shards.tell(p.Configure(told))
 
@@ -707,8 +837,10 @@ class Brain:
         """Take up the state of a checkpoint, before `Started`."""
         self.book.restore(state["leases"])
         self.ledger.restore(state["counts"])
-        self.strategy.restore(state["strategy"])
         self.settings = {key: value for key, value in state["settings"].items() if key != "paused"}  # whoever resumes wants it to go on
+        if "strategy" in self.settings:
+            self.strategy = self._fresh_strategy()
+        self.strategy.restore(state["strategy"])
         self.orders.next_work_id = state["next_work_id"]
         self.members.restore(state["members"])
         self._checkpoints.restore(state["checkpoint"], self.samples)

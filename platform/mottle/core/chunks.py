@@ -127,6 +127,12 @@ class Chunks:
                 self._book.give_back(lease)
         return refused
 
+    def give_back_all(self) -> None:
+        """Every round is over, whatever came of it; no copy is out."""
+        for chunk in list(self._open):
+            for lease in self._end(chunk).leases:
+                self._book.give_back(lease)
+
     def _end(self, chunk: int) -> _Chunk:
         ended = self._known(chunk)
         if ended.copies:

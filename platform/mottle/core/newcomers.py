@@ -62,6 +62,11 @@ class Newcomers:
                 return True
         return False
 
+    @property
+    def settled(self) -> bool:
+        """Whether nobody is between what a donor has handed over and being live."""
+        return not {"adopted", "awaited"} & set(self._phases.values())
+
     def came(self, event: p.ReplicaCame) -> None:
         if self._phases.get(event.replica) == "called":
             self._phases[event.replica] = "waiting"

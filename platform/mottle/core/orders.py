@@ -255,6 +255,14 @@ class Orders:
         self.end(order, drop=bool(order.receipts))
         self.offer(order.compute.worker)
 
+    def end_all(self) -> None:
+        """Nobody is to go on with what was ordered so far."""
+        self._starving.clear()
+        self._offered_at = None
+        for order in self._ledger.undecided:
+            if order.state == "issued":
+                self._abandon(order)
+
     def stranded(self, replica: p.ReplicaId) -> None:
         """A replica died before it had passed everything on: what it alone of its shard has a receipt for may never be whole again."""
         for order in self._ledger.undecided:

@@ -18,6 +18,7 @@ from mottle.core.protocol import (
     Drop,
     Keep,
     Measure,
+    Replace,
     ReplicaId,
     RuleStatistics,
     Settings,
@@ -103,6 +104,8 @@ class Application:
     version: Version | None = None
     buffers: str | None = None
     """See `protocol.Step`."""
+    replaces: bool = False
+    """No step, but another model in the place of the one before."""
 
     @property
     def accepted(self) -> tuple[int, ...]:
@@ -211,6 +214,24 @@ class Pipeline:
         """
         self._held = True
         return self._asking is None and not self._told and not self._questions
+
+    def replace(self, source: str) -> None:
+        """While held: forget the steps decided and not told, and make a version of a new lineage out of what the shards fetched.
+
+        Still held afterwards: `go_on` when it is published.
+        """
+        self.forget()
+        self.head = Version(self.head.lineage + 1, self.head.number + 1)
+        _, holds, released = self._context()
+        self._shards.tell(Replace(self.head, source, self.published.number, holds, (source,), released))
+        self._told.append(Application((), version=self.head, replaces=True))
+        self._stepped[self.head] = set()
+
+    def forget(self) -> None:
+        """While held: the steps decided and not told, and questions not asked, are for nobody any more."""
+        assert self._held, "what was told must be published first"
+        self._waiting.clear()
+        self._deferred.clear()
 
     def go_on(self) -> None:
         self._held = False

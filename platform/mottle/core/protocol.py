@@ -269,6 +269,34 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
+class Offer:
+    """Keep a copy of the range and the optimizer's slots, as they are at this place of the command order, for others to fetch as `name`."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """Get this range of what another run offers as `source`, and keep it as `name`; answer `Fetched`."""
+
+    name: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Replace:
+    """Make `version`, of a new lineage, by putting what was fetched as `source` in the place of parameters and optimizer's slots. Else as
+    `Step`."""
+
+    version: Version
+    source: str
+    floor: int
+    holds: tuple[tuple[int, tuple[str, ...]], ...] = ()
+    drop: tuple[str, ...] = ()
+    released: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Drop:
     """Forget these vectors (updates that were decided, references that were replaced)."""
 
@@ -320,7 +348,23 @@ class Wean:
 
 
 ShardCommand = (
-    Combine | ApplyRule | Measure | Distances | Keep | RuleStatistics | Step | Drop | Award | Configure | Snapshot | Adopt | Sync | Wean
+    Combine
+    | ApplyRule
+    | Measure
+    | Distances
+    | Keep
+    | RuleStatistics
+    | Step
+    | Offer
+    | Fetch
+    | Replace
+    | Drop
+    | Award
+    | Configure
+    | Snapshot
+    | Adopt
+    | Sync
+    | Wean
 )
 
 
@@ -573,9 +617,41 @@ class Left:
 
 @dataclass(frozen=True, slots=True)
 class RemoveAsked:
-    """Let this worker go gracefully: it finishes what it has and gets nothing new."""
+    """Let this worker go: it finishes what it has and gets nothing new; or at once, and what it has in hand is for others."""
 
     worker: int
+    at_once: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class OfferAsked:
+    """Another run wants this one's model, under that name."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class OfferOver:
+    """It has it, or does not want it any more."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReplaceAsked:
+    """Put the model that another run offers as `source` in the place of this one's, and change settings with it."""
+
+    source: str
+    settings: Settings = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A replica holds its range of a model that it was to fetch, or `error` says why not."""
+
+    replica: ReplicaId
+    name: str
+    error: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -787,7 +863,7 @@ class TookOver:
     absent_ns: int
 
 
-Report = Receipt | Contested | Measured | Stepped | SnapshotDone | ReplicaReady | ReplicaSynced
+Report = Receipt | Contested | Measured | Stepped | Fetched | SnapshotDone | ReplicaReady | ReplicaSynced
 """What shards say."""
 
 Event = (
@@ -795,6 +871,10 @@ Event = (
     | Joined
     | Left
     | RemoveAsked
+    | OfferAsked
+    | OfferOver
+    | ReplaceAsked
+    | Fetched
     | Receipt
     | Contested
     | Measured

@@ -41,6 +41,11 @@ class References:
         """Whether it was known."""
         return self._known.pop(name, None) is not None
 
+    def forget_all(self) -> tuple[str, ...]:
+        """Names of those that were known."""
+        known, self._known = tuple(self._known), {}
+        return known
+
     def take_ready(self) -> list[ReferenceReady | RefreshFailed]:
         """References that every live replica has come to hold since the last call."""
         done: list[ReferenceReady | RefreshFailed] = []

@@ -90,6 +90,11 @@ class RuleInputs:
         request = self._request
         return None if request is None or request.descents is not None else request.score
 
+    def forget(self) -> None:
+        """What was computed ahead is of a model that was replaced."""
+        assert self._request is None, "a step is being decided"
+        self._reference, self._ready, self._ahead = None, False, False
+
     # --- answers ----------------------------------------------------------------------------------------------------------------------
 
     def ready(self, name: str) -> bool:

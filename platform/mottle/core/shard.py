@@ -96,7 +96,15 @@ class TakenOver:
     holding: "Holding"
 
 
-ShardEvent = Pushed | RangeStored | Heard | Fenced | Saved | Ran | ReadAsked | TakenOver
+@dataclass(frozen=True, slots=True)
+class FetchEnded:
+    """What a `Fetch` was to get is held as `name`, or `error` says why not. However long it takes, other facts go on."""
+
+    name: str
+    error: str = ""
+
+
+ShardEvent = Pushed | RangeStored | Heard | Fenced | Saved | Ran | ReadAsked | TakenOver | FetchEnded
 
 NOBODY = -2
 """Sender of messages that do not say who sent them."""
@@ -120,7 +128,8 @@ class StoreRange:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Execute one command of a batch and answer `Ran`. Before a step, save version `number - 1`: somebody may still read it."""
+    """Execute one command of a batch and answer `Ran`. Before a step or a replacement, save version `number - 1`: somebody may still read
+    it. A fetch is answered when it has begun; `FetchEnded` follows."""
 
     command: p.ShardCommand
 
@@ -278,6 +287,7 @@ class Shard:
             Ran: self._on_ran,
             ReadAsked: self._on_read,
             TakenOver: self._on_taken_over,
+            FetchEnded: lambda e: [self._say(p.Fetched(self.replica, e.name, e.error))],
         }
 
     def handle(self, event: ShardEvent) -> list[ShardOrder]:
@@ -445,7 +455,7 @@ class Shard:
 
     def _on_ran(self, event: Ran) -> list[ShardOrder]:
         match event.command:
-            case p.Step() as step:
+            case p.Step() | p.Replace() as step:
                 return self._stepped(step)
             case p.Drop(names):
                 self._forget(names)
@@ -486,10 +496,10 @@ class Shard:
 
     # --- steps ------------------------------------------------------------------------------------------------------------------------
 
-    def _stepped(self, step: p.Step) -> list[ShardOrder]:
+    def _stepped(self, step: p.Step | p.Replace) -> list[ShardOrder]:
         self.version = step.version
         self._floor = step.floor
-        self._moved[step.version.number] = step.fragment
+        self._moved[step.version.number] = step.fragment if isinstance(step, p.Step) else None
         self._kept.add(step.version.number)
         self._note_holders(step)
         self._forget(step.drop)
@@ -504,7 +514,7 @@ class Shard:
             if self._references:
                 self._references.pop(name, None)
 
-    def _note_holders(self, step: p.Step) -> None:
+    def _note_holders(self, step: p.Step | p.Replace) -> None:
         for name in step.released:
             number = self._holding.pop(name, None)
             if number is not None:

@@ -206,6 +206,11 @@ class SpotChecks:
         if self._open is not None and not self._open.measuring:
             self._close(self._open)
 
+    def forget(self) -> None:
+        """No verdict, at a place where no question to the shards is open: what was to be asked is of a model that is replaced."""
+        if self._open is not None:
+            self._close(self._open)
+
     # --- comparing --------------------------------------------------------------------------------------------------------------------
 
     def _measure(self, check: _Check) -> None:

@@ -27,6 +27,7 @@ EventKind = Literal[
     "checkpoint",
     "replica",
     "coordinator",
+    "replaced",
     "configured",
     "planned",
     "warning",

@@ -31,6 +31,7 @@ _EVENT_LOOK = {
     "coordinator": ("!", "bold yellow"),
     "configured": ("~", "cyan"),
     "planned": ("~", "bright_blue"),
+    "replaced": ("~", "cyan"),
     "warning": ("!", "bold yellow"),
     "finished": ("■", "bold"),
 }

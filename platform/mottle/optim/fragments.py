@@ -40,6 +40,15 @@ class FragmentOptimizers:
             stepper.step(direction[start : start + piece.size], lr, factor)
             start += piece.size
 
+    def set(self, option: str, value: float) -> None:
+        """As `SliceOptimizer.set`, of every fragment.
+
+        Raises:
+            ConfigError: as there.
+        """
+        for _, stepper in (each for steppers in self._steppers for each in steppers):
+            stepper.set(option, value)
+
     def state(self) -> State:
         """A copy, in the form of one optimizer on the whole range: zeros where a fragment has not been stepped yet, as before its first."""
         state: State = {}

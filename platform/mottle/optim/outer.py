@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from mottle.core.errors import ConfigError
 from mottle.core.layout import BUFFER_GROUP, GroupRange
 from mottle.core.naming import configured, folded, parse
 from mottle.optim.slices import SliceOptimizer, build
@@ -112,6 +113,9 @@ class _FixedRate:
     def step(self, direction: Tensor, lr: float | None = None, factor: float = 1.0) -> None:
         self._inner.step(direction, None, factor)
 
+    def set(self, option: str, value: float) -> None:
+        self._inner.set(option, value)
+
     def state(self) -> State:
         return self._inner.state()
 
@@ -146,6 +150,9 @@ class _WithMomentum:
             part = slice(run.start, run.stop)
             self._rule.move(self._range[part], self._momentum[part], direction[part].mul_(factor / gamma), gamma)
 
+    def set(self, option: str, value: float) -> None:
+        raise ConfigError(f"an outer optimizer's {option} is its strategy's to say")
+
     def state(self) -> State:
         return {} if self._momentum is None else {MOMENTUM: self._momentum.clone()}
 
@@ -168,6 +175,9 @@ class _Mixing:
     @torch.no_grad()
     def step(self, direction: Tensor, lr: float | None = None, factor: float = 1.0) -> None:
         self._range.lerp_(direction, factor)
+
+    def set(self, option: str, value: float) -> None:
+        raise ConfigError(f"whole models are mixed in: there is no {option}")
 
     def state(self) -> State:
         return {}

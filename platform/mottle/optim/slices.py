@@ -41,6 +41,9 @@ class SliceOptimizer(Protocol):
 
     def step(self, direction: Tensor, lr: float | None = None, factor: float = 1.0) -> None: ...
 
+    def set(self, option: str, value: float) -> None:
+        """Change an option other than the learning rate, for all groups, from the next step on."""
+
     def state(self) -> State: ...
 
     def load_state(self, state: Mapping[str, Tensor]) -> None: ...
@@ -73,6 +76,7 @@ class TorchSliceOptimizer:
         self._range = params_range
         self._tail = [run for run in group_ranges if run.group == BUFFER_GROUP]
         self._pieces = [piece for run in group_ranges if run.group != BUFFER_GROUP for piece in self._split(run)]
+        self._set: dict[str, float] = {}
         self._optimizer = self._fresh()
         self.base_lr = _learning_rate(self._class, spec.options)
         self._lrs = [float(group["lr"]) for group in self._torch_groups]
@@ -103,6 +107,18 @@ class TorchSliceOptimizer:
             piece.view.grad = gradient if factor == 1.0 else gradient.mul_(factor)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
+
+    def set(self, option: str, value: float) -> None:
+        """Change an option for all groups, from the next step on.
+
+        Raises:
+            ConfigError: the optimizer has no such option.
+        """
+        for group in self._torch_groups:
+            if option not in group:
+                raise ConfigError(f"{self._class.__name__} has no option {option!r}")
+            group[option] = value
+        self._set[option] = value
 
     def state(self) -> State:
         """A copy of the state; see `State`."""
@@ -154,7 +170,7 @@ class TorchSliceOptimizer:
         """A new torch optimizer over the pieces; None when the range holds no parameter, since torch refuses an empty list."""
         numbers = sorted({piece.group for piece in self._pieces})
         groups = [
-            {"params": [piece.view for piece in self._pieces if piece.group == number], **self._spec.options_of(number)}
+            {"params": [piece.view for piece in self._pieces if piece.group == number], **self._spec.options_of(number), **self._set}
             for number in numbers
         ]
         return catalogue.make(self._class, groups, self._spec.options) if groups else None

@@ -8,11 +8,12 @@ from typing import Literal, get_args
 
 from mottle.simulate.checked import check, number
 
-Kind = Literal["crash", "leave", "join", "rejoin", "drain", "pause", "slow", "lose_replica", "lose_coordinator", "checkpoint"]
+Kind = Literal["crash", "leave", "recall", "join", "rejoin", "drain", "pause", "slow", "lose_replica", "lose_coordinator", "checkpoint"]
 
 _NEEDS: dict[str, tuple[str, ...]] = {
     "crash": ("worker",),
     "leave": ("worker",),
+    "recall": ("worker",),
     "join": ("group",),
     "rejoin": ("worker",),
     "drain": ("worker", "for_s"),
@@ -31,10 +32,10 @@ class Fault:
     """One thing that happens to the fleet."""
 
     kind: Kind
-    """`crash` takes a worker without a word, `leave` lets it finish what it has, `join` adds one to a group, `rejoin` brings the machine of
-    one that is gone back with another worker, `drain` gives notice that a worker's machine is taken away `for_s` later, `pause` stops a
-    worker, `slow` makes its samples take longer, `lose_replica` takes a shard's process, `lose_coordinator` the coordinator's (another one
-    takes over), `checkpoint` asks for one."""
+    """`crash` takes a worker without a word, `leave` lets it finish what it has, `recall` does not, `join` adds one to a group, `rejoin`
+    brings the machine of one that is gone back with another worker, `drain` gives notice that a worker's machine is taken away `for_s`
+    later, `pause` stops a worker, `slow` makes its samples take longer, `lose_replica` takes a shard's process, `lose_coordinator` the
+    coordinator's (another one takes over), `checkpoint` asks for one."""
     at_s: float | None = number(default=None, least=0, most=1e9, optional=True)
     at_samples: int | None = number(default=None, least=0, most=10**15, whole=True, optional=True)
     worker: str | None = None

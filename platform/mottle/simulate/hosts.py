@@ -230,12 +230,16 @@ class Hosts:
             case sh.StoreRange():
                 self._handle(replica, self._numbers.store(replica, order))
             case sh.Run():
-                if isinstance(order.command, p.Step):
-                    host.moved = order.command.fragment
+                if isinstance(order.command, p.Step | p.Replace):
+                    host.moved = order.command.fragment if isinstance(order.command, p.Step) else None
                 self._handle(replica, self._numbers.run(replica, order.command))
                 if isinstance(order.command, p.Snapshot):
                     saved = partial(self._handle, replica, sh.Saved(p.SnapshotDone(replica, order.command.checkpoint)))
                     self._clock.at(self._clock.now_ns + self._save_ns, MESSAGE, NOBODY, saved)
+                elif isinstance(order.command, p.Fetch):
+                    ended = sh.FetchEnded(order.command.name, self._numbers.fetch(replica, order.command))
+                    time_ns = arrival_ns(self._numbers.version_bytes(replica.shard), self._clock.now_ns, Link(None), host.down)
+                    self._post.at(time_ns, PULL_DONE, NOBODY, partial(self._handle, replica, ended), lambda: host.alive)
             case sh.SendUp():
                 self._say(order.event, order.number, host, self._step_ns(host.moved) if isinstance(order.event, p.Stepped) else 0)
             case sh.Serve(reader, number, fragment):

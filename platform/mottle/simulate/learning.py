@@ -95,6 +95,10 @@ class Learning:
         self._liars = Liars(seed, num_workers, collusion=collusion, rule=rule)
         self._error_memory: dict[tuple[int, int, int | None], Any] = {}
         """What a codec keeps back, by worker, shard and fragment."""
+        self._lineages: dict[int, int] = {}
+        """Of each worker's last update: what it kept beside the model is of no use in another."""
+        self.others: dict[str, Mapping[p.ReplicaId, ShardMemory]] = {}
+        """Shards of other runs of the same layout, by the name under which they offer their model."""
         start_D = problem.start if values is None else values
         self.memories: dict[p.ReplicaId, ShardMemory] = {}
         for replica in replicas:
@@ -134,6 +138,17 @@ class Learning:
     def free(self, replica: p.ReplicaId, numbers: tuple[int, ...]) -> None:
         self.memories[replica].free(numbers)
 
+    def fetch(self, replica: p.ReplicaId, order: p.Fetch) -> str:
+        donor = self.others.get(order.source, {}).get(p.ReplicaId(replica.shard, 0))
+        model = None if donor is None else donor.offered(order.source)
+        if model is None:
+            return f"nobody offers {order.source}"
+        values, slots = model
+        fetched = values.clone(), {key: slot.clone() for key, slot in slots.items()}
+        if not (trouble := self.memories[replica].misfit(fetched)):
+            self.memories[replica].take(order.name, fetched)
+        return trouble
+
     def hand_over(self, donor: p.ReplicaId, newcomer: p.ReplicaId) -> None:
         given = self.memories[donor]
         self.memories[newcomer] = ShardMemory.of(given.spec, given.holding(), _copy)
@@ -144,6 +159,10 @@ class Learning:
         self, slot: int, group: Workers, base: Sequence[Any], version: p.Version, done: Sequence[Deed], local: p.LocalSteps | None
     ) -> Shipment:
         values_D, computed = torch.cat(tuple(base)), [deed for deed in done if isinstance(deed, Done)]
+        if self._lineages.setdefault(slot, version.lineage) != version.lineage:
+            self._lineages[slot] = version.lineage
+            self._local.pop(slot, None)
+            self._error_memory = {key: kept for key, kept in self._error_memory.items() if key[0] != slot}
         vector_D, weight = self.problem.gradient(values_D, computed) if local is None else self._train(slot, local, values_D, done)
         divisor = float(sum(piece.stop - piece.start for piece in computed)) if weight is None else weight
         if divisor:

@@ -72,6 +72,9 @@ class Numbers(Protocol):
 
     def free(self, replica: p.ReplicaId, numbers: tuple[int, ...]) -> None: ...
 
+    def fetch(self, replica: p.ReplicaId, order: p.Fetch) -> str:
+        """Have a replica keep its range of what another run offers; why it cannot, else empty."""
+
     def hand_over(self, donor: p.ReplicaId, newcomer: p.ReplicaId) -> None:
         """A newcomer begins with what its donor holds now."""
 
@@ -102,6 +105,8 @@ class Synthetic:
     num_shards: int = 1
     num_fragments: int = 0
     disagree: bool = False
+    others: tuple[str, ...] = ()
+    """Models that other runs offer."""
     applied: dict[p.ReplicaId, list[tuple[int, tuple[str, ...]]]] = field(default_factory=dict)
     """With `disagree`: (version, vectors that went into it) of each replica, the stand-in for parameters."""
 
@@ -132,7 +137,7 @@ class Synthetic:
     def run(self, replica: p.ReplicaId, command: p.ShardCommand) -> Ran:
         if isinstance(command, p.Measure | p.Distances):
             return Ran(command, tuple(self._product(a, b, replica.shard) for a, b in command.pairs))
-        if isinstance(command, p.Step) and self.disagree:
+        if isinstance(command, p.Step | p.Replace) and self.disagree:
             self.applied.setdefault(replica, []).append((command.version.number, command.drop))
         return Ran(command)
 
@@ -148,6 +153,9 @@ class Synthetic:
 
     def free(self, replica: p.ReplicaId, numbers: tuple[int, ...]) -> None:
         pass
+
+    def fetch(self, replica: p.ReplicaId, order: p.Fetch) -> str:
+        return "" if order.source in self.others else f"nobody offers {order.source}"
 
     def hand_over(self, donor: p.ReplicaId, newcomer: p.ReplicaId) -> None:
         if donor in self.applied:

@@ -420,8 +420,8 @@ class Simulation:
                 return  # a worker that has not joined yet, or is gone already
             case "crash":
                 self.crash(slot)
-            case "leave":
-                self.tell(p.RemoveAsked(slot))
+            case "leave" | "recall":
+                self.tell(p.RemoveAsked(slot, at_once=fault.kind == "recall"))
             case "drain":
                 self._drain(slot, duration_ns or 0)
             case "pause" if duration_ns is not None:

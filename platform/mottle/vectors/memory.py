@@ -64,6 +64,12 @@ class Holding:
     settings: Mapping[str, Any]
 
 
+Model = tuple[Tensor, Mapping[str, Tensor]]
+"""Values of a range, and the optimizer's slots."""
+Offer = tuple[Any, Mapping[str, Any]]
+"""The same as the publisher made them, for other runs to fetch."""
+
+
 @dataclass(slots=True)
 class _Held:
     values: Tensor
@@ -99,6 +105,8 @@ class ShardMemory:
     """References come from the validator as they are."""
     _optimizer: Any = field(init=False)
     _rules: RangeRules = field(init=False)
+    _offers: dict[str, Offer] = field(default_factory=dict, init=False)
+    _fetched: dict[str, Model] = field(default_factory=dict, init=False)
     _pool: list[Tensor] = field(default_factory=list, init=False)
     """Buffers of dropped vectors, used again: fresh pages cost more than the copy itself."""
 
@@ -202,6 +210,8 @@ class ShardMemory:
 
     def _drop(self, names: tuple[str, ...]) -> None:
         for name in names:
+            self._offers.pop(name, None)
+            self._fetched.pop(name, None)
             held = self._vectors.pop(name, None)
             if held is not None and len(self._pool) < POOLED:
                 self._pool.append(held.values)
@@ -230,12 +240,24 @@ class ShardMemory:
             case p.Drop(names):
                 self._drop(names)
             case p.Configure(settings):
-                self._settings.update(settings)
-            case p.Award() | p.Snapshot() | p.Adopt() | p.Sync() | p.Wean():
+                self._configure(settings)
+            case p.Offer(name):
+                slots = {key: self.publish(slot) for key, slot in self._optimizer.state().items()}
+                self._offers[name] = (self.read(self.version), slots)
+            case p.Replace():
+                self._replace(command)
+            case p.Fetch() | p.Award() | p.Snapshot() | p.Adopt() | p.Sync() | p.Wean():
                 pass  # what there is to do is the driver's and the machine's
             case _:
                 raise ProtocolError(f"a shard cannot run {type(command).__name__}")
         return Ran(command)
+
+    def _configure(self, settings: Mapping[str, Any]) -> None:
+        """The learning rate is told at each step, whose schedule has a say in it; all else is the optimizer's at once."""
+        self._settings.update(settings)
+        for option, value in settings.items():
+            if option != "lr":
+                self._optimizer.set(option, value)
 
     def _combine(self, into: str, terms: tuple[tuple[str, float], ...]) -> None:
         """Parameters: sum of weight * vector. Buffers: the same, normalised to a mean over samples. The first vector's memory is used.
@@ -298,10 +320,7 @@ class ShardMemory:
         self._vectors[order.into] = _Held(direction, 1.0, fragment)
 
     def _step(self, step: p.Step) -> None:
-        previous = step.version.number - 1
-        self.read(previous)
-        if self._moved is not None:  # what workers read of it
-            self.read(previous, self._moved)
+        self._publish_previous(step.version)
         source = self._vectors[step.source]
         scale = step.scale
         if self._optimizer.wants_mean:
@@ -328,6 +347,45 @@ class ShardMemory:
             torch.div(other.values[self._num_params(None) :], other.weight, out=buffers)
         else:
             buffers.zero_()
+
+    # --- other models -----------------------------------------------------------------------------------------------------------------
+
+    def offered(self, name: str) -> Offer | None:
+        """What is kept for others under that name; None before the place of its `Offer`, and after that of its `Drop`."""
+        return self._offers.get(name)
+
+    def misfit(self, model: Model) -> str:
+        """Why what was fetched cannot take the place of this one's; empty if it can. Any thread may ask."""
+        values = model[0]
+        if values.shape != self.values.shape or values.dtype != self.values.dtype:
+            return f"wanted {len(self.values)} values of {self.values.dtype}, got {len(values)} of {values.dtype}"
+        if len(values) and not torch.isfinite(torch.stack(torch.aminmax(values))).all():  # a fifth of the time of looking at each
+            return "the model that was fetched is not finite"
+        return ""
+
+    def take(self, name: str, model: Model) -> None:
+        """Keep what was fetched and fits; nobody changes it."""
+        self._fetched[name] = model
+
+    def _replace(self, command: p.Replace) -> None:
+        """Slots of another optimizer are left behind: this one's then begin afresh."""
+        self._publish_previous(command.version)
+        values, slots = self._fetched[command.source]
+        self.values.copy_(values)
+        try:
+            self._optimizer.load_state(slots)
+        except ValueError:
+            self._optimizer.load_state({})
+        self._vectors.pop(CENTER, None)
+        self.version, self._moved = command.version.number, None
+        self._drop(command.drop)
+
+    def _publish_previous(self, version: p.Version) -> None:
+        """The version before that one may still be read."""
+        previous = version.number - 1
+        self.read(previous)
+        if self._moved is not None:  # what workers read of it
+            self.read(previous, self._moved)
 
     # --- versions ---------------------------------------------------------------------------------------------------------------------
 
@@ -373,7 +431,7 @@ class ShardMemory:
         """A newcomer's memory: copies of what it was handed."""
         memory = cls(spec, holding.values.clone(), holding.version, publish)
         memory.restore_optimizer(holding.slots)
-        memory._settings.update(holding.settings)
+        memory._configure(holding.settings)
         memory._vectors |= {name: _Held(values.clone(), weight, fragment) for name, (values, weight, fragment) in holding.vectors.items()}
         return memory
 
