@@ -1,5 +1,6 @@
 """The shape of the house: roots are no packages, and the core stays light."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -34,3 +35,14 @@ def test_a_root_is_not_importable_as_a_package_of_ours(root: str) -> None:
 def test_importing_the_pure_packages_loads_neither_ray_nor_torch(package: str) -> None:
     done = run_python(f"import sys, {package}; print(sorted({{'ray', 'torch', 'pyarrow'}} & set(sys.modules)))")
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+WALL_CLOCK = re.compile(r"\btime\.time(_ns)?\(|datetime\.(now|today|utcnow)\(|clock_gettime|CLOCK_REALTIME")
+SHOWN_TO_PEOPLE = {"status.py", "chronicle.py"}
+RAYS_OWN_TIMES = {"drains.py"}
+
+
+def test_no_decision_reads_a_clock_that_machines_may_disagree_on() -> None:
+    """But for the heartbeat that `mottle status` shows, and the time at which Ray says that a machine will be taken away."""
+    readers = {path.name for root in SOURCE_ROOTS for path in (ROOT / root).rglob("*.py") if WALL_CLOCK.search(path.read_text())}
+    assert readers == SHOWN_TO_PEOPLE | RAYS_OWN_TIMES

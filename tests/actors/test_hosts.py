@@ -2,7 +2,7 @@
 
 import pytest
 
-from mottle.actors.hosts import Host, spread
+from mottle.actors.hosts import Host, apart, spread
 from mottle.core.protocol import ReplicaId
 
 HOME, NEXT, SPOT = Host("home", True), Host("next", True), Host("spot", False)
@@ -29,3 +29,9 @@ def test_on_one_host_everything_lies_there(host: Host) -> None:
 def test_among_hosts_that_may_all_be_taken_away_no_backup_lies_beside_its_primary() -> None:
     places = spread(REPLICAS, [SPOT, Host("spot2", False)])
     assert all(places[ReplicaId(shard, 0)] != places[ReplicaId(shard, 1)] for shard in range(3))
+
+
+def test_who_must_stay_keeps_off_hosts_that_may_be_taken_away_unless_there_are_no_others() -> None:
+    assert apart((), [SPOT, HOME, NEXT]) == "home"
+    assert apart((), [HOME, NEXT]) == "home"
+    assert apart((), [SPOT, Host("spot2", False)]) == "spot"

@@ -1,5 +1,6 @@
 """Who is put away, why, and how it comes back: literal events in, literal commands out."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,7 @@ from tests.core.test_brain import R0, Ear, S, only, receipt, verdicts
 from mottle.aggregation.decisions.rulebook import Rules
 from mottle.core import protocol as p
 from mottle.core.errors import ConfigError
-from mottle.core.health import HealthConfig
+from mottle.core.health import TIMER, HealthConfig
 
 QUICK = HealthConfig(rejected=3, strikes=2, wait_s=10.0, trials=2)
 
@@ -18,12 +19,15 @@ QUICK = HealthConfig(rejected=3, strikes=2, wait_s=10.0, trials=2)
 class Crew(Ear):
     """A brain whose workers answer their orders as they are told to."""
 
-    def __init__(self, spec: object = "async", num_workers: int = 3, **config: object) -> None:
+    def __init__(
+        self, spec: object = "async", num_workers: int = 3, *, restore: dict | None = None, started: bool = True, **config: object
+    ) -> None:
         numbers = {"num_positions": 10_000, "max_samples": 10_000, "health": QUICK, "retry_rejected": False, **config}
-        super().__init__(spec, batch_size=16, **numbers)
+        super().__init__(spec, batch_size=16, restore=restore, **numbers)
         self.orders: dict[int, p.Compute] = {}
         self.said: list[p.Command] = []
-        self.told(self.start(num_workers))
+        if started:
+            self.told(self.start(num_workers))
 
     def told(self, said: list[p.Command]) -> list[p.Command]:
         """Remember orders, make every step at once."""
@@ -233,6 +237,61 @@ def test_one_bad_order_in_five_is_borne() -> None:
         else:
             crew.tell(p.WorkReturned(0, crew.orders[0].work_id, "no memory"))
     assert not crew.notices("quarantined")
+
+
+# --- checkpoints ------------------------------------------------------------------------------------------------------------------------
+
+
+def resumed(crew: Crew, *joins: p.Joined, **config: object) -> Crew:
+    """A run that goes on from the other's state as a checkpoint keeps it, with a crew of its own."""
+    state = json.loads(json.dumps(crew.brain.state()))
+    again = Crew(num_workers=0, restore=state, started=False, **config)
+    again.now_ns = crew.now_ns
+    again.tell(*joins, p.Started(p.Version(*state["version"])))
+    return again
+
+
+def test_a_quarantine_goes_on_in_a_resumed_run_for_who_stands_there_and_for_nobody_else() -> None:
+    crew = Crew(num_workers=0)
+    crew.tell(*(p.Joined(slot, group="odd" if slot == 2 else "even", host=f"h{slot % 2}") for slot in range(1, 5)))
+    spoil(crew, 2, 8)
+    assert crew.state(2) == "quarantined"
+    again = resumed(crew, *(p.Joined(slot, group="odd" if slot == 7 else "even", host=f"h{slot % 2}") for slot in range(5, 9)))
+    assert [again.state(slot) for slot in range(5, 9)] == ["active"] * 4, "its group is on another machine now"
+    once_more = resumed(crew, *(p.Joined(slot, group="odd" if slot == 8 else "even", host=f"h{slot % 2}") for slot in range(5, 9)))
+    assert [once_more.state(slot) for slot in range(5, 9)] == ["active", "active", "active", "quarantined"]
+    (text,) = once_more.notices("quarantined")
+    assert text.startswith("worker 8 gets no work for 10 s: its last ")
+    assert text.endswith("(before the run was resumed)")
+    assert 8 not in once_more.orders
+    assert resumed(once_more, p.Joined(9, host="h0")).brain.crew == (9,), "who does not come is waited for by nobody"
+
+
+def test_a_probation_goes_on_in_a_resumed_run_and_the_next_quarantine_is_the_longer_one() -> None:
+    crew = Crew()
+    spoil(crew, 0, 8)
+    crew.now_ns += 10 * S
+    crew.tell(p.TimerFired(TIMER))
+    assert crew.state(0) == "probation"
+    again = resumed(crew, *(p.Joined(slot) for slot in range(3, 6)))
+    assert (again.state(3), again.size(3), again.size(4)) == ("probation", 2, 16)
+    spoil(again, 3, 4)
+    assert again.notices("quarantined") == ["worker 3 gets no work for 20 s: its updates are still rejected"]
+
+
+def test_a_machine_that_lost_its_workers_again_and_again_is_known_in_a_resumed_run() -> None:
+    crew = Crew()
+    for slot in range(10, 13):
+        flap(crew, slot, 1)
+    again = resumed(crew, p.Joined(20), p.Joined(21))
+    again.tell(p.Joined(22, host="loose contact"))
+    assert again.state(22) == "quarantined"
+
+
+def test_without_health_a_resumed_run_keeps_nobody_away() -> None:
+    crew = Crew()
+    spoil(crew, 0, 8)
+    assert resumed(crew, *(p.Joined(slot) for slot in range(3, 6)), health=None).brain.crew == (3, 4, 5)
 
 
 # --- hosts ------------------------------------------------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """Which host holds which shard. Left to itself Ray puts an actor that asks for no CPU on any host, a spot machine as soon as another.
 
-Coordinator and validator go to the host of whoever started the run; primaries spread over the hosts that are meant to stay, and a backup
-never lies on its primary's host where there is another. All of it is a wish: an actor whose host is gone goes elsewhere.
+Coordinator and validator go to the host of whoever started the run, or to one that is meant to stay if that one is not; primaries spread
+over the hosts that are meant to stay, and a backup never lies on its primary's host where there is another. All of it is a wish: an actor
+whose host is gone goes elsewhere.
 """
 
 import os
@@ -80,11 +81,25 @@ def apart(taken: Collection[str], hosts: Sequence[Host]) -> str:
 
 
 def near(host: str) -> dict[str, Any]:
-    """Ray options of an actor that should be on that host, and elsewhere if it is gone.
+    """Ray options of an actor that should be on that host, on another one that is meant to stay if it is gone, and else anywhere.
 
     By labels: a soft node affinity is not heeded for an actor without CPUs (Ray 2.60: two of six went to the other of two hosts).
     """
-    return {"label_selector": {ID_LABEL: host}, "fallback_strategy": [{"label_selector": {ID_LABEL: f"!{host}"}}]}
+    elsewhere = {ID_LABEL: f"!{host}"}
+    return {
+        "label_selector": {ID_LABEL: host},
+        "fallback_strategy": [{"label_selector": {**elsewhere, MARKET_LABEL: "!spot"}}, {"label_selector": elsewhere}],
+    }
+
+
+def only(host: str) -> dict[str, Any]:
+    """Ray options of a task that makes sense on that host and nowhere else."""
+    return {"label_selector": {ID_LABEL: host}}
+
+
+def home() -> dict[str, Any]:
+    """Ray options of an actor that should be on the host of this process, or on one that is meant to stay if this one is not."""
+    return near(apart((), living()))
 
 
 def here() -> dict[str, Any]:

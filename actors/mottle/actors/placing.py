@@ -46,7 +46,7 @@ def make_coordinator(cls: type, name: str | None = None) -> Any:
     A process of it that is lost is made again, and takes over from the one before (`mottle.actors.comeback`).
     """
     remote = _remote(num_cpus=0, max_restarts=-1, concurrency_groups={"events": 1, "control": 8, "lives": 1})(cls)
-    options = {"runtime_env": environment(), **hosts.here()}
+    options = {"runtime_env": environment(), **hosts.home()}
     if name is None:
         return RESERVE.get("coordinator", remote, options)
     return remote.options(name=name, namespace=NAMESPACE, lifetime="detached", **options).remote()

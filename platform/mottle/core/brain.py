@@ -364,6 +364,7 @@ class Brain:
             self._tell(p.SetTimer(MAX_TIME, self._effects.now_ns + self.config.max_ns))
         if self.config.evaluate_every is not None:
             self._evaluate()
+        self.health.started()
         self._hear(s.VersionPublished(event.version))
         for worker in self.crew:
             self._hear(s.WorkerIdle(worker))
@@ -826,6 +827,7 @@ class Brain:
             "now_ns": self._effects.now_ns,
             "checkpoint": self._checkpoints.last,
             "members": self.members.state(),
+            "health": self.health.state(),
             "leases": self.book.state(),
             "counts": self.ledger.counts.as_dict(),
             "strategy": self.strategy.state(),
@@ -843,6 +845,7 @@ class Brain:
         self.strategy.restore(state["strategy"])
         self.orders.next_work_id = state["next_work_id"]
         self.members.restore(state["members"])
+        self.health.restore(state["health"])
         self._checkpoints.restore(state["checkpoint"], self.samples)
         self._evaluations.restore(self.samples)
         self._effects.now_ns = state["now_ns"]

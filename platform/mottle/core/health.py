@@ -11,12 +11,16 @@ After a wait it is on probation: its orders are small, until a few of its update
 long. It may have as many in hand as ever, for strategies with rounds count on that. Nobody is blamed for what happens to everybody, and
 nobody is put away whom the rest cannot do without; should it come to need one later, the one that has waited longest comes back.
 
+Checkpoints keep it: in a run that goes on, whoever stands where one was put away is put away too.
+
 A healthy run hears nothing of all this: no verdict, order or time of it changes. Knows no lease, order, shard or strategy.
 """
 
 from collections import defaultdict
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from statistics import median
+from typing import Any
 
 from mottle.core import protocol as p
 from mottle.core import strategy as s
@@ -124,6 +128,20 @@ class _Host:
     joined_since: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class _Suspect:
+    """One that was in quarantine or on probation when a checkpoint was taken: the n-th worker of its group on its machine."""
+
+    host: str
+    group: str
+    place: int
+    why: str
+    waits: int
+    convicted: bool
+    trials: int
+    """0: it was in quarantine."""
+
+
 class Health:
     """The crew's health.
 
@@ -158,6 +176,9 @@ class Health:
         """Who is in quarantine."""
         self._to_check: set[int] = set()
         """Convicted, and their wait is over."""
+        self._suspects: dict[tuple[str, str, int], _Suspect] = {}
+        """Of the run that this one goes on from; those that nobody stands for yet."""
+        self._started = False
         self._timer_ns: int | None = None
         """When it next rings."""
         self._rejected = self._judged = self._acknowledged = 0
@@ -165,9 +186,18 @@ class Health:
 
     # --- what happens -----------------------------------------------------------------------------------------------------------------
 
+    def started(self) -> None:
+        """Training begins, and the first crew is known."""
+        self._started = True
+        for member in self._members.all:
+            if member.state != "left":
+                self._recognise(member)
+
     def joined(self, worker: int, host: str) -> None:
         """A worker joined; `host` is the machine that it is on, empty where nobody knows."""
         self._records[worker] = _Record(host, others_before=self._acknowledged)
+        if self._started:
+            self._recognise(self._members.here(worker))
         if not host:
             return
         machine = self._hosts[host]
@@ -404,6 +434,45 @@ class Health:
         member = self._members.here(worker)
         if member.state == "probation" and not member.orders:
             self._effects.hear(s.WorkerIdle(worker))
+
+    # --- checkpoints ------------------------------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps, as JSON types."""
+        suspects = [self._suspect(member) for member in self._members.all if member.state in ("quarantined", "probation")]
+        hosts = {host: machine.failed for host, machine in sorted(self._hosts.items()) if machine.failed}
+        return {"suspects": [asdict(each) for each in suspects], "hosts": hosts}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take up the state of a checkpoint, before anybody joins."""
+        suspects = [_Suspect(**each) for each in state["suspects"]]
+        self._suspects = {(each.host, each.group, each.place): each for each in suspects}
+        for host, failed in state["hosts"].items():
+            self._hosts[host].failed = failed
+
+    def _suspect(self, member: Member) -> _Suspect:
+        record = self._records[member.slot]
+        return _Suspect(member.host, member.group, self._place(member), member.why, record.waits, record.convicted, record.trials)
+
+    def _place(self, member: Member) -> int:
+        """How many of its group are on its machine and came before it: processes are made anew, and machines and groups stay."""
+        alike = [each for each in self._members.all if (each.host, each.group) == (member.host, member.group) and each.state != "left"]
+        return alike.index(member)
+
+    def _recognise(self, member: Member) -> None:
+        """Treat a worker as the one was treated in whose place it is."""
+        suspect = self._suspects.pop((member.host, member.group, self._place(member)), None) if self._suspects else None
+        if suspect is None or self._config is None:
+            return
+        record, why = self._records[member.slot], f"{suspect.why} (before the run was resumed)"
+        record.waits, record.convicted, record.trials = suspect.waits, suspect.convicted, suspect.trials
+        if not suspect.trials:
+            record.waits -= 1  # of the quarantine that begins anew
+            self._accused[member.slot] = why
+            return
+        member.why = why
+        self._show(member.slot)
+        self._effects.tell(p.Notice("probation", f"worker {member.slot} is on probation: {why}", member.slot))
 
     def _show(self, worker: int) -> None:
         """Bring the member's state in line."""

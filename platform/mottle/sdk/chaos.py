@@ -138,12 +138,18 @@ class Chaos:
 
 
 def _on(node: str, home: str, what: Any, *arguments: int) -> None:
-    """Do something on a host; whether it says that it was done is no matter, for it may be among what dies."""
+    """Do something on a host; whether it says that it was done is no matter, for it may be among what dies.
+
+    Never on another one, where a process id is somebody else's: on a host that is gone nothing is done.
+    """
     if node == home:
         what(*arguments)
         return
-    task: Any = ray.remote(num_cpus=0, max_retries=0, **hosts.near(node))(what)
-    ray.wait([task.remote(*arguments)], timeout=KILL_TIMEOUT_S)
+    task: Any = ray.remote(num_cpus=0, max_retries=0, **hosts.only(node))(what)
+    doing = task.remote(*arguments)
+    done, _ = ray.wait([doing], timeout=KILL_TIMEOUT_S)
+    if not done:
+        ray.cancel(doing)
 
 
 def _kill(pid: int) -> None:
