@@ -3,6 +3,7 @@
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -33,12 +34,18 @@ def assert_each_sample_once(result: Result) -> None:
     assert result.summary.updates.lost == result.summary.updates.duplicated == 0
 
 
-@pytest.mark.parametrize("strategy", ["sync", "async"])
-def test_a_crew_that_loses_one_to_sigkill_lets_another_go_and_takes_up_a_third(tmp_path: Path, strategy: str) -> None:
+@pytest.mark.parametrize(
+    ("strategy", "options"), [("sync", {"batch_policy": {"adascale": {"per_worker": 4}}}), ("async", {})], ids=["sync", "async"]
+)
+def test_a_crew_that_loses_one_to_sigkill_lets_another_go_and_takes_up_a_third(
+    tmp_path: Path, strategy: str, options: dict[str, Any]
+) -> None:
     group = WorkerGroup(count=3, max_count=4, num_cpus=0.5, delay_s=SLOW_S)
-    job = live.trainer(tmp_path, strategy=strategy, scaling_config=group, until=ENDLESS, shards=2)
+    job = live.trainer(tmp_path, strategy=strategy, scaling_config=group, until=ENDLESS, shards=2, **options)
     with live.started(job) as run:
-        live.wait_for(run, lambda now: now.samples >= 200, "its second pass")
+        seen = live.wait_for(run, lambda now: now.samples >= 200, "its second pass")
+        told = [event.text.partition(" in the")[0] for event in seen.events if event.kind == "batch"]
+        assert told == (["steps of 12 samples"] if options else []), "4 for each of the three, in the place of 20"
         kill(run, "w1")
         lost = live.wait_for(run, lambda now: live.row(now, "w1").state == "killed", "the death of w1")
         live.wait_for(run, lambda now: now.version >= lost.version + 5, "five more versions")

@@ -122,6 +122,7 @@ micro_batch_size: 4
 until: {{epochs: 2, samples: 70, seconds: 60, metric: {{test_mse: 0.5}}}}
 strategy: {{sync: {{deadline_s: 5.0, quorum: 2}}}}
 rule: {{trimmed_mean: {{trim: 1}}}}
+batch_policy: {{linear: {{per_worker: 2}}}}
 codec: bf16
 attack: {{sign_flip: {{scale: 2}}}}
 collusion: true
@@ -163,7 +164,7 @@ def test_every_key_reaches_the_run(folder: Path) -> None:
     assert (made.micro_batch_size, made.seed, made.total_samples) == (4, 7, 70)
     assert made.strategy == {"sync": {"deadline_s": 5.0, "quorum": 2}}
     given = {"batch_size": 8, "lr": 1e-3, "optimizer": made.optimizer, "rule": {"trimmed_mean": {"trim": 1}}}
-    assert made.strategy_defaults == given
+    assert made.strategy_defaults == {**given, "batch_policy": {"linear": {"per_worker": 2, "rate": "sqrt"}}}
     assert made.codec == "bf16"
     assert made.schedule is not None
     assert made.schedule(40) == pytest.approx(0.5)
@@ -296,6 +297,8 @@ def test_the_written_pages_are_up_to_date() -> None:
         (9, "fleet:\n  - {attakc: x}", "fleet.0.attakc: unknown key 'attakc'; did you mean 'attack'?"),
         (8, "fleet: []", "fleet: List should have at least 1 item"),
         (8, "metrics: {a: 3}", "metrics.a: wanted module:attribute"),
+        (8, "batch_policy: {adascal: {}}", "batch_policy: unknown batch policy 'adascal'; did you mean 'adascale'?"),
+        (8, "batch_policy: {noise_scale: {most: 4}}", "most must not be below it, got 4"),
     ],
 )
 def test_a_wrong_value_is_told_with_file_line_and_key(folder: Path, line: int, wrong: str, message: str) -> None:

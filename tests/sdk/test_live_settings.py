@@ -44,6 +44,11 @@ def test_a_strategy_without_rules_has_none_to_change() -> None:
         checked_settings({"rule": "median"}, "async")
 
 
+def test_a_rule_that_tries_updates_at_the_job_s_rate_does_not_go_with_another_one() -> None:
+    with pytest.raises(ConfigError, match="batch_policy changes it"):
+        checked_settings({"rule": {"zeno": {"trim": 1, "rho": 0.01}}}, "sync", trusted=True, lr=0.1, resized=True)
+
+
 def test_local_steps_take_rules_that_compare_the_workers_with_one_another() -> None:
     assert checked_settings({"rule": "median"}, "diloco") == {"rule": {"median": {}}}
     with pytest.raises(ConfigError, match="these are sums of local steps"):

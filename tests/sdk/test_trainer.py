@@ -81,6 +81,13 @@ def test_limits_are_counted_in_samples(tmp_path: Path) -> None:
     assert (timed.max_samples, timed.max_ns) == (None, 1_500_000_000)
 
 
+def test_a_batch_policy_follows_as_suits_the_optimizer(tmp_path: Path) -> None:
+    policy = {"adascale": {"per_worker": 4}}
+    made = trainer(tmp_path, batch_policy=policy, optimizer={"adamw": {"lr": 0.1}})
+    assert made.job.strategy_defaults["batch_policy"] == {"adascale": {"per_worker": 4, "rate": "sqrt"}}
+    assert "batch_policy" not in trainer(tmp_path).job.strategy_defaults
+
+
 # --- what it refuses --------------------------------------------------------------------------------------------------------------------
 
 
@@ -127,6 +134,12 @@ OTHERS = TensorDataset(-FEATURES - 1.0, LABELS)
         ({"codec": "bf61"}, "bf16"),
         ({"rule": {"phocaz": {"trim": 1}}}, "phocas"),
         ({"strategy": "async", "rule": {"phocas": {"trim": 1}}}, "'async' applies no robust rule"),
+        ({"strategy": "abs_sgd", "batch_policy": {"linear": {"per_worker": 4}}}, "'abs_sgd' has no batch of the whole crew"),
+        ({"batch_policy": {"adascale": {}}}, "batch policy 'adascale' needs per_worker"),
+        (
+            {"batch_policy": "fixed", "rule": {"zeno": {"trim": 1, "rho": 0.01}}, "validation_data": OTHERS},
+            "batch_policy changes it; leave one out",
+        ),
         ({"strategy": ZENO}, "give validation_data, disjoint from test_data"),
         ({"strategy": ZENO, "validation_data": OTHERS, "optimizer": {"adam": {"lr": 0.1}}}, "takes plain SGD only"),
         ({"validation_data": OTHERS, "test_data": OTHERS}, "disjoint"),

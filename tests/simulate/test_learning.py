@@ -197,6 +197,28 @@ def test_a_coordinator_that_dies_and_comes_back_changes_no_bit(spec: Any, at_sam
     assert torch.equal(end(calm), end(stormy))
 
 
+@pytest.mark.parametrize(
+    "policy",
+    [{"linear": {"per_worker": 3, "ramp_steps": 9}}, {"adascale": {"per_worker": 3}}, {"noise_scale": {"most": 24, "hold_steps": 4}}],
+    ids=str,
+)
+def test_batches_and_rates_that_follow_the_crew_are_the_same_under_another_coordinator(policy: Any) -> None:
+    """Workers join and die as well, and the schedule counts progress: what was decided is in the log, and no clock has a say."""
+    crew = (Workers(name="fast", count=2, sample_s=0.001), Workers(name="slow", sample_s=0.002))
+    changes = (Fault(kind="join", group="fast", at_samples=90), Fault(kind="crash", worker="slow-0", at_samples=250))
+    deaths = tuple(Fault(kind="lose_coordinator", at_samples=at) for at in (60, 200))
+    runs = [
+        train({"sync": {"batch_policy": policy}}, Fleet(workers=crew, faults=(*changes, *more), detect_s=0.02), num_shards=2)
+        for more in ((), deaths)
+    ]
+    calm, stormy = runs
+    assert stormy.recovery is not None
+    assert stormy.recovery.num_takeovers == 2
+    assert stormy.brain.ledger.counts == calm.brain.ledger.counts
+    assert torch.equal(end(calm), end(stormy))
+    assert calm.tally.points[-1].metrics["test_loss"] < 0.9 * calm.tally.points[0].metrics["test_loss"]
+
+
 def test_a_target_ends_the_run() -> None:
     run = train("async", target=("test_accuracy", 0.6), max_samples=100 * NUM_SAMPLES)
     assert run.finished is not None

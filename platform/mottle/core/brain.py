@@ -207,7 +207,7 @@ class Brain:
             s.MeasureDistances: self._measure_distances,
             s.Forget: self._forget,
             s.AskPlan: self._ask_plan,
-            s.Warn: lambda d: self._tell(p.Notice("warning", d.text)),
+            s.Warn: lambda d: self._tell(p.Notice(d.kind, d.text)),
             s.Halt: lambda d: self._fail(d.reason),
             s.SetAlarm: lambda d: self._tell(p.SetTimer(f"{self._alarms}/{d.name}", self._effects.now_ns + d.after_ns)),
         }
@@ -481,6 +481,7 @@ class Brain:
         application.buffers = decision.buffers
         application.scores.update(decision.scores)
         application.fragment = decision.fragment
+        application.rate = decision.rate
         self.pipeline.submit(application)
 
     def _apply_rule(self, decision: s.ApplyRule) -> None:
@@ -496,6 +497,7 @@ class Brain:
                 lead=decision.lead,
                 staleness=stale,
                 fragment=decision.fragment,
+                rate=decision.rate,
             )
         )
 

@@ -106,6 +106,8 @@ class Application:
     """See `protocol.Step`."""
     replaces: bool = False
     """No step, but another model in the place of the one before."""
+    rate: float = 1.0
+    """See `protocol.Step`."""
 
     @property
     def accepted(self) -> tuple[int, ...]:
@@ -346,9 +348,20 @@ class Pipeline:
         application.version = self.head
         samples, holds, released = self._context()
         drop = application.names if source != DIRECTION else (*application.names, DIRECTION)
-        moment, floor = samples + application.lead, self.published.number
-        held = (holds, drop, released)
-        self._shards.tell(Step(self.head, source, scale, moment, floor, *held, buffers=application.buffers, fragment=application.fragment))
+        step = Step(
+            self.head,
+            source,
+            scale,
+            samples + application.lead,
+            self.published.number,
+            holds,
+            drop,
+            released,
+            buffers=application.buffers,
+            fragment=application.fragment,
+            rate=application.rate,
+        )
+        self._shards.tell(step)
         if self.keeps_models:
             self.keep(model_name(self.head.number), PARAMS)
         self._told.append(application)

@@ -266,6 +266,8 @@ class Step:
     """Vector whose buffers are taken in the place of the source's; empty: none are, they stay; None: the source's own."""
     fragment: int | None = None
     """Only this one moves, with its part of the optimizer's state; None: everything."""
+    rate: float = 1.0
+    """Factor on the learning rate, beside the schedule's."""
 
 
 @dataclass(frozen=True, slots=True)

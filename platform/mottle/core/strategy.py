@@ -226,13 +226,16 @@ class Apply:
     unselected: tuple[int, ...] = ()
     scores: Mapping[int, float] = field(default_factory=dict)
     lead: int = 0
-    """Samples from the first to the last inner step of the updates: the schedule's rate at this step is that of the last one."""
+    """By how many samples the schedule's argument is ahead of those spent: from the first to the last inner step of the updates, or where a
+    strategy measures progress otherwise."""
     chunks: tuple[int, ...] = ()
     """That end with this step."""
     buffers: str | None = None
     """Reference vector whose buffers the step takes in the place of the updates'; empty: they stay; None: the updates' own."""
     fragment: int | None = None
     """What the updates are of, and all that steps; None: everything."""
+    rate: float = 1.0
+    """Factor on the learning rate of this step, beside the schedule's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +249,8 @@ class ApplyRule:
     lead: int = 0
     """As in `Apply`."""
     fragment: int | None = None
+    """As in `Apply`."""
+    rate: float = 1.0
     """As in `Apply`."""
 
 
@@ -345,6 +350,8 @@ class Warn:
     """Something that people should know."""
 
     text: str
+    kind: str = "warning"
+    """Of the notice: `batch` where a step has another size from here on."""
 
 
 @dataclass(frozen=True, slots=True)

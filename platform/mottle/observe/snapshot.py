@@ -30,6 +30,7 @@ EventKind = Literal[
     "replaced",
     "configured",
     "planned",
+    "batch",
     "warning",
     "finished",
 ]

@@ -22,6 +22,7 @@ from mottle.optim.groups import OptimizerSpec
 from mottle.sdk.configs import groups_of
 from mottle.sdk.live_rule import live_rule
 from mottle.sdk.until import Until
+from mottle.strategies.batch_policy import for_optimizer
 
 Model = nn.Module | Callable[[], nn.Module]
 
@@ -111,8 +112,10 @@ class Sources:
 # --- the strategy ---------------------------------------------------------------------------------------------------------------------
 
 
-def strategy_defaults(strategy: Spec, rule: Spec | None, batch_size: int, optimizer: Spec, trusted: Source | None) -> dict[str, Any]:
-    """What the job says outside of the strategy's own options: batch_size, lr, optimizer and rule, those that are given.
+def strategy_defaults(
+    strategy: Spec, rule: Spec | None, batch_size: int, optimizer: Spec, trusted: Source | None, batch_policy: Spec | None = None
+) -> dict[str, Any]:
+    """What the job says outside of the strategy's own options: batch_size, batch_policy, lr, optimizer and rule, those that are given.
 
     Raises:
         ConfigError: a strategy, rule or option that there is not, or that does not go with the rest of the job.
@@ -121,8 +124,15 @@ def strategy_defaults(strategy: Spec, rule: Spec | None, batch_size: int, optimi
     stepper = optim.read(optimizer)
     lr = stepper.options.get("lr")
     local = strategies.takes_local_steps(name)
-    checked_rule = None if rule is None else live_rule(rule, trusted=trusted is not None, lr=lr, local=local)
-    given = {"batch_size": batch_size, "lr": lr, "optimizer": optimizer, "rule": checked_rule}
+    if batch_policy is not None and not strategies.takes_batch_policy(name):
+        raise ConfigError(
+            f"strategy {name!r} has no batch of the whole crew that could follow it, so it takes no batch_policy; use sync, backup or "
+            "lb_bsp, or leave it out"
+        )
+    policy = None if batch_policy is None else for_optimizer(batch_policy, stepper.name)
+    resized = policy is not None
+    checked_rule = None if rule is None else live_rule(rule, trusted=trusted is not None, lr=lr, local=local, resized=resized)
+    given = {"batch_size": batch_size, "batch_policy": policy, "lr": lr, "optimizer": optimizer, "rule": checked_rule}
     defaults = {name: value for name, value in given.items() if value is not None}
     made = strategies.build(strategy, defaults)
     if made.needs_validation and trusted is None:

@@ -45,6 +45,7 @@ from mottle.sdk.schema import (
 )
 from mottle.sdk.trainer import Trainer
 from mottle.storage import Folder
+from mottle.strategies import batch_policy
 
 RECORD_FILE = "job.json"
 RECORD_FORMAT = 1
@@ -110,6 +111,7 @@ class JobFile:
                 optimizer=spec.optimizer,
                 lr_schedule=spec.lr_schedule,
                 batch_size=spec.batch_size,
+                batch_policy=spec.batch_policy,
                 micro_batch_size=spec.micro_batch_size,
                 until=spec.until.model_dump(exclude_none=True),
                 strategy=spec.strategy,
@@ -273,6 +275,7 @@ def _catalogue_faults(spec: Job, document: Document) -> Iterator[Fault]:
     checks: list[tuple[KeyPath, Any, Callable[[Any], object]]] = [
         (("optimizer",), spec.optimizer, _check_optimizer),
         (("strategy",), spec.strategy, partial(strategies.build, defaults=given)),
+        (("batch_policy",), spec.batch_policy, partial(batch_policy.check, batch_size=spec.batch_size)),
         (("lr_schedule",), spec.lr_schedule, schedule.build),
         (("codec",), spec.codec, compression.build),
         (("rule",), spec.rule, aggregation.build),

@@ -7,13 +7,14 @@ from mottle.core.errors import ConfigError
 from mottle.core.naming import Spec, parse
 
 
-def live_rule(spec: Spec, *, trusted: bool, lr: object, local: bool) -> dict[str, Any]:
+def live_rule(spec: Spec, *, trusted: bool, lr: object, local: bool, resized: bool) -> dict[str, Any]:
     """The rule as `{name: options}`.
 
     Args:
         trusted: whether the job has validation data.
         lr: the optimizer's learning rate, None where it was left to the optimizer.
         local: whether workers take local steps.
+        resized: whether a batch policy changes the rate of steps.
     Raises:
         ConfigError: unknown rule or option, or one that needs what the job does not have.
     """
@@ -31,5 +32,7 @@ def live_rule(spec: Spec, *, trusted: bool, lr: object, local: bool) -> dict[str
         )
     if "score" in needed and lr is None:
         raise ConfigError(f"rule {rule.name!r} tries each update at the learning rate of the step; give the optimizer an lr")
+    if "score" in needed and resized:
+        raise ConfigError(f"rule {rule.name!r} tries each update at the job's learning rate, and batch_policy changes it; leave one out")
     name, options = parse(spec, "rule")
     return {name: options}

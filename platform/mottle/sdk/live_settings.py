@@ -10,7 +10,9 @@ from mottle.core.naming import Spec, parse, suggestion
 from mottle.sdk.live_rule import live_rule
 
 
-def checked_settings(settings: Mapping[str, Any], strategy: Spec, *, trusted: bool = False, lr: object = None) -> dict[str, Any]:
+def checked_settings(
+    settings: Mapping[str, Any], strategy: Spec, *, trusted: bool = False, lr: object = None, resized: bool = False
+) -> dict[str, Any]:
     """The settings as the brain takes them.
 
     Args:
@@ -18,10 +20,14 @@ def checked_settings(settings: Mapping[str, Any], strategy: Spec, *, trusted: bo
         strategy: the run's.
         trusted: whether it has validation data.
         lr: its optimizer's learning rate, None where it was left to the optimizer.
+        resized: whether a batch policy changes the rate of steps.
     Raises:
         ConfigError: everything that is wrong with them.
     """
-    checks: dict[str, Callable[[Any], Any]] = {"lr": _rate, "rule": lambda rule: _rule(rule, strategy, trusted=trusted, lr=lr)}
+    checks: dict[str, Callable[[Any], Any]] = {
+        "lr": _rate,
+        "rule": lambda rule: _rule(rule, strategy, trusted=trusted, lr=lr, resized=resized),
+    }
     wrong: list[str] = []
     checked: dict[str, Any] = {}
     for name, value in settings.items():
@@ -45,8 +51,9 @@ def _rate(value: Any) -> float:
     return float(value)
 
 
-def _rule(value: Any, strategy: Spec, *, trusted: bool, lr: object) -> dict[str, Any] | None:
+def _rule(value: Any, strategy: Spec, *, trusted: bool, lr: object, resized: bool) -> dict[str, Any] | None:
     name, _ = parse(strategy, "strategy")
     if not strategies.takes_rule(name):
         raise ConfigError(f"strategy {name!r} applies no robust rule, so there is none to change")
-    return None if value is None else live_rule(value, trusted=trusted, lr=lr, local=strategies.takes_local_steps(name))
+    local = strategies.takes_local_steps(name)
+    return None if value is None else live_rule(value, trusted=trusted, lr=lr, local=local, resized=resized)

@@ -123,7 +123,9 @@ class Run:
             ConfigError: a setting or rule that there is not, with the nearest name, or a value that cannot be. Nothing is changed then.
         """
         job = self.job
-        checked = checked_settings(settings, job.strategy, trusted=job.validation is not None, lr=job.strategy_defaults.get("lr"))
+        given = job.strategy_defaults
+        resized = given.get("batch_policy") is not None
+        checked = checked_settings(settings, job.strategy, trusted=job.validation is not None, lr=given.get("lr"), resized=resized)
         self._ask("configure", checked)
 
     def pause(self) -> None:

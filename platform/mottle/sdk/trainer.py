@@ -58,6 +58,8 @@ class Trainer:
             is the workers'.
         lr_schedule: see `mottle.optim.schedule.build`; counts samples.
         batch_size: samples of one step (synchronous) or of one order (asynchronous).
+        batch_policy: what becomes of batch and learning rate when the crew changes: `{"adascale": {"per_worker": 16}}`; see
+            `mottle.strategies.batch_policy`. By default nothing: who is there shares `batch_size`.
         until: `{"epochs": 5}`; see `Until`.
         strategy: `{"zeno++": {"rho": 0.001}}`; see `mottle.strategies.catalogue`.
         rule: robust rule of a synchronous strategy.
@@ -99,6 +101,7 @@ class Trainer:
         optimizer: Spec,
         lr_schedule: Any = None,
         batch_size: int,
+        batch_policy: Spec | None = None,
         until: Any,
         strategy: Spec,
         rule: Spec | None = None,
@@ -133,7 +136,7 @@ class Trainer:
         sources = Sources.of(train_data, validation_data, test_data, collate_fn)
         limits = Until.of(until)
         sources.check_target(limits, metrics or {})
-        defaults = strategy_defaults(strategy, rule, batch_size, optimizer, sources.trusted)
+        defaults = strategy_defaults(strategy, rule, batch_size, optimizer, sources.trusted, batch_policy)
         strategic = strategies.build(strategy, defaults)
         make = ModelFactory(model, strategic.companion)
         beginning = Beginning.of(make, optimizer, seed)

@@ -7,6 +7,7 @@ from mottle.strategies.backup import BackupConfig as BackupConfig
 from mottle.strategies.catalogue import build as build
 from mottle.strategies.catalogue import catalogue as catalogue
 from mottle.strategies.catalogue import config_of as config_of
+from mottle.strategies.catalogue import takes_batch_policy as takes_batch_policy
 from mottle.strategies.catalogue import takes_local_steps as takes_local_steps
 from mottle.strategies.catalogue import takes_rule as takes_rule
 from mottle.strategies.diloco import DiLoCoConfig as DiLoCoConfig

@@ -19,9 +19,9 @@ from typing import Any
 from mottle.core import strategy as s
 from mottle.core.errors import ConfigError
 from mottle.core.naming import Spec, folded, parse
-from mottle.core.protocol import Settings, update_name
+from mottle.core.protocol import Settings
 from mottle.strategies.measuring import Measurements
-from mottle.strategies.noise_scale import NoiseScale
+from mottle.strategies.noise_probe import NoiseProbe
 
 CANDIDATES = ("sync", "backup", "lb_bsp", "abs_sgd")
 """Strategies of staleness at most 1 and one local step; others have to be allowed."""
@@ -34,8 +34,6 @@ MOST_ROUNDS = 30
 """Steps after which it is made although some workers have not been measured."""
 ANSWER_S = 60.0
 """Time that a plan may take; then the run goes on as it is until the crew changes."""
-PAIRED = 8
-"""Workers whose gradients are compared in a step, for the noise scale."""
 
 _ALARM = "plan-"
 _NOISE = "noise"
@@ -119,7 +117,7 @@ class Auto:
         self._next: Spec | None = None
         """The strategy to change to, once it is quiet."""
         self._measured = Measurements()
-        self._noise = NoiseScale()
+        self._probe = NoiseProbe(_NOISE)
         self._steps = 0
         """Versions since the last plan was asked for or the run began."""
         self._asked = False
@@ -131,8 +129,6 @@ class Auto:
         """Orders of which nothing has come yet."""
         self._held: dict[int, s.Update] = {}
         """Updates that the inner strategy has not decided."""
-        self._probe: list[s.Update] = []
-        """Those whose inner products are being measured, the one they are compared with first."""
         self._closed = False
         """The inner strategy was told that nothing more will come."""
 
@@ -146,7 +142,7 @@ class Auto:
                 if self._asked and name == self._alarm:  # nobody answers: until the crew changes nothing is asked again
                     self._asked, self._planned_for, self._steps = False, self._measured.speed(view.crew), 0
             case s.DotsMeasured(tag, dots) if tag == _NOISE:
-                self._note_noise(dots)
+                self._probe.measured(dots)
             case s.AlarmRang(name):
                 turn, _, own = name.partition("/")
                 if turn == str(self._turn):
@@ -183,17 +179,7 @@ class Auto:
         """Measure inner products of the updates of a step, before it uses them up."""
         ids = [work_id for work_id, _ in (decision.terms if isinstance(decision, s.Apply) else decision.rows)]
         updates = [self._held[work_id] for work_id in ids if work_id in self._held]
-        if self._probe or len(updates) < 2 or not self._inner.barriered:
-            return []
-        first = self._steps % len(updates)
-        self._probe = [updates[first], *updates[:first], *updates[first + 1 :]][:PAIRED]
-        others = tuple(update.work_id for update in self._probe[1:])
-        return [s.MeasureDots(_NOISE, others, update_name(self._probe[0].work_id))]
-
-    def _note_noise(self, dots: tuple[float, ...]) -> None:
-        probe, self._probe = self._probe, []
-        products = [dot / (update.weight * probe[0].weight) for dot, update in zip(dots, probe[1:], strict=True)]
-        self._noise.note([each.weight for each in probe], [each.norm2 / each.weight**2 for each in probe], products)
+        return self._probe.compare(updates) if self._inner.barriered else []
 
     # --- planning ---------------------------------------------------------------------------------------------------------------------
 
@@ -208,7 +194,7 @@ class Auto:
         self._num_asked += 1
         measured = {
             "batch_size": self.config.batch_size,
-            "noise_scale": self._noise.value,
+            "noise_scale": self._probe.noise.value,
             "running": self.spec,
             "robust": self._rule is not None,
             "candidates": self.config.candidates(self._rule),

@@ -14,9 +14,12 @@ from dataclasses import dataclass
 
 from mottle.core import strategy as s
 from mottle.core.errors import ConfigError
+from mottle.core.naming import Spec
 from mottle.core.protocol import Settings
+from mottle.strategies import batch_policy
+from mottle.strategies.balance import even_time
 from mottle.strategies.barriered import Barriered
-from mottle.strategies.rounds import Round, even_shares, round_batch
+from mottle.strategies.rounds import Round, even_shares
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,10 +32,13 @@ class BackupConfig:
     """Workers of the crew that no step waits for; the paper's best was 4 of 100."""
     rule: Settings | None = None
     """Robust rule in place of the mean: `{phocas: {trim: 2}}`."""
+    batch_policy: Spec | None = None
+    """What becomes of batch and rate when the crew changes (`batch_policy`); None: nothing."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.num_backups < 0:
             raise ConfigError(f"backup needs batch_size >= 1 and num_backups >= 0, got {self.batch_size} and {self.num_backups}")
+        batch_policy.check(self.batch_policy, self.batch_size)
 
     def build(self) -> "Backup":
         return Backup(self)
@@ -42,7 +48,8 @@ class Backup(Barriered):
     """State machine of synchronous SGD with backup workers."""
 
     def __init__(self, config: BackupConfig) -> None:
-        super().__init__(config.rule, surplus="a backup: the step was made without it")
+        policy = batch_policy.build(config.batch_policy, config.batch_size, even_time)
+        super().__init__(config.rule, policy=policy, surplus="a backup: the step was made without it")
         self.config = config
         self._needed = 0
         """Updates that the round's step is made of: N."""
@@ -51,8 +58,9 @@ class Backup(Barriered):
 
     def _orders(self, crew: list[int], free: int) -> list[s.Assign]:
         """The batch for N workers, and as much as one of those has for each backup that there are samples for."""
-        batch = round_batch(self.config.batch_size, free, len(crew), self._rule)
-        self._needed = min(max(1, len(crew) - self.config.num_backups), batch)
+        makers = crew[: max(1, len(crew) - self.config.num_backups)]
+        batch = self._batch(makers, free)
+        self._needed = min(len(makers), batch)
         least = batch // self._needed
         num_backups = min(len(crew) - self._needed, (free - batch) // least)
         num_members = self._needed + num_backups
@@ -64,7 +72,7 @@ class Backup(Barriered):
     def _enough(self, current: Round) -> bool:
         return len(current.arrived) >= self._needed
 
-    def _step(self, current: Round) -> s.Decision:
+    def _step(self, current: Round) -> s.Apply | s.ApplyRule:
         self._prompt = frozenset(current.arrived)
         return current.step(self._rule, self._needed)
 

@@ -42,7 +42,7 @@ def balanced(batch: int, speeds: Sequence[Speed], least: int = 0, most: int | No
     highest = batch if most is None else most
     if not least * n <= batch <= highest * n:
         raise ValueError(f"cannot split {batch} samples among {n} workers with {least} to {highest} each; change the bounds or the batch")
-    finish = (batch + math.fsum(each.overhead / each.sample for each in speeds)) / math.fsum(1 / each.sample for each in speeds)
+    finish = level_time(batch, speeds)
     shares = [min(max(math.floor((finish - each.overhead) / each.sample + _EPSILON), least), highest) for each in speeds]
     missing = batch - sum(shares)
     more = [(speeds[i].time(shares[i] + 1), i) for i in range(n) if shares[i] < highest] if missing > 0 else []
@@ -61,6 +61,16 @@ def balanced(batch: int, speeds: Sequence[Speed], least: int = 0, most: int | No
         if shares[i] > least:
             heapq.heappush(less, (-speeds[i].time(shares[i]), -i))
     return shares
+
+
+def even_time(batch: int, speeds: Sequence[Speed]) -> float:
+    """Until the last of these workers has computed an even share of the batch."""
+    return max(each.overhead + batch / len(speeds) * each.sample for each in speeds)
+
+
+def level_time(batch: int, speeds: Sequence[Speed]) -> float:
+    """Until all of them have, with shares that make them finish at once: the T above, which whole samples come near to."""
+    return (batch + math.fsum(each.overhead / each.sample for each in speeds)) / math.fsum(1 / each.sample for each in speeds)
 
 
 class Predictor:

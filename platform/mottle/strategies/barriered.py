@@ -12,7 +12,8 @@ from typing import Any
 
 from mottle.core import strategy as s
 from mottle.core.protocol import Settings
-from mottle.strategies.rounds import Round
+from mottle.strategies.batch_policy import BatchPolicy
+from mottle.strategies.rounds import Round, round_batch
 
 
 class Barriered(ABC):
@@ -20,6 +21,7 @@ class Barriered(ABC):
 
     Args:
         rule: robust rule in place of the mean; None is the mean.
+        policy: batch and rate of a round, where that is one batch of the whole crew.
         surplus: why orders are given up that are still out when a round is over.
         deadline_s: after which a round is late; None for never.
     """
@@ -30,8 +32,11 @@ class Barriered(ABC):
     server_optimizer: Settings | None = None
     companion: float | None = None
 
-    def __init__(self, rule: Settings | None, *, surplus: str = "", deadline_s: float | None = None) -> None:
+    def __init__(
+        self, rule: Settings | None, *, policy: BatchPolicy | None = None, surplus: str = "", deadline_s: float | None = None
+    ) -> None:
         self._rule = rule
+        self._policy = policy
         self._surplus = surplus
         self._deadline_ns = None if deadline_s is None else round(deadline_s * 1e9)
         self._round: Round | None = None
@@ -56,7 +61,7 @@ class Barriered(ABC):
         """Whether the step may be made though somebody is still out."""
 
     @abstractmethod
-    def _step(self, current: Round) -> s.Decision:
+    def _step(self, current: Round) -> s.Apply | s.ApplyRule:
         """Of a round that is over, in which at least one update came."""
 
     @abstractmethod
@@ -67,6 +72,8 @@ class Barriered(ABC):
 
     def handle(self, event: s.StrategyEvent, view: s.View) -> list[s.Decision]:
         current = self._round
+        if self._policy is not None:
+            self._policy.hear(event)
         if isinstance(event, s.VersionPublished | s.WorkerIdle):
             return self._begin(view)
         if isinstance(event, s.RuleChanged):
@@ -102,16 +109,24 @@ class Barriered(ABC):
         decisions = current.abandon_rest(self._surplus)
         if not current.arrived:
             return decisions + self._begin(view, current.refused)
-        return [*decisions, self._step(current)]
+        step = self._step(current)
+        return [*decisions, *([step] if self._policy is None else self._policy.step(step, current.updates))]
+
+    def _batch(self, crew: list[int], free: int, most: int | None = None) -> int:
+        """Samples of the round that begins, over these workers; see `round_batch`."""
+        assert self._policy is not None, "a round without a batch of its own"
+        return round_batch(self._policy.batch(crew, most), free, len(crew), self._rule)
 
     # --- checkpoints ------------------------------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
         """A round does not outlive the run, its number does: alarms are named after it."""
-        return {"rounds": self._rounds}
+        return {"rounds": self._rounds, "batch": {} if self._policy is None else {self._policy.name: self._policy.state()}}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self._rounds = state["rounds"]
+        if self._policy is not None and (kept := state.get("batch", {}).get(self._policy.name)):
+            self._policy.restore(kept)  # that of another policy would mean nothing to it
 
     def check(self) -> None:
         if self._round is not None:

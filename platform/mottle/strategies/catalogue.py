@@ -67,6 +67,11 @@ def takes_rule(name: str) -> bool:
     return "rule" in {field.name for field in fields(lookup(name, _STRATEGIES, "strategy"))}
 
 
+def takes_batch_policy(name: str) -> bool:
+    """Whether its steps are of one batch for the whole crew, whose size may follow the crew."""
+    return "batch_policy" in {field.name for field in fields(lookup(name, _STRATEGIES, "strategy"))}
+
+
 def takes_local_steps(name: str) -> bool:
     """Whether its workers take steps of the job's optimizer and push where these led, instead of gradients."""
     return "optimizer" in {field.name for field in fields(lookup(name, _STRATEGIES, "strategy"))}

@@ -17,10 +17,12 @@ from statistics import median
 
 from mottle.core import strategy as s
 from mottle.core.errors import ConfigError
+from mottle.core.naming import Spec
 from mottle.core.protocol import Settings
-from mottle.strategies.balance import Predictor, Speed, balanced
+from mottle.strategies import batch_policy
+from mottle.strategies.balance import Predictor, Speed, balanced, level_time
 from mottle.strategies.barriered import Barriered
-from mottle.strategies.rounds import Round, even_shares, round_batch
+from mottle.strategies.rounds import Round, even_shares
 
 _GAIN = 0.02  # of the predicted time of a round, that new shares must bring; [D] of the specification
 _PROBES = (1.5, 0.5)
@@ -43,6 +45,8 @@ class LBBSPConfig:
     """Measure the overhead of an order; without, it counts as part of the samples' time."""
     rule: Settings | None = None
     """Robust rule in place of the mean: `{phocas: {trim: 2}}`."""
+    batch_policy: Spec | None = None
+    """What becomes of batch and rate when the crew changes (`batch_policy`); None: nothing."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.least < 1 or (self.most is not None and self.most < self.least):
@@ -51,6 +55,7 @@ class LBBSPConfig:
             )
         if not 0 < self.smoothing <= 1:
             raise ConfigError(f"lb_bsp needs 0 < smoothing <= 1, got {self.smoothing}")
+        batch_policy.check(self.batch_policy, self.batch_size)
 
     def build(self) -> "LBBSP":
         return LBBSP(self)
@@ -60,20 +65,20 @@ class LBBSP(Barriered):
     """State machine of load-balanced synchronous SGD."""
 
     def __init__(self, config: LBBSPConfig) -> None:
-        super().__init__(config.rule)
+        super().__init__(config.rule, policy=batch_policy.build(config.batch_policy, config.batch_size, level_time))
         self.config = config
         self._predictors: dict[int, Predictor] = {}
         self._shares: dict[int, int] = {}
         """Of the last round with nobody on probation."""
 
     def _orders(self, crew: list[int], free: int) -> list[s.Assign]:
-        batch = round_batch(self.config.batch_size, free, len(crew), self._rule)
-        return [s.Assign(worker, share) for worker, share in self._split(batch, crew)]
+        room = None if self.config.most is None else self.config.most * len(crew)
+        return [s.Assign(worker, share) for worker, share in self._split(self._batch(crew, free, room), crew)]
 
     def _enough(self, current: Round) -> bool:
         return False
 
-    def _step(self, current: Round) -> s.Decision:
+    def _step(self, current: Round) -> s.Apply | s.ApplyRule:
         return current.step(self._rule, len(current.members))
 
     def _heard(self, event: s.StrategyEvent, current: Round | None) -> list[s.Decision]:
@@ -94,7 +99,6 @@ class LBBSP(Barriered):
     def _split(self, batch: int, crew: list[int]) -> list[tuple[int, int]]:
         """(worker, samples), ascending slot; evenly while nothing is known."""
         most = self.config.most
-        batch = batch if most is None else min(batch, most * len(crew))
         speeds = self._speeds(crew)
         if speeds is None:
             return even_shares(batch, crew)

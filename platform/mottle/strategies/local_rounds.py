@@ -110,7 +110,7 @@ class LocalRounds(Barriered):
     def _enough(self, current: Round) -> bool:
         return False
 
-    def _step(self, current: Round) -> s.Decision:
+    def _step(self, current: Round) -> s.Apply | s.ApplyRule:
         return replace(current.step(self._rule, len(current.members)), lead=self._lead)
 
     def _heard(self, event: s.StrategyEvent, current: Round | None) -> list[s.Decision]:

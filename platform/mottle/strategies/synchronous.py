@@ -10,9 +10,12 @@ from dataclasses import dataclass
 
 from mottle.core import strategy as s
 from mottle.core.errors import ConfigError
+from mottle.core.naming import Spec
 from mottle.core.protocol import Settings
+from mottle.strategies import batch_policy
+from mottle.strategies.balance import even_time
 from mottle.strategies.barriered import Barriered
-from mottle.strategies.rounds import Round, even_shares, round_batch
+from mottle.strategies.rounds import Round, even_shares
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,12 +30,15 @@ class SyncConfig:
     """Updates that a step at the deadline needs; with fewer it waits on."""
     rule: Settings | None = None
     """Robust rule in place of the mean: `{phocas: {trim: 2}}`."""
+    batch_policy: Spec | None = None
+    """What becomes of batch and rate when the crew changes (`batch_policy`); None: nothing."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.quorum < 1:
             raise ConfigError(f"sync needs batch_size >= 1 and quorum >= 1, got {self.batch_size} and {self.quorum}")
         if self.deadline_s is not None and not self.deadline_s > 0:
             raise ConfigError(f"sync needs deadline_s > 0, got {self.deadline_s}; leave it out to wait for all")
+        batch_policy.check(self.batch_policy, self.batch_size)
 
     def build(self) -> "SyncSGD":
         return SyncSGD(self)
@@ -42,18 +48,18 @@ class SyncSGD(Barriered):
     """State machine of synchronous SGD."""
 
     def __init__(self, config: SyncConfig) -> None:
-        super().__init__(config.rule, surplus="missed the round's deadline", deadline_s=config.deadline_s)
+        policy = batch_policy.build(config.batch_policy, config.batch_size, even_time)
+        super().__init__(config.rule, policy=policy, surplus="missed the round's deadline", deadline_s=config.deadline_s)
         self.config = config
 
     def _orders(self, crew: list[int], free: int) -> list[s.Assign]:
         """Share the batch, or what is left of the epoch, among the crew; the first `rem` workers get one sample more."""
-        batch = round_batch(self.config.batch_size, free, len(crew), self._rule)
-        return [s.Assign(worker, share) for worker, share in even_shares(batch, crew)]
+        return [s.Assign(worker, share) for worker, share in even_shares(self._batch(crew, free), crew)]
 
     def _enough(self, current: Round) -> bool:
         return self._late and len(current.arrived) >= self.config.quorum
 
-    def _step(self, current: Round) -> s.Decision:
+    def _step(self, current: Round) -> s.Apply | s.ApplyRule:
         return current.step(self._rule, len(current.members))
 
     def _heard(self, event: s.StrategyEvent, current: Round | None) -> list[s.Decision]:

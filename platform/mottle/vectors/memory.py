@@ -327,7 +327,7 @@ class ShardMemory:
             scale *= source.weight
             self._means(((step.source, 0.0),))
         self._choose_buffers(source, step.buffers)
-        factor = 1.0 if self.spec.schedule is None else self.spec.schedule(step.samples)
+        factor = step.rate * (1.0 if self.spec.schedule is None else self.spec.schedule(step.samples))
         base = self._settings.get("lr")
         lr = None if base is None and factor == 1.0 else factor * (self._optimizer.base_lr if base is None else base)
         if step.fragment is None:

@@ -181,6 +181,8 @@ class Job(Section):
     """Factor on the learning rate by samples: `{cosine: {samples: 60000}}`."""
     batch_size: int = Field(ge=1)
     """Samples of one step (synchronous) or of one order (asynchronous)."""
+    batch_policy: Spec | None = None
+    """When the crew changes: `{linear: {per_worker: 16}}`, `adascale` or `noise_scale`; batch and rate stay if left out."""
     micro_batch_size: int | None = Field(default=None, ge=1)
     """Samples that go through the model at once; `batch_size` if left out."""
     until: Limits
