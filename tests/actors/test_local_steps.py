@@ -88,6 +88,16 @@ def test_diloco_is_two_loops_of_plain_pytorch(tmp_path: Path) -> None:
     live.assert_replay(job)
 
 
+def test_two_models_that_are_merged_after_every_step_are_synchronous_sgd(tmp_path: Path) -> None:
+    """Whole models travel to two shards and come back; each step is of ten samples of each worker's own."""
+    job = live.trainer(tmp_path, live.perceptron, strategy={"single_merging": {"exchange": 1.0}}, batch_size=10, shards=2)
+    ours = parameters_after(job)
+    lr = job.job.optimizer["sgd"]["lr"]
+    theirs = live.reference(job, live.perceptron, lambda model: torch.optim.SGD(model.parameters(), lr=lr), batch_size=20)
+    torch.testing.assert_close(ours, theirs.parameters(), rtol=1e-4, atol=1e-5)
+    live.assert_replay(job)
+
+
 def deep() -> nn.Module:
     """22,084 parameters in three layers and six blocks: the first block is one fragment, the others the second one."""
     return nn.Sequential(nn.Linear(live.NUM_FEATURES, 256), nn.ReLU(), nn.Linear(256, 64), nn.ReLU(), nn.Linear(64, live.NUM_CLASSES))

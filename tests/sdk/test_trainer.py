@@ -158,6 +158,8 @@ OTHERS = TensorDataset(-FEATURES - 1.0, LABELS)
         ({"shards": 0}, "shards must be an integer of at least 1, got 0"),
         ({"replicas": 2}, "replicas is 0 or 1 further copy of each shard, got 2"),
         ({"max_grad_norm": 0.0}, "max_grad_norm must be above 0"),
+        ({"strategy": "single_merging", "max_grad_norm": 1.0}, "averages whole models, which max_grad_norm would shorten"),
+        ({"strategy": "single_merging", "rule": "median"}, "'single_merging' applies no robust rule"),
         ({"max_grad_norm_per_worker": -1.0}, "max_grad_norm_per_worker must be above 0"),
         ({"scaling_config": WorkerGroup(autocast="fp8")}, "autocast is one of bf16, fp16"),
         ({"scaling_config": WorkerGroup(attack={"sign_flop": {}})}, "sign_flip"),

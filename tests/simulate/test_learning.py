@@ -100,6 +100,7 @@ def end(run: Simulation) -> Tensor:
         {"zeno++": {"refresh_every": 4, "ahead": 2}},
         {"diloco": {"local_steps": 3}},
         {"fedasync": {"local_steps": 2}},
+        {"single_merging": {"exchange": 0.4}},
     ],
     ids=str,
 )

@@ -36,6 +36,8 @@ SPECS = (
     {"domo": {"local_steps": 2, "variant": "intra"}},
     {"slsgd": {"local_steps": 2, "participants": 2}},
     {"fedasync": {"local_steps": 2, "max_staleness": 3}},
+    {"single_merging": {"exchange": 0.5}},
+    {"single_merging": {"local_steps": 2, "exchange": 0.0}},
     {"gradient_coding": {"code": "cyclic"}},
     {"gradient_coding": {"code": "fractional"}},
     {"kardam": {"num_byzantine": 0.3}},

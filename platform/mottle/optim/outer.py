@@ -7,6 +7,7 @@ Named in a strategy, never in a job: a job's `optimizer` is then that of the wor
 * `slow_momentum`, `sign_momentum`: divide the pseudo-gradient by gamma, the workers' learning rate at their last inner step, so that it is
   of the size of a sum of gradients; gamma is the rate that the shard is told (`local-steps.md` 3).
 * `mixing`: the direction is a mean of whole models, and the parameters move to it by a share (`asynchronous.md` B2).
+* `merging`: the direction is a weighted sum of whole models, which becomes the model (`local-steps.md` 8).
 """
 
 from collections.abc import Mapping, Sequence
@@ -90,6 +91,8 @@ def build_server(spec: object, params_range: Tensor, group_ranges: Sequence[Grou
         return _FixedRate(build({"sgd": options}, params_range, _one_group(group_ranges)))
     if folded(name) == "mixing":
         return _Mixing(params_range)
+    if folded(name) == "merging":
+        return _Merging(params_range, group_ranges)
     for known, rule in RULES.items():
         if folded(name) == folded(known):
             return _WithMomentum(configured(rule, options, f"optimizer {known}"), params_range, group_ranges)
@@ -178,6 +181,29 @@ class _Mixing:
 
     def set(self, option: str, value: float) -> None:
         raise ConfigError(f"whole models are mixed in: there is no {option}")
+
+    def state(self) -> State:
+        return {}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Nothing is kept."""
+
+
+class _Merging:
+    """x <- factor * direction; buffers become the direction's, which are a mean already."""
+
+    base_lr = 1.0
+    wants_mean = False
+
+    def __init__(self, params_range: Tensor, group_ranges: Sequence[GroupRange]) -> None:
+        self._range = params_range
+        self._params = [slice(run.start, run.stop) for run in group_ranges if run.group != BUFFER_GROUP]
+
+    @torch.no_grad()
+    def step(self, direction: Tensor, lr: float | None = None, factor: float = 1.0) -> None:
+        for part in self._params:
+            direction[part].mul_(factor)
+        self._range.copy_(direction)
 
     def state(self) -> State:
         return {}

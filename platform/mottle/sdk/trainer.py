@@ -138,6 +138,8 @@ class Trainer:
         sources.check_target(limits, metrics or {})
         defaults = strategy_defaults(strategy, rule, batch_size, optimizer, sources.trusted, batch_policy)
         strategic = strategies.build(strategy, defaults)
+        if max_grad_norm is not None:
+            strategies.check_clipping(strategic, parse(strategy, "strategy")[0])
         make = ModelFactory(model, strategic.companion)
         beginning = Beginning.of(make, optimizer, seed)
         self._values = beginning.values

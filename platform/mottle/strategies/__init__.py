@@ -15,6 +15,7 @@ from mottle.strategies.domo import DOMOConfig as DOMOConfig
 from mottle.strategies.fedasync import FedAsyncConfig as FedAsyncConfig
 from mottle.strategies.fedbuff import FedBuffConfig as FedBuffConfig
 from mottle.strategies.fedfix import FedFixConfig as FedFixConfig
+from mottle.strategies.fitting import check_clipping as check_clipping
 from mottle.strategies.fitting import check_coded as check_coded
 from mottle.strategies.fitting import least_workers as least_workers
 from mottle.strategies.gradient_coding import GradientCodingConfig as GradientCodingConfig
@@ -24,6 +25,7 @@ from mottle.strategies.local_adaalter import LocalAdaAlterConfig as LocalAdaAlte
 from mottle.strategies.local_sgd import LocalSGDConfig as LocalSGDConfig
 from mottle.strategies.m_sgc import MSGCConfig as MSGCConfig
 from mottle.strategies.sign_momentum import SignMomentumConfig as SignMomentumConfig
+from mottle.strategies.single_merging import SingleMergingConfig as SingleMergingConfig
 from mottle.strategies.slowmo import SlowMoConfig as SlowMoConfig
 from mottle.strategies.slsgd import SLSGDConfig as SLSGDConfig
 from mottle.strategies.sr_sgc import SRSGCConfig as SRSGCConfig

@@ -22,6 +22,7 @@ from mottle.strategies.local_adaalter import LocalAdaAlterConfig
 from mottle.strategies.local_sgd import LocalSGDConfig
 from mottle.strategies.m_sgc import MSGCConfig
 from mottle.strategies.sign_momentum import SignMomentumConfig
+from mottle.strategies.single_merging import SingleMergingConfig
 from mottle.strategies.slowmo import SlowMoConfig
 from mottle.strategies.slsgd import SLSGDConfig
 from mottle.strategies.sr_sgc import SRSGCConfig
@@ -49,6 +50,7 @@ _STRATEGIES: dict[str, Any] = {
     "local_adaalter": LocalAdaAlterConfig,
     "domo": DOMOConfig,
     "slsgd": SLSGDConfig,
+    "single_merging": SingleMergingConfig,
     "fedasync": FedAsyncConfig,
     "gradient_coding": GradientCodingConfig,
     "sr_sgc": SRSGCConfig,

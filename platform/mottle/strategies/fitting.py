@@ -2,6 +2,7 @@
 
 from mottle.core.errors import ConfigError
 from mottle.core.naming import Spec, parse
+from mottle.core.strategy import Strategy
 from mottle.strategies.catalogue import config_of, counts_its_workers, is_coded
 
 
@@ -42,3 +43,16 @@ def check_coded(
         faults.append("a code with coefficients magnifies what a lossy codec changes: use code: fractional, or no codec")
     if faults:
         raise ConfigError(f"strategy {name!r} cannot run here: {'; '.join(faults)}")
+
+
+def check_clipping(strategy: Strategy, name: str) -> None:
+    """Refuse to clip the aggregate of a strategy whose aggregate is whole models.
+
+    Raises:
+        ConfigError: says what to use.
+    """
+    if strategy.server_optimizer is not None and {"mixing", "merging"} & set(strategy.server_optimizer):
+        raise ConfigError(
+            f"strategy {name!r} averages whole models, which max_grad_norm would shorten; use max_grad_norm_per_worker, which clips each "
+            "inner step"
+        )
