@@ -205,6 +205,9 @@ class _Merging:
             direction[part].mul_(factor)
         self._range.copy_(direction)
 
+    def set(self, option: str, value: float) -> None:
+        raise ConfigError(f"whole models are merged: there is no {option}")
+
     def state(self) -> State:
         return {}
 
