@@ -1,7 +1,5 @@
 """Single global merging: literal events, plain loops of its rounds, and lives with deaths and arrivals."""
 
-import random
-
 import numpy as np
 import pytest
 
@@ -125,10 +123,11 @@ def test_one_worker_is_the_inner_optimizer(train, least_squares) -> None:
 
 def pairs_of(seed: int, number: int, crew: range, exchange: float) -> list[tuple[int, int]]:
     """Who meets after a round, as the specification says it: slots ascending, who is matched is skipped."""
-    rng = random.Random(f"single merging {seed} {number}")
+    rng = np.random.default_rng([seed, number])
     pairs: list[tuple[int, int]] = []
     for worker in crew:
-        partner = rng.choice([each for each in crew if each != worker]) if rng.random() < exchange else None
+        others = [each for each in crew if each != worker]
+        partner = others[rng.integers(len(others))] if rng.random() < exchange else None
         if partner is not None and not {worker, partner} & {each for pair in pairs for each in pair}:
             pairs.append((worker, partner))
     return pairs
@@ -205,7 +204,7 @@ def test_a_stop_merges_what_there_is(train, least_squares) -> None:
     assert {verdict.worker for verdict in last} == {0, 1, 2}
 
 
-@pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"local_steps": 0}, {"exchange": 1.5}, {"exchange": -0.1}], ids=str)
+@pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"local_steps": 0}, {"exchange": 1.5}, {"exchange": -0.1}, {"seed": -1}], ids=str)
 def test_options_that_cannot_be_are_refused(wrong) -> None:
     with pytest.raises(ConfigError, match="single_merging needs"):
         strategies.build({"single_merging": wrong}, {"batch_size": 4, "optimizer": SGD})

@@ -20,10 +20,11 @@ and models meet at the shards. Neutral references: with one worker the inner opt
 plain SGD, synchronous SGD.
 """
 
-import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from mottle.core import strategy as s
 from mottle.core.errors import ConfigError
@@ -54,8 +55,10 @@ class SingleMergingConfig:
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.local_steps < 1:
             raise ConfigError(f"single_merging needs batch_size >= 1 and local_steps >= 1, got {self.batch_size} and {self.local_steps}")
-        if not 0 <= self.exchange <= 1:
-            raise ConfigError(f"single_merging needs an exchange in [0, 1], a probability, got {self.exchange}")
+        if not 0 <= self.exchange <= 1 or self.seed < 0:
+            raise ConfigError(
+                f"single_merging needs an exchange in [0, 1], a probability, and seed >= 0, got {self.exchange} and {self.seed}"
+            )
 
     @property
     def longest(self) -> int:
@@ -164,11 +167,11 @@ class SingleMerging:
 
     def _draw(self, crew: tuple[int, ...]) -> None:
         """Of one more round; rounds that everybody is past are forgotten."""
-        rng = random.Random(f"single merging {self.config.seed} {self._drawn}")
+        rng = np.random.default_rng([self.config.seed, self._drawn])
         matches: dict[int, int] = {}
         for worker in crew:
             others = [each for each in crew if each != worker]
-            partner = rng.choice(others) if rng.random() < self.config.exchange and others else None
+            partner = others[int(rng.integers(len(others)))] if others and rng.random() < self.config.exchange else None
             if partner is not None and worker not in matches and partner not in matches:
                 matches |= {worker: partner, partner: worker}
         self._matches[self._drawn] = matches
