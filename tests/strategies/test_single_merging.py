@@ -19,6 +19,11 @@ def merging(alone):
     return lambda **options: alone(SingleMergingConfig(**{"batch_size": 4, "optimizer": SGD, "exchange": 1.0, **options}))
 
 
+def ample(machine):
+    machine.view.free_samples = 10**6
+    return machine
+
+
 def update(work_id: int, worker: int, samples: int = 4) -> s.Update:
     return s.Update(work_id, worker, V0, samples, norm2=1.0)
 
@@ -45,7 +50,7 @@ def test_the_faster_of_a_pair_waits_and_their_mean_is_where_both_go_on(merging) 
 
 
 def test_no_version_is_made_before_those_of_the_last_one_have_their_orders(merging) -> None:
-    machine = merging(exchange=0.0)
+    machine = ample(merging(exchange=0.0))
     machine.hear(s.WorkerIdle(0), s.OrderIssued(1, 0, 400), s.WorkerIdle(1), s.OrderIssued(2, 1, 400))
     assert machine.hear(s.UpdateArrived(update(1, 0, 400))) == [s.Apply(((1, 1 / 400),))]
     assert machine.hear(s.UpdateArrived(update(2, 1, 400))) == []
@@ -54,7 +59,7 @@ def test_no_version_is_made_before_those_of_the_last_one_have_their_orders(mergi
 
 
 def test_who_found_nothing_at_its_own_version_keeps_it_until_there_is_something(merging) -> None:
-    machine = merging(exchange=0.0)
+    machine = ample(merging(exchange=0.0))
     machine.hear(s.WorkerIdle(0), s.OrderIssued(1, 0, 400), s.WorkerIdle(1), s.OrderIssued(2, 1, 400))
     machine.hear(s.UpdateArrived(update(1, 0, 400)), s.UpdateArrived(update(2, 1, 400)))
     machine.hear(machine.view.publish(1))
@@ -62,8 +67,15 @@ def test_who_found_nothing_at_its_own_version_keeps_it_until_there_is_something(
     assert machine.hear(s.WorkerIdle(0)) == [order(0, 100)]
 
 
+def test_the_last_samples_are_shared_so_that_both_of_a_pair_push_once_more(merging) -> None:
+    machine = begun(merging(local_steps=1))
+    machine.view.free_samples = 3
+    machine.hear(s.UpdateArrived(update(1, 0)), s.UpdateArrived(update(2, 1)))
+    assert [(each.worker, each.samples) for each in machine.hear(machine.view.publish(1))] == [(0, 2), (1, 1)]
+
+
 def test_an_order_that_ended_early_is_gone_on_with(merging) -> None:
-    machine = merging(exchange=0.0, local_steps=2)
+    machine = ample(merging(exchange=0.0, local_steps=2))
     assert machine.hear(s.WorkerIdle(0)) == [order(0, 200)]
     machine.hear(s.OrderIssued(1, 0, 6))
     assert machine.hear(s.UpdateArrived(update(1, 0, 6))) == [s.Apply(((1, 1 / 6),))]
@@ -139,15 +151,16 @@ def test_unequal_workers_take_the_path_of_a_plain_loop_of_rounds(train, least_sq
     problem = least_squares(num_samples=240, dim=4, seed=43)
     spec = {"single_merging": {"exchange": 0.3, "seed": 5, "local_steps": steps}}
     run = train(spec, problem, speeds=speeds, defaults={"batch_size": 4}, num_positions=240, max_samples=240).run()
-    batches: dict[int, list[int]] = {worker: [] for worker in range(4)}
+    batches: dict[int, list[tuple[int, int]]] = {worker: [] for worker in range(4)}
     for given in (run.orders[work_id] for work_id in sorted(run.orders)):
         for part in given.parts:
-            batches[given.worker] += range(part.lease.start, part.lease.stop, 4)
+            lease = part.lease
+            batches[given.worker] += [(start, min(start + 4, lease.stop)) for start in range(lease.start, lease.stop, 4)]
     models = dict.fromkeys(range(4), problem.start)
     for number in range(max(map(len, batches.values())) // steps + 1):
         for worker, mine in batches.items():
-            for start in mine[number * steps : (number + 1) * steps]:
-                models[worker] = models[worker] - 0.1 * problem.gradient_sum(models[worker], start, start + 4) / 4
+            for start, stop in mine[number * steps : (number + 1) * steps]:
+                models[worker] = models[worker] - 0.1 * problem.gradient_sum(models[worker], start, stop) / (stop - start)
         for pair in pairs_of(5, number, range(4), 0.3):
             models |= dict.fromkeys(pair, (models[pair[0]] + models[pair[1]]) / 2)
     np.testing.assert_allclose(run.params, np.mean([*models.values()], axis=0), rtol=1e-10, atol=1e-12)

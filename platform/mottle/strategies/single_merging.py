@@ -21,7 +21,7 @@ plain SGD, synchronous SGD.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -127,7 +127,7 @@ class SingleMerging:
                 self._new.add(worker)
             case s.VersionPublished():
                 self._owed, self._stepping = {worker for worker in self._stepping if worker in view.crew}, ()
-                return [self._assign(worker, view) for worker in sorted(self._owed)] or self._advance(view)
+                return self._assign_all(sorted(self._owed), view) or self._advance(view)
             case s.WorkerGone(worker):
                 for group in (self._owed, self._starved, self._new):
                     group.discard(worker)
@@ -143,6 +143,17 @@ class SingleMerging:
             way.steps -= min(way.steps, -(-update.samples // self.config.batch_size))
             if not way.steps:
                 way.done = way.goal
+
+    def _assign_all(self, workers: list[int], view: s.View) -> list[s.Decision]:
+        """What is left is shared, so that everybody pushes its model once more."""
+        orders: list[s.Decision] = []
+        free = view.free_samples
+        for place, worker in enumerate(workers):
+            order = self._assign(worker, view)
+            share = min(order.samples, max(1, -(-free // (len(workers) - place))))
+            free -= share
+            orders.append(replace(order, samples=share))
+        return orders
 
     def _assign(self, worker: int, view: s.View) -> s.Assign:
         """The rest of its way at the newest version, which is its own model, or where one that is new begins."""
@@ -191,7 +202,7 @@ class SingleMerging:
             self._new.clear()
             foremost = max((way.done for way in self._ways.values()), default=self._drawn)
             self._ways |= {worker: self._way(worker, foremost, view.crew) for worker in begin}
-            return [self._assign(worker, view) for worker in begin]
+            return self._assign_all(begin, view)
         for worker in sorted(self._ready.keys() & set(view.crew)) if view.free_samples else ():
             if group := self._group(worker, view):
                 here = [each for each in group if each in view.crew]
