@@ -349,7 +349,10 @@ def verdicts(job: Trainer) -> list[tuple[Any, ...]]:
 
 def assert_replay(job: Trainer) -> None:
     """The run's log, given to a new brain, leads to the same verdicts in the same order, the same books and the same end."""
-    brain = Brain(job.job.brain, strategies.build(job.job.strategy, job.job.strategy_defaults), rules=Rules())
+    defaults = job.job.strategy_defaults
+    brain = Brain(
+        job.job.brain, strategies.build(job.job.strategy, defaults), rules=Rules(), build=lambda spec: strategies.build(spec, defaults)
+    )
     commands = []
     for logged in read_events(job.job.run_dir):
         commands += brain.handle(wire.decode(logged.body), now_ns=logged.now_ns)

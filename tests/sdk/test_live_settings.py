@@ -15,6 +15,32 @@ def test_settings_come_out_in_the_form_that_the_brain_takes() -> None:
     assert checked_settings({"rule": None}, "sync") == {"rule": None}
 
 
+def test_a_strategy_keeps_its_kind_and_changes_its_options() -> None:
+    defaults = {"batch_size": 8, "lr": 0.1, "optimizer": "sgd"}
+    other = {"async": {"max_staleness": 3, "batch_size": 16}}
+    assert checked_settings({"strategy": other}, "async", defaults=defaults) == {"strategy": other}
+    for spec, said in (
+        ("sync", "keeps its strategy 'async' and can change its options, got 'sync'"),
+        ({"async": {"max_stalenes": 3}}, "did you mean 'max_staleness'"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            checked_settings({"strategy": spec}, "async", defaults=defaults)
+    with pytest.raises(ConfigError, match="server_optimizer of strategy 'diloco' cannot change in a live run"):
+        checked_settings({"strategy": {"diloco": {"local_steps": 2, "outer_lr": 0.5}}}, {"diloco": {"local_steps": 2}}, defaults=defaults)
+
+
+def test_momentum_is_changed_where_there_is_some() -> None:
+    sgd = {"sgd": {"lr": 0.1, "momentum": 0.9}}
+    assert checked_settings({"momentum": 0.5}, "async", optimizer=sgd) == {"momentum": 0.5}
+    for value, optimizer, said in (
+        (1.5, sgd, "between 0 and 1"),
+        (0.5, {"adam": {}}, "step by adam"),
+        (0.5, {"sgd": {"lr": 0.1}}, "with some"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            checked_settings({"momentum": value}, "async", optimizer=optimizer)
+
+
 @pytest.mark.parametrize("value", [-0.1, math.nan, math.inf, True, "fast", None])
 def test_a_learning_rate_is_a_number(value: Any) -> None:
     with pytest.raises(ConfigError, match="lr is a finite number of at least 0"):
@@ -24,7 +50,7 @@ def test_a_learning_rate_is_a_number(value: Any) -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({}, "nothing to change was given; known: lr, rule"),
+        ({}, "nothing to change was given; known: lr, momentum, rule, strategy"),
         ({"rul": "median"}, "no setting 'rul'; did you mean 'rule'"),
         ({"rule": "phocaz"}, "did you mean 'phocas'"),
         ({"rule": {"phocas": {"trin": 1}}}, "did you mean 'trim'"),

@@ -16,6 +16,8 @@ from mottle.actors.charter import Charter, read_charter
 from mottle.actors.children import Child, children
 from mottle.actors.coordination import Found, Left, Session, let_call
 from mottle.actors.exchange import Exchange
+from mottle.actors.guests import Lent
+from mottle.actors.job import Job
 from mottle.actors.lines import Line, Message
 from mottle.actors.logbook import entries_of
 from mottle.actors.reports import RunHandle
@@ -51,6 +53,10 @@ class Questions:
     def __init__(self, actors: Mapping[str, Any], ask: Callable[[Any], Any]) -> None:
         self._open = {ask(actor): name for name, actor in actors.items()}
         self.answers: dict[str, Any] = {}
+
+    def put(self, actors: Mapping[str, Any], ask: Callable[[Any], Any]) -> None:
+        """Ask further actors the same."""
+        self._open |= {ask(actor): name for name, actor in actors.items()}
 
     def wait(self, timeout_s: float, enough: Callable[[dict[str, Any]], bool] = lambda answers: False) -> dict[str, Any]:
         """The answers of those who live, by name, when all have come, or enough of them, or the time is over."""
@@ -123,6 +129,8 @@ def _take_over(
     session.replay(takeover, chain.from_iterable(entries_of(page, log.base.at) for page in log.pages))
     if not left.brain.started:
         raise TakeoverError("the coordinator was lost before training had begun")
+    lent = _lent(charter.job)
+    attaching.put({name: each.actor for name, (each, _) in lent.items()}, lambda worker: worker.attach.remote(door))
     at_work, promised = _workers(attaching, found, takeover)
     replicas = {fence.standing.replica: (shards[name], fence.door) for name, fence in fences.items()}
     wanted = {replica: each for replica, each in replicas.items() if replica in left.brain.replicas}
@@ -130,14 +138,32 @@ def _take_over(
     adopted |= {name for name, fence in fences.items() if fence.standing.replica in wanted} | at_work.keys()
     adopted |= {name for name, child in found.items() if child.role in ("validator", "channel")}
     heard_s, lost_s = (min(getattr(fence, name) for fence in fences.values()) for name in ("heard_s", "lost_s"))
-    by_slot = {working.slot: (handles[name], working, number) for name, (working, number) in at_work.items()}
+    actors = {**handles, **{name: each.actor for name, (each, _) in lent.items()}}
+    by_slot = {working.slot: (actors[name], working, number) for name, (working, number) in at_work.items()}
+    guests = {at_work[name][0].slot: each for name, (each, _) in lent.items() if name in at_work}
 
     def listen() -> None:
         ears.session = session
         stand(session, charter.run)
 
-    session.go_on(takeover, epoch, Found(wanted, by_slot, promised, validator, log.base, heard_s, lost_s), door, listen)
+    session.go_on(takeover, epoch, Found(wanted, by_slot, promised, guests, validator, log.base, heard_s, lost_s), door, listen)
+    for name, (each, recall) in lent.items():
+        if name not in at_work:
+            each.give_back()
+        elif recall is not None:  # whether the lost one heard of that is not known
+            session.send_back(each.name, each.to, recall)
     return charter
+
+
+def _lent(job: Job) -> dict[str, tuple[Lent, bool | None]]:
+    """Workers that are lent to the run, by names of their own, and whether they were asked back (at once)."""
+    if job.lender is None:
+        return {}
+    try:
+        lent: list[tuple[Lent, bool | None]] = ray.get(job.lender.lent_to.remote(job.run_dir), timeout=PATIENCE_S)
+    except ray.exceptions.RayError:
+        return {}  # the fleet is gone, and with it the workers
+    return {f"lent/{each.name}": (each, recall) for each, recall in lent}
 
 
 def _fence(shards: Mapping[str, Any], door: Any) -> tuple[int, dict[str, Fence]]:

@@ -17,13 +17,14 @@ from typing import Any, NamedTuple
 import ray
 
 from mottle import strategies
-from mottle.actors import transport
+from mottle.actors import copies, transport
 from mottle.actors.charter import Charter, charter_of
 from mottle.actors.chronicle import Chronicle
 from mottle.actors.collusion import open_channel
 from mottle.actors.exchange import Door, Exchange
 from mottle.actors.fleet import START_TIMEOUT_S, CrewError, Fleet, barriered, joined
 from mottle.actors.gauges import Gauges
+from mottle.actors.guests import Lent
 from mottle.actors.hiring import ask_autoscaler, wishes
 from mottle.actors.hosts import Place, this_process
 from mottle.actors.job import Job, Resumption
@@ -32,6 +33,7 @@ from mottle.actors.logbook import Logbook, page_of
 from mottle.actors.logs import LogFiles
 from mottle.actors.machines import Machines
 from mottle.actors.memory import peak_rss_bytes
+from mottle.actors.reasons import reason_of
 from mottle.actors.reports import RunHandle
 from mottle.actors.reserve import RESERVE
 from mottle.actors.shard import log_name
@@ -45,6 +47,7 @@ from mottle.core import worker as w
 from mottle.core.brain import Brain
 from mottle.core.journal import Entry, Journal, Reported
 from mottle.core.naming import suggestion
+from mottle.core.strategy import Strategy
 from mottle.core.takeover import Takeover
 from mottle.observe.result import RunResult
 from mottle.observe.snapshot import Snapshot
@@ -66,6 +69,8 @@ class Found(NamedTuple):
     """Handle, what it says of itself, number of the attachment."""
     promised: Mapping[int, str]
     """Groups of workers that were on their way."""
+    guests: Mapping[int, Lent]
+    """Those of the workers that somebody lends to the run."""
     validator: Any
     base: p.Base
     """That the log rests on."""
@@ -110,7 +115,7 @@ class Session:
         self._handle = run
         self._resumption = resumption
         if left is None:
-            self._brain = Brain(job.brain, strategies.build(job.strategy, job.strategy_defaults), rules=Rules())
+            self._brain = brain_of(job)
             if resumption is not None:
                 self._brain.restore(resumption.brain)
             self._chronicle = Chronicle(job, self._brain, notes, resumption)
@@ -180,18 +185,31 @@ class Session:
             version, slots = p.Version(*self._resumption.version), self._resumption.slots
             fleet.next_slot = self._brain.members.next_slot
             fleet.parts = list(self._resumption.workers)
-        for group in self._job.groups:  # first, for their processes take the longest to start
+        for group in self._job.own_groups:  # first, for their processes take the longest to start
             fleet.add_workers(group.count, group.name)
         fleet.parts.clear()  # whoever joins later begins anew
         fleet.make_shards(sorted(self._brain.shards.live), transport.receive(values), version, slots)
         with self._lock:
             self._tell_shards(self._brain.shards.listeners, p.Told(self._brain.shards.epoch, base=self._first_base))
             self._logbook.open()
-        self._wait_for_crew(sum(group.count for group in self._job.groups))
+        if self._job.lent_crew:
+            threading.Thread(target=self._train_with_guests, args=(version,), name="begin", daemon=True).start()
+        else:
+            self._wait_for_crew(sum(group.count for group in self._job.own_groups))
+            self._train(version)
+
+    def _train(self, version: p.Version) -> None:
         self._began_ns = time.monotonic_ns()
         self.events([p.Started(version)])
         self._wait_until_safe()
         self._watch()
+
+    def _train_with_guests(self, version: p.Version) -> None:
+        """Once so many have joined; how long that takes is their owner's affair."""
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._brain.crew) >= self._job.lent_crew or self._closed.is_set() or self._brain.stopping)
+        if not self._closed.is_set():
+            self._train(version)
 
     def go_on(self, takeover: Takeover, epoch: int, found: "Found", door: Door | None, listen: Callable[[], None]) -> None:
         """Take the run over from a lost coordinator, when its log has been replayed (`mottle.actors.comeback`).
@@ -213,13 +231,13 @@ class Session:
         assert self._fleet is not None
         threading.Thread(target=self._show_gauges, name="gauges", daemon=True).start()
         self._machines = Machines(self._fleet.machine_came, self._fleet.machine_goes)
-        if (wished := wishes(self._job.groups))[0]:
+        if (wished := wishes(self._job.own_groups))[0]:
             ask_autoscaler(*wished)
 
     def _take_up(self, takeover: Takeover, epoch: int, found: "Found", door: Door | None) -> None:
         fleet, brain = self._make_fleet(door), self._brain
         fleet.replicas.adopt(epoch, found.replicas, brain.replicas - brain.shards.live)
-        fleet.adopt_workers(found.workers, found.promised)
+        fleet.adopt_workers(found.workers, found.promised, found.guests)
         fleet.next_slot = max([brain.members.next_slot, *(slot + 1 for slot in fleet.workers)])
         if found.validator is not None:
             fleet.adopt_validator(found.validator)
@@ -287,11 +305,13 @@ class Session:
         """Let every actor of the run go and finish the record."""
         self._wait_until_safe()
         now_ns = self._now_ns()
-        self._closed.set()
+        with self._changed:
+            self._closed.set()
+            self._changed.notify_all()
         self._timers.close()
         if self._machines is not None:
             self._machines.close()
-            if wishes(self._job.groups)[0]:
+            if wishes(self._job.own_groups)[0]:
                 ask_autoscaler([], [])
         self._exchange.close()
         peaks: dict[str, list[int]] = {"coordinator": [peak_rss_bytes()]}
@@ -525,6 +545,81 @@ class Session:
         self.events([p.RemoveAsked(here[worker])])
         self._wait_until_safe()
 
+    def take_in(self, lent: Lent) -> None:
+        """Have a worker of somebody else's in the crew; one that comes too late, or to an earlier run of this process, goes back.
+
+        Whoever does not know whether this was heard may say it again.
+        """
+        assert self._fleet is not None
+        if self._closed.is_set() or lent.to != self._job.run_dir:
+            lent.give_back(over=True)
+        elif self._fleet.guests.slot_of(lent.name, lent.to) is None:
+            self._fleet.take_in(lent)
+
+    def send_back(self, name: str, to: str, at_once: bool) -> None:
+        """Let a worker that was lent to a run go, when it has finished what it has in hand or at once; nothing if it has gone."""
+        assert self._fleet is not None
+        slot = self._fleet.guests.slot_of(name, to)
+        if slot is not None:
+            self._fleet.guests.unwant(slot)
+            self.events([p.RemoveAsked(slot, at_once)])
+
+    def offer(self, name: str) -> copies.Offered:
+        """Have the shards keep a copy of the model as it is, for another run, until it is withdrawn.
+
+        Raises:
+            CopyError: the run is over.
+        """
+        assert self._fleet is not None
+        if self._brain.finished is not None:
+            raise copies.CopyError(f"it has ended: {self._brain.finished}")
+        with self._lock:
+            ranges = self._job.layout.cut(self._job.brain.num_shards)
+            by_shard = self._fleet.replicas.by_shard()
+            self.events([p.OfferAsked(name)])
+        pieces = [copies.Piece(owned, [replica.handle for replica in by_shard[shard]]) for shard, owned in enumerate(ranges)]
+        return copies.Offered(self._job.run_dir, self._job.layout.digest, pieces)
+
+    def withdraw(self, name: str) -> None:
+        self.events([p.OfferOver(name)])
+
+    def copy_from(self, donor: Any, settings: dict[str, Any]) -> None:
+        """Put the model of another run, as it is now, in the place of this one's, and change settings with it.
+
+        Args:
+            donor: the other run's coordinator.
+        Raises:
+            CopyError: says why not; nothing has changed then.
+        """
+        assert self._fleet is not None
+        name = secrets.token_hex(8)
+        control = donor.ask.options(concurrency_group="control")
+        try:
+            offered: copies.Offered = ray.get(control.remote("offer", name), timeout=copies.FETCH_TIMEOUT_S)
+            if trouble := copies.refusal(offered, self._job.layout.digest, self._job.run_dir):
+                raise copies.CopyError(trouble)
+            replicas = self._fleet.replicas
+            ray.get([replicas.handles[each].meet_donor.remote(name, offered.pieces) for each in sorted(self._brain.shards.live)])
+            self._replace(name, settings)
+        except ray.exceptions.RayError as error:
+            raise copies.CopyError(f"the other run could not offer its model: {reason_of(error)}") from error
+        finally:
+            control.remote("withdraw", name)
+
+    def _replace(self, name: str, settings: dict[str, Any]) -> None:
+        before = self._brain.version.lineage
+        self.events([p.ReplaceAsked(name, settings)])
+        with self._changed:
+            self._changed.wait_for(lambda: not self._brain.replacing or self._brain.finished is not None or self._closed.is_set())
+            if self._brain.version.lineage == before:
+                raise copies.CopyError(self._brain.why_not_replaced or f"the run ended before: {self._brain.finished}")
+        self._wait_until_safe()
+
+    def until_closed(self, run_dir: str) -> None:
+        """Answers when the run in that folder is closed; that the call breaks is how others learn that its coordinator is gone."""
+        if self._job.run_dir == run_dir:
+            self._closed.wait()
+
     def configure(self, settings: dict[str, Any]) -> None:
         """Change `lr`, `paused`, ... from here on; answered when no death can undo it."""
         self.events([p.Configured(settings)])
@@ -564,6 +659,15 @@ class Session:
             ranges = ray.get([primary.read.remote("user", number) for primary in primaries])
             if not any(isinstance(each, str) for each in ranges):
                 return number, ranges
+
+
+def brain_of(job: Job) -> Brain:
+    """The brain that a run begins with."""
+
+    def build(spec: Any, defaults: Mapping[str, Any] = job.strategy_defaults) -> Strategy:  # and not the job, for the log's base holds it
+        return strategies.build(spec, defaults)
+
+    return Brain(job.brain, build(job.strategy), rules=Rules(), build=build)
 
 
 def let_call(exchange: Exchange) -> tuple[Door | None, str]:

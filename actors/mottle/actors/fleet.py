@@ -13,6 +13,7 @@ from torch import Tensor
 from mottle import strategies
 from mottle.actors import placing
 from mottle.actors.exchange import Door, Exchange
+from mottle.actors.guests import Guests, Lent, UnwantedError
 from mottle.actors.hiring import Machine, hires
 from mottle.actors.job import Job, WorkerGroup
 from mottle.actors.lines import Line
@@ -81,6 +82,7 @@ class Fleet:
         self.parts: list[TakeUp] = []
         """Of a checkpoint, that workers of the first crew go on from: each from one of its group, in the order of slots."""
         self._taken: dict[int, TakeUp] = {}
+        self.guests = Guests()
         self.replicas = Replicas(self._job, run, exchange, door, tell, note, charter)
         self._shards_stand = threading.Event()
         self._meeting = threading.Lock()
@@ -155,7 +157,7 @@ class Fleet:
         actors = {shard_line(replica): handle for replica, handle in self.replicas.handles.items()}
         actors |= {worker_line(slot): worker for slot, worker in self.workers.items()}
         if line.name in actors:
-            ray.kill(actors[line.name])
+            ray.kill(actors[line.name])  # a lent one too: its owner replaces it
 
     # --- workers ----------------------------------------------------------------------------------------------------------------------
 
@@ -176,21 +178,30 @@ class Fleet:
             raise CrewError(
                 f"group {group!r} may have {wanted.max_count} workers, has {self._num_in_group[group]} and was asked for {count} more"
             )
-        slots = []
-        for _ in range(count):
-            slot, self.next_slot = self.next_slot, self.next_slot + 1
-            self._num_in_group[group] += 1
-            self.workers[slot] = placing.make_worker(wanted, slot)
-            if (taken := next((each for each in self.parts if each.part.group == group), None)) is not None:
-                self.parts.remove(taken)
-                self._taken[slot] = taken
-            self._accompanying[slot] = self._thread(self._accompany, slot, wanted)
-            slots.append(slot)
-        return slots
+        return [self._take(wanted) for _ in range(count)]
+
+    def take_in(self, lent: Lent) -> None:
+        """Have a worker of somebody else's in the crew, until it is let go or asked back; its owner is told in any case."""
+        with self._hiring:
+            self._take(self._groups[lent.group], lent)
+
+    def _take(self, group: WorkerGroup, lent: Lent | None = None) -> int:
+        slot, self.next_slot = self.next_slot, self.next_slot + 1
+        self._num_in_group[group.name] += 1
+        if lent is None:
+            self.workers[slot] = placing.make_worker(group, slot)
+        else:
+            self.workers[slot] = lent.actor
+            self.guests.add(slot, lent)
+        if (taken := next((each for each in self.parts if each.part.group == group.name), None)) is not None:
+            self.parts.remove(taken)
+            self._taken[slot] = taken
+        self._accompanying[slot] = self._thread(self._accompany, slot, group)
+        return slot
 
     def machine_came(self, machine: Machine) -> None:
         """Use what has come, as far as the groups may grow; nobody waits for it."""
-        hired = hires(machine, self._job.groups, self._num_in_group, self._vacant)
+        hired = hires(machine, self._job.own_groups, self._num_in_group, self._vacant)
         for name, count in hired.items():
             self._vacant[name] = max(0, self._vacant[name] - count)
             self.add_workers(count, name)
@@ -216,37 +227,47 @@ class Fleet:
         check_versions(slot, where)
         self._nodes[slot] = where["node"]
         self._shards_stand.wait()
+        self.guests.check(slot)
         with self._meeting:
             connected = actor.connect.remote(slot, self._door, self.replicas.by_shard(), self._run)
             self.ways[slot] = Way(actor)
         for trouble in ray.get(connected):
             self._note(trouble)
         self.ways[slot] = Way(actor, self._exchange.line(worker_line(slot)))
+        self.guests.check(slot)
         ray.get(actor.prepare.remote(self._job, group, self._taken.get(slot)))
+        self.guests.check(slot)
         ended = actor.run.remote()
         if self._job.collusion:
             self._job.channel.join.remote(slot, group.attack is not None)
         self._tell(joined(slot, where, group))
+        if not self.guests.is_wanted(slot):  # since the last look
+            self._tell(p.RemoveAsked(slot, at_once=True))
         return ended
 
     def _stay_with(self, slot: int, group: WorkerGroup, begin: Callable[[Any], Any]) -> None:
-        actor, rested = self.workers[slot], False
+        actor, rested, trouble = self.workers[slot], False, ""
         try:
             self.peak_bytes["worker"].append(ray.get(begin(actor)))
-            ray.get(actor.rest.remote())
-            rested = True
+            if slot not in self.guests:
+                ray.get(actor.rest.remote())
+                rested = True
             self._vacant[group.name] += self._nodes.get(slot) in self._going
             self._tell(p.Left(slot, "dismissed"))
-        except ray.exceptions.RayError as error:
-            self._lost_worker(slot, group, reason_of(error))
+        except UnwantedError:
+            pass
         except Exception as error:
-            self._lost_worker(slot, group, reason_of(error))
-            traceback.print_exc()
+            trouble = reason_of(error)
+            self._lost_worker(slot, group, trouble)
+            if not isinstance(error, ray.exceptions.RayError):
+                traceback.print_exc()
         finally:
             self._num_in_group[group.name] -= 1
             if self._job.collusion:
                 self._job.channel.leave.remote(slot)
-            if rested and self._over():
+            if slot in self.guests:
+                self.guests.give_back(slot, trouble, over=self._over())
+            elif rested and self._over():
                 RESERVE.put(actor)
             else:
                 ray.kill(actor)  # its resources are free for whoever comes next
@@ -264,16 +285,19 @@ class Fleet:
 
     # --- another coordinator ----------------------------------------------------------------------------------------------------------
 
-    def adopt_workers(self, found: Mapping[int, tuple[Any, Working, int]], promised: Mapping[int, str]) -> None:
+    def adopt_workers(self, found: Mapping[int, tuple[Any, Working, int]], promised: Mapping[int, str], guests: Mapping[int, Lent]) -> None:
         """Take up the workers that an earlier coordinator made.
 
         Args:
             found: handle, what it says of itself, and number of this attachment, by slot.
             promised: the groups of those that had not come so far, by slot: others take their places.
+            guests: those of the found ones that are lent.
         """
         self._shards_stand.set()
         for slot, (actor, working, attached) in found.items():
             self.workers[slot] = actor
+            if slot in guests:
+                self.guests.add(slot, guests[slot])
             self.ways[slot] = Way(actor, self._exchange.line(worker_line(slot)))
             self._num_in_group[working.group] += 1
             self._nodes[slot] = working.where["node"]
@@ -294,9 +318,19 @@ class Fleet:
 
     def kill(self) -> None:
         """End all at once, those too whose processes have not started yet."""
-        actors = [*self.workers.values(), *self.replicas.handles.values()]
+        for slot in self.workers:
+            self._end(slot)
+        actors = [*self.replicas.handles.values()]
         for actor in actors if self._validator is None else [*actors, self._validator]:
             ray.kill(actor)
+
+    def _end(self, slot: int) -> None:
+        """End a worker; one that is lent leaves the run and lives on."""
+        if slot in self.guests:
+            self.guests.unwant(slot)
+            self.workers[slot].let_go.remote(self._job.run_dir)
+        else:
+            ray.kill(self.workers[slot])
 
     def close(self) -> None:
         """Note the peak memory of the shards, then let every actor go."""
@@ -307,6 +341,7 @@ class Fleet:
             let_rest(self._validator) if RESERVE.keeping else ray.kill(self._validator)
         for slot, thread in self._accompanying.items():
             if thread.is_alive():
+                self._end(slot)
                 ray.kill(self.workers[slot])
         if self._job.collusion:
             ray.kill(self._job.channel)

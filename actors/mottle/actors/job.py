@@ -104,7 +104,16 @@ class Job:
     """Handle of the collusion channel, put in when the run starts."""
     planner: Callable[[Mapping[str, Any]], Planned] | None = None
     """Answers `PlanWanted`, in the coordinator's process; for strategies that ask."""
+    lent_crew: int = 0
+    """Above 0: the run starts no workers. Somebody lends them (`mottle.actors.guests`), and it begins with so many."""
+    lender: Any = None
+    """Actor that does so: asked `lent_to(run_dir)` by a coordinator that takes over."""
     keep: "KeepCheckpoints" = field(default_factory=lambda: KeepCheckpoints())
+
+    @property
+    def own_groups(self) -> tuple[WorkerGroup, ...]:
+        """Groups whose workers the run starts itself."""
+        return () if self.lent_crew else self.groups
 
 
 @dataclass(frozen=True, kw_only=True)

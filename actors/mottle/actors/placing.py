@@ -21,13 +21,18 @@ _remote: Any = ray.remote  # its annotations leave out concurrency_groups
 
 # Methods of one concurrency group share its threads; a group of one thread keeps the order of its callers' messages.
 _WORKER = _remote(concurrency_groups={"mail": 1, "run": 1, "watch": 2})(TrainingWorker)
-_SHARD = _remote(num_cpus=0, concurrency_groups={"watch": 2})(ParameterShard)
+_SHARD = _remote(num_cpus=0, concurrency_groups={"watch": 2, "offers": 2})(ParameterShard)
 _VALIDATOR = _remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Validator)
 
 
 def make_worker(group: WorkerGroup, slot: int) -> Any:
     """A worker's actor, with the resources that its group declares."""
     return RESERVE.get("worker", _WORKER, options_of(group), *child("worker", slot, group.name))
+
+
+def make_worker_to_lend(group: WorkerGroup) -> Any:
+    """The same, for whoever lends it to one run after another; it ends with its maker, which nobody replaces."""
+    return _WORKER.options(**options_of(group)).remote()
 
 
 def make_shard(host: str) -> Any:

@@ -7,7 +7,7 @@ What each caller sends is taken in its order, one message at a time: small ones 
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from mottle import vectors
-from mottle.actors import hosts, transport
+from mottle.actors import copies, hosts, transport
 from mottle.actors.exchange import Door, Exchange
 from mottle.actors.lifeline import Lifeline
 from mottle.actors.lines import Line, Message
@@ -126,6 +126,15 @@ class ParameterShard:
         """See `Session.take_up`."""
         self._serving.take_up(holding, numbers)
 
+    def meet_donor(self, name: str, pieces: Sequence[copies.Piece]) -> None:
+        """Know who offers a model under that name."""
+        self._serving.donors[name] = pieces
+
+    @transport.call(group="offers")
+    def offered(self, name: str) -> vectors.Offer:
+        """See `Session.offered`."""
+        return self._serving.offered(name)
+
     @property
     def _serving(self) -> "Session":
         assert self._session is not None, "this process serves no run at present"
@@ -207,6 +216,9 @@ class Session:
                 self._memory.restore_optimizer(start.slots)
         self.newcomers: dict[p.ReplicaId, Any] = {}
         """Handles of the processes that stand for newcomers to this shard."""
+        self.donors: dict[str, Sequence[copies.Piece]] = {}
+        """Shards of other runs, by the name under which they offer their model."""
+        self._offering = threading.Condition()
         self._run = Folder.at(run_dir)
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._answers: dict[tuple[str, int, int | None], Any] = {}
@@ -386,6 +398,13 @@ class Session:
                 case sh.Run(p.Snapshot(checkpoint)):
                     self._writer.submit(self._save, checkpoint, self._memory.optimizer_state())
                     self._obey(self._machine.handle(sh.Ran(order.command)))
+                case sh.Run(p.Offer()):
+                    self._obey(self._machine.handle(self._memory.run(order.command)))
+                    with self._offering:
+                        self._offering.notify_all()
+                case sh.Run(p.Fetch(name, source)):
+                    threading.Thread(target=self._fetch, args=(name, source), name="fetch", daemon=True).start()
+                    self._obey(self._machine.handle(sh.Ran(order.command)))
                 case sh.Run(command):
                     self._obey(self._machine.handle(self._memory.run(command)))
                 case sh.Serve(reader, number, fragment):
@@ -402,6 +421,34 @@ class Session:
                     self.newcomers[newcomer].take_up.remote(holding, held)
                 case sh.PassOn(newcomer, event):
                     self._pass_on(self.newcomers[newcomer], event)
+
+    def offered(self, name: str) -> vectors.Offer:
+        """What is offered under that name, once the commands have come to its place.
+
+        Raises:
+            TimeoutError: they do not.
+        """
+        with self._offering:
+            self._offering.wait_for(lambda: self._memory.offered(name) is not None, copies.FETCH_TIMEOUT_S)
+        if (offer := self._memory.offered(name)) is None:
+            raise TimeoutError(f"nothing was offered as {name} within {copies.FETCH_TIMEOUT_S:.0f} s")
+        return offer
+
+    def _fetch(self, name: str, source: str) -> None:
+        """In a thread of its own: training goes on meanwhile."""
+        error, model = "", None
+        try:
+            model = copies.fetch(source, self.donors.pop(source), self._machine.owned)
+            error = self._memory.misfit(model)
+        except KeyError:
+            error = "a replica that has just come does not know who offers the model; ask again"
+        except Exception as trouble:  # whatever it is, the run goes on as it was, and says why
+            traceback.print_exc()
+            error = f"{type(trouble).__name__}: {trouble}"
+        with self._turn():
+            if model is not None and not error:
+                self._memory.take(name, model)
+            self._handle([sh.FetchEnded(name, error)])
 
     def _pass_on(self, newcomer: Any, event: sh.Pushed | sh.Heard) -> None:
         """Through Ray, which keeps the order of one caller's calls."""

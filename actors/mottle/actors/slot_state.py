@@ -78,6 +78,8 @@ class SlotState:
         self._reports = reports
         self._kept: KeptStates[_Kept] = KeptStates(most)
         self._local: LocalTraining | None = None
+        self.lineage: int | None = None
+        """Of the last order."""
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         taken = {} if take_up is None else read_part(folder_of(self._run, take_up.checkpoint), take_up.part.saved)
         self._taken_up = {name: value for name, value in taken.items() if not name.startswith(CODEC)}
@@ -86,6 +88,13 @@ class SlotState:
         for prefix, (keys, spaces) in self._spaces.items():
             whole = {name.removeprefix(prefix): value for name, value in taken.items() if name.startswith(prefix)}
             self.memory |= {key: cut(whole, owned) or None for key, owned in zip(keys, spaces, strict=True)}
+
+    def follow(self, lineage: int) -> None:
+        """The next order is of this lineage: what was kept beside a model that was replaced is of no use in another."""
+        if self.lineage not in (None, lineage):
+            self._local, self._taken_up = None, {}
+            self.memory = dict.fromkeys(self.memory)
+        self.lineage = lineage
 
     def training(self, make: Callable[[], LocalTraining]) -> LocalTraining:
         """The worker's inner steps; made by its first order that has some, for they take memory."""

@@ -7,6 +7,7 @@ messages into the mailbox, which the compute thread looks into at every micro-ba
 import gc
 import os
 import queue
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -61,8 +62,15 @@ class TrainingWorker:
         self._working: Working | None = None
         self._num_attached = 0
         self._over: Future[int] = Future()
+        self._serving = ""
+        """Folder of the run that it is prepared for."""
+        self._let_go_of = ""
+        """Folder of the run that its owner wants it back from."""
+        self._mailbox: queue.SimpleQueue[w.WorkerEvent] = queue.SimpleQueue()
         self._exchange: Exchange | None = None
         self._session: Session | None = None
+        self._computed_ns = 0
+        """Time in which it computed for runs that are over."""
 
     def where(self) -> dict[str, Any]:
         """Process id, node, device and versions, for the crew's books."""
@@ -80,7 +88,7 @@ class TrainingWorker:
         """
         forget_peak()
         self._slot = slot
-        self._mailbox: queue.SimpleQueue[w.WorkerEvent] = queue.SimpleQueue()
+        self._mailbox = queue.SimpleQueue()
         self._exchange = None if door is None else Exchange(self._hear, self._line_broke)
         me = line_name(slot)
         line, trouble = connect(self._exchange, door, me, "the coordinator")
@@ -157,6 +165,9 @@ class TrainingWorker:
             )
             self._over = Future()
             self._working = Working(self._slot, group.name, self.where())
+            self._serving = job.run_dir
+            if self._let_go_of == job.run_dir:
+                self._mailbox.put(w.LetGo())
         except Exception:
             traceback.print_exc()
             raise
@@ -179,8 +190,26 @@ class TrainingWorker:
         return self._over.result()
 
     @transport.call(group="mail")
+    def let_go(self, run_dir: str) -> None:
+        """Leave the run in that folder, whoever coordinates it, or not begin with it: for the process's owner."""
+        self._let_go_of = run_dir
+        if self._serving == run_dir:
+            self._mailbox.put(w.LetGo())
+
+    @transport.call(group="run")
+    def settled(self) -> None:
+        """Answered when the computing thread is free."""
+
+    @transport.call(group="mail")
+    def computed_ns(self) -> int:
+        """Time in micro-batches, declared delays included, in all runs that it has served."""
+        return self._computed_ns + (0 if self._session is None else self._session.computed_ns)
+
+    @transport.call(group="mail")
     def rest(self) -> None:
         """Forget the run; what was still under way to the mailbox has come when this is answered."""
+        self._computed_ns = self.computed_ns()
+        self._serving = self._let_go_of = ""
         self._session = self._exchange = None
         self._lifeline.let_go()
         gc.collect()
@@ -219,6 +248,8 @@ class Session:
         else:  # what its processes keep is in no checkpoint
             self._state = SlotState(job.run_dir, slot, (), most, reports)
             self._bench = gang()
+        self.computed_ns = 0
+        """Time in micro-batches, declared delays included."""
         self._travel = ThreadPoolExecutor(max_workers=1, thread_name_prefix="travel")
         """Sends and reads fragments while this thread computes."""
 
@@ -272,6 +303,9 @@ class Session:
     def _work(self, order: w.WorkerOrder) -> w.WorkerEvent:
         match order:
             case w.LoadBase(work_id, version, local):
+                if self._state.lineage not in (None, version.lineage):
+                    self._travel.submit(_nothing).result()  # what travels yet is of the old line, and of its memory
+                self._state.follow(version.lineage)
                 self._bench.load(p.work_holder(work_id), version.number)
                 return self._clear(work_id, local)
             case w.ClearAccumulator(work_id, local):
@@ -280,7 +314,9 @@ class Session:
             case w.GoOn(work_id, local):
                 return self._clear(work_id, local)
             case w.RunPart():
+                began_ns = time.monotonic_ns()
                 done = self._bench.compute(order, lambda: self._interrupted(order.work_id))
+                self.computed_ns += time.monotonic_ns() - began_ns
                 return w.Computed(order.work_id, order.part, order.start + done)
             case w.Push():
                 self._bench.push(order)
@@ -332,3 +368,7 @@ class Session:
             for order in self._machine.handle(self._mailbox.get()):
                 self._execute(order)
         return self._machine.interrupted(work_id)
+
+
+def _nothing() -> None:
+    """Waits its turn."""

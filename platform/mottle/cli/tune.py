@@ -109,9 +109,11 @@ def _answer(done: "Sweep", metric: str, folder: Path, best_file: Path) -> Answer
         "best_job": str(best_file) if done.best is not None else None,
         "page": str(page) if page.is_file() else None,
         "table": str(folder / sweep.TABLE_FILE),
+        "fleet_busy": None if done.usage is None else done.usage.busy,
     }
     if done.best is None:
         return Answer(data, f"no trial came to a result; see {folder / sweep.TABLE_FILE}", Code.FAILED)
     text = f" best    {done.best.trial} with {metric} {shown(score(done.best, metric))}\n train   mottle train {best_file}"
     text += f"\n page    {page}" if page.is_file() else ""
+    text += "" if done.usage is None else f"\n fleet   busy {done.usage.busy:.0%} of {done.usage.seconds:.0f} s"
     return Answer(data, text, Code.INTERRUPTED if done.interrupted else Code.OK)

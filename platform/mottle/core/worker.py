@@ -49,6 +49,11 @@ class DismissAsked:
 
 
 @dataclass(frozen=True, slots=True)
+class LetGo:
+    """The owner of the worker's process wants it back: the same, whoever coordinates the run."""
+
+
+@dataclass(frozen=True, slots=True)
 class Attached:
     """A new coordinator has taken over. These orders are open; whatever else is in hand it does not know of, or no longer wants."""
 
@@ -115,6 +120,7 @@ WorkerEvent = (
     | CutAsked
     | AbandonAsked
     | DismissAsked
+    | LetGo
     | Attached
     | MixAsked
     | FragmentRead
@@ -321,6 +327,7 @@ class Worker:
             CutAsked: lambda e: self._on_stop(e.work_id, "cut"),
             AbandonAsked: lambda e: self._on_stop(e.work_id, "abandon"),
             DismissAsked: self._on_dismissed,
+            LetGo: self._on_dismissed,
             MixAsked: self._on_mix_asked,
             FragmentRead: self._on_fragment_read,
             SaveAsked: self._on_save_asked,
@@ -401,7 +408,7 @@ class Worker:
             return [Answer(WorkReturned(self.slot, work_id, "it was done before", done=True))]
         return []
 
-    def _on_dismissed(self, event: DismissAsked) -> list[WorkerOrder]:
+    def _on_dismissed(self, event: DismissAsked | LetGo) -> list[WorkerOrder]:
         self._leaving = True
         self._jobs = deque(job for job in self._jobs if job.phase != "queued")
         for job in self._jobs:

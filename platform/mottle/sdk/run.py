@@ -24,7 +24,7 @@ from mottle.sdk.reporting import Reporter
 from mottle.sdk.result import Result, RunFailedError
 
 POLL_S = 0.25
-ONCE = ("add_workers",)
+ONCE = ("add_workers", "copy_from")
 """What would do something else if it was asked twice."""
 
 
@@ -55,6 +55,11 @@ class Run:
     def path(self) -> str:
         """The run's folder: a local path or a URI."""
         return self.job.run_dir
+
+    @property
+    def coordinator(self) -> Any:
+        """Its coordinator's actor, for whoever lends the run workers."""
+        return self._coordinator
 
     @property
     def progress(self) -> Snapshot:
@@ -117,16 +122,43 @@ class Run:
         """Change settings from the next step on; logged, so a replay follows.
 
         Args:
-            settings: `lr`: the optimizer's learning rate, before any schedule; `rule`: the robust rule of a synchronous strategy, or None
-                for the mean.
+            settings: `lr`: the optimizer's learning rate, before any schedule; `momentum`: of SGD on the shards; `rule`: the robust rule of
+                a synchronous strategy, or None for the mean; `strategy`: the run's own one with other options (staleness weight, batch
+                size, local steps), for which what is in hand is given up.
         Raises:
             ConfigError: a setting or rule that there is not, with the nearest name, or a value that cannot be. Nothing is changed then.
         """
-        job = self.job
-        given = job.strategy_defaults
-        resized = given.get("batch_policy") is not None
-        checked = checked_settings(settings, job.strategy, trusted=job.validation is not None, lr=given.get("lr"), resized=resized)
-        self._ask("configure", checked)
+        self._ask("configure", self._checked(settings))
+
+    def _checked(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        job, defaults = self.job, self.job.strategy_defaults
+        return checked_settings(
+            settings,
+            job.strategy,
+            trusted=job.validation is not None,
+            lr=defaults.get("lr"),
+            resized=defaults.get("batch_policy") is not None,
+            defaults=defaults,
+            optimizer=job.server_optimizer or job.optimizer,
+        )
+
+    def copy_from(self, donor: "Run", **settings: Any) -> None:
+        """Take over the model of another live run, optimizer state included, from its shards to this one's; and change settings with it.
+
+        What workers have in hand belongs to the old model and is given up; its samples are free again. The run's own place in the data
+        stays. Returns when the new model is the newest version, of the next lineage.
+
+        Args:
+            donor: as it is now; it trains on.
+            settings: as `set` takes them; they change together with the model, or not at all.
+        Raises:
+            CopyError: another model, a run that is over, or no shard to be had; nothing has changed then.
+        """
+        self.copy_from_coordinator(donor.coordinator, **settings)
+
+    def copy_from_coordinator(self, donor: Any, **settings: Any) -> None:
+        """As `copy_from`, from a run of another process."""
+        self._ask("copy_from", donor, self._checked(settings) if settings else {})
 
     def pause(self) -> None:
         """Give out no new work; what is in hand is finished."""
