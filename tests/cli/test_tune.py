@@ -23,8 +23,9 @@ def space(tmp_path: Path) -> Path:
 def test_a_sweep_leaves_its_table_its_page_and_the_best_job(tmp_path: Path, space: Path, mottle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_AIR_NEW_OUTPUT", "0")
     job, out = small.job_file(tmp_path), tmp_path / "sweep"
-    done = mottle("tune", space, "--job", job, "--out", out, "--json")
+    done = mottle("tune", space, "--job", job, "--out", out, "--json", "--set", "share=equal")
     assert done.code == 0, done.err
+    assert 0 < done.data["fleet_busy"] <= 1
     assert [trial["state"] for trial in done.data["trials"]] == ["done", "done"]
     assert done.data["best"]["values"]["optimizer.lr"] == 0.1
     assert done.data["best_job"] == str(tmp_path / "small.best.yaml")

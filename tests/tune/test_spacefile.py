@@ -78,6 +78,7 @@ def test_schedulers_and_searchers_are_rays(tmp_path: Path, scheduler: Any, kind:
         ({"fidelity": {"simulate": {"target": 0.5}}}, "a target is reached from below"),
         ({"fidelity": "simulate", "search": "tpe"}, "there is nothing to search by 'tpe'"),
         ({"fidelity": {"simulate": {"candidates": 3}}, "trials": 4}, "3 candidates are fewer than the 4 trials"),
+        ({"share": "equaly"}, ":4: share: unknown policy 'equaly'; did you mean 'equal'?"),
         ({"scheduler": "pbt", "space": {"seed": 3}}, "pbt changes what is searched, and the space has neither ranges nor choices"),
         ({"space": {"optimizer.lr": {"logunifrom": [1, 2]}}}, ":1: space.optimizer.lr: unknown range 'logunifrom'; did you mean"),
         ({"space": {"optimizer.lr": {"uniform": [1]}}}, "uniform takes a list of 2 numbers, got [1]"),
@@ -100,6 +101,8 @@ def test_values_from_the_command_line_win(tmp_path: Path) -> None:
 def test_the_job_is_asked_about_every_choice_and_the_metrics(tmp_path: Path) -> None:
     job = jobfile.read(DIGITS / "async.yaml")
     assert read(tmp_path).check(job).spec.optimizer == {"sgd": {"lr": 0.01, "momentum": 0.5}}
+    share = {"space": {"scaling.max_workers": {"choice": [1, 2]}}, "share": "halving"}
+    assert read(tmp_path, **share).check(job) is not None, "a trial's share, although the fleet has two groups"
     for changes, message in (
         ({"space": {"optimizer.lrr": 1.0}}, "space.yaml: optimizer.sgd.lrr: optimizer SGD has no option 'lrr' here; did you mean 'lr'?"),
         ({"metric": "loss"}, "space.yaml:2: metric: the job does not report 'loss'; did you mean 'test_loss'?"),

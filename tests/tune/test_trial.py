@@ -112,6 +112,27 @@ def test_a_trial_that_is_stopped_leaves_no_process_and_one_that_becomes_another_
     live.assert_released([worker])
 
 
+def test_a_trial_takes_over_anothers_model_in_the_run_that_it_has(tmp_path: Path) -> None:
+    """As population-based training has it: no process is started for it, and what a live run cannot change is named."""
+    crew = WorkerGroup(count=1, num_cpus=0.5, delay_s=0.001)
+    kind = described(tmp_path, until={"epochs": 1000}, strategy="async", scaling_config=crew)
+    with (
+        running(kind, tmp_path, {"optimizer.lr": 0.1}, "winner") as winner,
+        running(kind, tmp_path, {"optimizer.lr": 1e-9}, "loser") as loser,
+    ):
+        assert loser.exploit(None, {"optimizer.lr": 0.1}) == "the run has ended"
+        winner.train()
+        first = loser.train()
+        told = loser.exploit(winner.coordinator(), {"optimizer.lr": 0.1, "codec": "bf16"})
+        assert told == "codec cannot be changed while a run goes on"
+        assert loser.exploit(winner.coordinator(), {"optimizer.lr": 0.05, "batch_size": 10}) == ""
+        for _ in range(20):  # an evaluation or two may have begun before
+            if (later := loser.train())["test_loss"] < 0.9 * first["test_loss"]:
+                break
+        assert later["test_loss"] < 0.9 * first["test_loss"]
+        assert [folder.name for folder in (tmp_path / "sweep" / "loser").glob("run-*")] == ["run-000"]
+
+
 def test_a_checkpoint_of_another_format_or_of_nobody_is_refused(tmp_path: Path) -> None:
     (tmp_path / "theirs").mkdir()
     (tmp_path / "newer").mkdir()

@@ -559,6 +559,29 @@ def test_a_replaced_range_goes_on_as_the_one_that_offered_it() -> None:
     assert torch.equal(own.values, donor.values)
 
 
+def test_a_replaced_range_of_fragments_goes_on_with_the_momentum_of_each() -> None:
+    def walked(memory: ShardMemory, numbers: range, lineage: int = 0) -> None:
+        for number in numbers:
+            owned = FRAGMENTS.owned(number % 2, memory.spec.owned)
+            memory.store("update/0", owned.start, owned.stop, 1.0, encoded(part_of(vector(number), number % 2)), (), number % 2)
+            memory.run(p.Step(p.Version(lineage, number), "update/0", 1.0, 0, number - 1, drop=("update/0",), fragment=number % 2))
+
+    donor, own = (Cut.of(vector(seed), 1, optimizer=OUTER, fragments=FRAGMENTS).shards[0] for seed in (0, 50))
+    walked(donor, range(1, 4))
+    walked(own, range(1, 3))
+    donor.run(p.Offer("copy"))
+    offered = donor.offered("copy")
+    assert offered is not None
+    own.take("model/1", offered)
+    moved = own.read(2, 0)
+    own.run(p.Replace(p.Version(1, 3), "model/1", 2, drop=("model/1",)))
+    assert torch.equal(own.read(2, 0), moved), "what workers had still to mix in of the last step"
+    assert torch.equal(own.read(3, 1), part_of(donor.values, 1))
+    walked(donor, range(4, 7))
+    walked(own, range(4, 7), lineage=1)
+    assert torch.equal(own.values, donor.values)
+
+
 def test_slots_of_another_optimizer_are_left_behind_and_what_is_not_finite_or_too_short_is_refused() -> None:
     donor, own = one(0, {"adam": {"lr": 0.1}}), one(50, MOMENTUM)
     versions(donor, range(1, 2))

@@ -50,6 +50,11 @@ def nothing() -> PlacementGroupFactory:
     return PlacementGroupFactory([{}, {"CPU": LEAST_CPU}])
 
 
+def lent() -> PlacementGroupFactory:
+    """The request of a trial that borrows its crew: a byte of memory, for all CPUs may be the fleet's."""
+    return PlacementGroupFactory([{}, {"memory": 1}])
+
+
 def _bundle(group: WorkerGroup) -> dict[str, float]:
     amounts = {"CPU": group.num_cpus, "GPU": group.num_gpus, **group.resources}
     if group.accelerator_type is not None:

@@ -27,6 +27,7 @@ from mottle.sdk.simulating import task_of
 from mottle.simulate import Fleet, Workers
 from mottle.simulate.compare import limited
 from mottle.simulate.outcome import outcome_of
+from mottle.tune.borrowing import parted
 from mottle.tune.fields import plain
 from mottle.tune.ranking import Mode
 from mottle.tune.space import job_with
@@ -79,10 +80,14 @@ def points(space: Mapping[str, Any], number: int, seed: int) -> Iterator[dict[st
             yield dict(values)
 
 
-def forecast(job: JobFile, values: Mapping[str, Any], metric: str, how: Simulate) -> Forecast:
-    """Simulate a job with these values on its own fleet; a point that cannot be says why, and nothing is raised."""
+def forecast(job: JobFile, values: Mapping[str, Any], metric: str, how: Simulate, *, shared: bool = False) -> Forecast:
+    """Simulate a job with these values on its own fleet; a point that cannot be says why, and nothing is raised.
+
+    Args:
+        shared: trials share the job's fleet, so `scaling` is not of the job but the trial's part of it, which is left out of account.
+    """
     try:
-        described = job_with(job, values).trainer(folder="unused").job
+        described = job_with(job, parted(values)[0] if shared else values).trainer(folder="unused").job
         fleet = fleet_of(described, how.sample_s or measured_sample_s(described))
         task = limited(task_of(described, fleet), seconds=None, target=None if how.target is None else (metric, how.target))
         goal = task.config.target
@@ -116,12 +121,14 @@ def presearch(
     mode: Mode,
     how: Simulate | None = None,
     seed: int = 0,
+    shared: bool = False,
     told: Callable[[Forecast], None] = lambda forecast: None,
 ) -> list[Forecast]:
     """Simulate points of a space and keep the best; `Given` has Ray Tune run their values.
 
     Args:
         keep: at most so many.
+        shared: as in `forecast`.
         told: called after each.
     Raises:
         ConfigError: a target for a metric that falls, or no point that could be simulated, with the last reason.
@@ -133,7 +140,7 @@ def presearch(
         how = replace(how, sample_s=measured_sample_s(job.trainer(folder="unused").job))
     done = []
     for values in points(space, how.candidates, seed):
-        done.append(forecast(job, values, metric, how))
+        done.append(forecast(job, values, metric, how, shared=shared))
         told(done[-1])
     sound = [each for each in ranked(done, mode) if not each.trouble]
     if not sound:

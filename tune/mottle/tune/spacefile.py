@@ -27,8 +27,10 @@ from mottle.core.naming import construct, suggestion
 from mottle.sdk.jobfile import JobFile
 from mottle.sdk.schema import Document, Fault, JobFileError, KeyPath, read_document
 from mottle.sdk.schema.job import Section, Spec, shown
+from mottle.tune.borrowing import parted
 from mottle.tune.presearch import Given, Simulate
 from mottle.tune.searching import scheduler_of, search_of
+from mottle.tune.shares import policy_of
 from mottle.tune.space import check, check_metric
 
 DOMAINS: Mapping[str, tuple[int | None, Callable[..., Any]]] = {
@@ -61,6 +63,8 @@ class Shape(Section):
     """Who stops early: `fifo` (nobody), `asha`, `hyperband`, `median`, `pbt`."""
     concurrent: int | None = Field(default=None, ge=1)
     """Trials side by side at most; as many as the cluster has room for if left out."""
+    share: Spec | None = None
+    """Trials share the job's fleet by that policy: `equal`, `halving`, `marginal`; without it each has a crew of its own."""
     fidelity: Spec = "live"
     """`live`, or `simulate`: points are tried on the simulator first, and the best `trials` of them are run."""
     stop: dict[str, float] = Field(default_factory=dict)
@@ -89,7 +93,7 @@ class SpaceFile:
             JobFileError: all that is wrong.
         """
         try:
-            first = check(job, self.space)
+            first = check(job, self.space if self.shape.share is None else parted(self.space)[0] or {"seed": job.spec.seed})
         except JobFileError as error:
             name = self._document.name
             raise JobFileError([Fault(name, fault.key, fault.message, unknown=fault.unknown) for fault in error.faults]) from None
@@ -208,6 +212,7 @@ def _searching_faults(shape: Shape, space: Mapping[str, Any], document: Document
         ("search", lambda: search_of(shape.search, shape.seed)),
         ("scheduler", lambda: scheduler_of(shape.scheduler, space)),
         ("fidelity", lambda: fidelity_of(shape)),
+        ("share", lambda: shape.share is None or policy_of(shape.share)),
     )
     for key, attempt in checks:
         try:

@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,20 @@ from mottle.core.errors import ConfigError, MottleError
 from mottle.sdk.jobfile import JobFile
 from mottle.storage import Folder
 from mottle.tune import crew
+from mottle.tune.arbiter import Arbiter
 from mottle.tune.fields import applied, leaves
 from mottle.tune.pictures import PAGE_FILE, page_html
 from mottle.tune.presearch import presearch
 from mottle.tune.ranking import Row, best, score, shown, table_csv
 from mottle.tune.spacefile import SpaceFile, fidelity_of
-from mottle.tune.tuner import check_crew, start_ray, trainable
+from mottle.tune.tuner import check_crew, start_ray, trainable, with_room
+from mottle.tune.usage import FleetUsage
 from mottle.tune.watching import Display, Watcher
 
 TABLE_FILE = "trials.csv"
 TRIALS = "trials"
 """Folder of Ray Tune's own, inside that of the sweep."""
+Points = Sequence[Mapping[str, Any]]
 WRITTEN = "# Written by mottle tune"
 
 
@@ -40,6 +43,8 @@ class Sweep:
     best: Row | None
     interrupted: bool
     """Somebody ended it before all trials were over."""
+    usage: FleetUsage | None = None
+    """Of the fleet that the trials shared, if they did."""
 
 
 def run(space: SpaceFile, job: JobFile, folder: Path, display: Display, *, address: str | None = None, resume: bool = False) -> Sweep:
@@ -56,11 +61,21 @@ def run(space: SpaceFile, job: JobFile, folder: Path, display: Display, *, addre
     first = space.check(job)
     points = None if resume else _foretold(space, job, display)
     groups = crew.groups_of(first)
+    if space.shape.share is not None:
+        with Arbiter(job, policy=space.shape.share).start(address=address) as fleet:
+            return replace(_run(space, job, folder, display, fleet, points, resume=resume), usage=fleet.usage())
     start_ray(groups, space.shape.concurrent or 1, address)
     check_crew(groups)
+    return _run(space, job, folder, display, None, points, resume=resume)
+
+
+def _run(
+    space: SpaceFile, job: JobFile, folder: Path, display: Display, fleet: Arbiter | None, points: Points | None, *, resume: bool
+) -> Sweep:
+    kind = trainable(job, fleet)
     watcher = Watcher(display.show, lambda config: {".".join(place): value for place, value in leaves(config)})
     if resume:
-        tuner = tune.Tuner.restore(str(folder / TRIALS), trainable(job))
+        tuner = tune.Tuner.restore(str(folder / TRIALS), kind)
         restored: Any = tuner._local_tuner
         restored._run_config.callbacks = [watcher]  # Ray gives a restored sweep no other way to be watched
     else:
@@ -68,7 +83,10 @@ def run(space: SpaceFile, job: JobFile, folder: Path, display: Display, *, addre
             name=TRIALS, storage_path=str(folder), stop=dict(space.shape.stop) or None, callbacks=[watcher], verbose=0,
             checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
         )  # fmt: skip
-        tuner = tune.Tuner(trainable(job), param_space=dict(space.space), tune_config=space.tune_config(points), run_config=config)
+        tune_config = space.tune_config(points)
+        if kind.loan is not None:
+            tune_config = with_room(tune_config, kind.loan)
+        tuner = tune.Tuner(kind, param_space=dict(space.space), tune_config=tune_config, run_config=config)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial's failure is a row of the table
     with display:
         try:
@@ -80,12 +98,13 @@ def run(space: SpaceFile, job: JobFile, folder: Path, display: Display, *, addre
     return Sweep(rows, best(rows, space.shape.metric, space.shape.mode), any(row.state in ("running", "waiting", "paused") for row in rows))
 
 
-def _foretold(space: SpaceFile, job: JobFile, display: Display) -> Sequence[Mapping[str, Any]] | None:
+def _foretold(space: SpaceFile, job: JobFile, display: Display) -> Points | None:
     """The points that the simulator finds worth running; None where it is not asked."""
     how, shape = fidelity_of(space.shape), space.shape
     if how is None:
         return None
-    chosen = presearch(job, space.space, shape.trials, metric=shape.metric, mode=shape.mode, how=how, seed=shape.seed)
+    shared = shape.share is not None
+    chosen = presearch(job, space.space, shape.trials, metric=shape.metric, mode=shape.mode, how=how, seed=shape.seed, shared=shared)
     best = chosen[0]
     came = f"{shape.metric} {how.target:g} after {best.seconds:.1f} s" if best.reached else f"{shape.metric} {shown(best.score)}"
     display.note(f"simulated {how.candidates} points, {len(chosen)} are run; the best is foretold to have {came}")

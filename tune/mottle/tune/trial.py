@@ -27,7 +27,10 @@ from mottle.sdk.local import missing_resources
 from mottle.sdk.schema import JobFileError
 from mottle.storage import Folder
 from mottle.tune import crew, handover
+from mottle.tune.arbiter import Loan
+from mottle.tune.borrowing import Borrowing, job_and_crew
 from mottle.tune.fields import SCALING, touched
+from mottle.tune.population import fixed_fields, in_place
 from mottle.tune.space import job_with
 
 POLL_S = 0.1
@@ -47,6 +50,8 @@ class Trial(ray.tune.Trainable):
     """What `trainable` makes a class of for each job."""
 
     job: ClassVar[JobFile]
+    loan: ClassVar[Loan | None] = None
+    """The fleet that trials share; None where each has a crew of its own."""
 
     # --- on the driver ----------------------------------------------------------------------------------------------------------------
 
@@ -60,11 +65,18 @@ class Trial(ray.tune.Trainable):
         if not config:
             raise ConfigError("the space is empty; name at least one field to search, such as optimizer.lr")
         try:
+            if cls.loan is not None:
+                job_and_crew(cls.job, config, cls.loan)
+                return crew.lent()
             groups = crew.groups_of(job_with(cls.job, config))
         except JobFileError as error:
             if unknown := [fault for fault in error.faults if fault.unknown]:
                 raise JobFileError(unknown) from None
-            return crew.nothing()
+            return crew.nothing() if cls.loan is None else crew.lent()
+        except MottleError:
+            if cls.loan is None:
+                raise
+            return crew.lent()  # a share that the fleet cannot give
         if lacking := missing_resources(groups) if ray.is_initialized() else "":
             if touched(config) & _FLEET_FIELDS:
                 return crew.nothing()
@@ -84,6 +96,7 @@ class Trial(ray.tune.Trainable):
         self._trainer: Trainer | None = None
         self._resumes = False
         self._run: Run | None = None
+        self._borrowing: Borrowing | None = None
         self._num_seen = 0
         self._began_at = 0
         self._version: int | None = None
@@ -106,6 +119,8 @@ class Trial(ray.tune.Trainable):
                 raise TrialError("the run ended and nothing was measured: every evaluation failed; see the logs in its folder")
             return {RESULT_DUPLICATE: True}  # Tune takes its last result as the end
         self._version = int(report["version"])
+        if self._borrowing is not None:
+            self._borrowing.reported(int(report["samples"]))
         if not math.isfinite(report["test_loss"]):
             self._release()
             raise TrialError(f"diverged: test_loss is {report['test_loss']} after {report['samples']:.0f} samples")
@@ -139,6 +154,39 @@ class Trial(ray.tune.Trainable):
         self._become(new_config)
         return True
 
+    # --- population-based training ----------------------------------------------------------------------------------------------------
+
+    def coordinator(self) -> Any:
+        """Whom another trial can copy the model from; None between two runs."""
+        return None if self._run is None else self._run.coordinator
+
+    def exploit(self, donor: Any, new_config: Config) -> str:
+        """Take over the model of another trial's run and go on with these fields. Why that cannot be, and nothing has changed; else empty.
+
+        Args:
+            donor: the other run's coordinator.
+        """
+        if self._run is None or self._trainer is None:
+            return "the run has ended"
+        other = self._job_of(new_config)
+        job, then = self._trainer.job, other.trainer(folder="unused").job
+        settings, fixed = in_place(job, then)
+        if fixed := fixed_fields(self._job_of(self._fields).data, other.data) + fixed:
+            return f"{', '.join(fixed)} cannot be changed while a run goes on"
+        try:
+            self._run.copy_from_coordinator(donor, **settings)
+        except MottleError as error:
+            return str(error)
+        self._fields = new_config
+        self._trainer.job = replace(
+            job,
+            optimizer=then.optimizer,
+            strategy=then.strategy,
+            strategy_defaults=then.strategy_defaults,
+            server_optimizer=then.server_optimizer,
+        )
+        return ""
+
     def cleanup(self) -> None:
         """Let every actor of the run go at once."""
         self._release()
@@ -150,16 +198,26 @@ class Trial(ray.tune.Trainable):
         if self._trainer is None:
             self._trainer = self._described()
         self._run = self._trainer.resume() if self._resumes else self._trainer.start()
+        if self._borrowing is not None:
+            self._borrowing.begin(self._run)
 
     def _described(self) -> Trainer:
         """The trial's job, in a folder of its own below the trial's."""
         assert self._storage is not None, "Tune gives every trial a place"
         trials = Folder(self._storage.storage_filesystem, self._storage.trial_fs_path)
         name = f"run-{sum(each.startswith('run-') for each in trials.folders()):03d}"
-        trainer = job_with(self.job, self._fields).trainer(folder=f"{address_of(trials)}/{name}")
+        folder = f"{address_of(trials)}/{name}"
+        trainer = self._job_of(self._fields).trainer(folder=folder)
+        if self.loan is not None:
+            _, (minimum, maximum) = job_and_crew(self.job, self._fields, self.loan)
+            trainer.job = replace(trainer.job, lent_crew=minimum, lender=self.loan.owner)
+            self._borrowing = Borrowing(self.loan, trainer.job.run_dir, minimum, maximum)
         brain = replace(trainer.job.brain, save_evaluated=True, checkpoint_every=None)
         trainer.job = replace(trainer.job, name=self.trial_name, brain=brain, keep=KeepCheckpoints())
         return trainer
+
+    def _job_of(self, fields: Config) -> JobFile:
+        return job_with(self.job, fields) if self.loan is None else job_and_crew(self.job, fields, self.loan)[0]
 
     def _next(self) -> dict[str, float] | None:
         """The next evaluation that is not of what the run began with; None if there is none any more."""
@@ -174,8 +232,13 @@ class Trial(ray.tune.Trainable):
         return None
 
     def _check_crew(self, snapshot: Snapshot) -> None:
-        """Nobody adds workers to a trial, so without any it would wait for ever."""
+        """Nobody adds workers to a trial with a crew of its own, so without any it would wait for ever."""
         assert self._run is not None
+        if self._borrowing is not None:
+            if fault := self._borrowing.fault():
+                self._release()
+                raise TrialError(fault)
+            return
         if snapshot.workers and all(worker.state in GONE for worker in snapshot.workers) and not self._run.finished:
             died = [event.text for event in snapshot.events if event.kind == "killed"]
             self._release()
@@ -208,6 +271,7 @@ class Trial(ray.tune.Trainable):
         """
         assert self._run is not None
         run, self._run, self._ended = self._run, None, True
+        self._give_back()
         result = run.result()
         if result.error is not None:
             raise result.error
@@ -217,6 +281,7 @@ class Trial(ray.tune.Trainable):
         if self._run is None:
             return
         self._run.stop("stopped by Ray Tune")
+        self._give_back()
         if self._over(FREE_S):
             self._run.result()
             self._run = None
@@ -224,9 +289,15 @@ class Trial(ray.tune.Trainable):
 
     def _release(self) -> None:
         """End a run that has not, at once."""
+        self._give_back()
         if self._run is not None:
             self._run.kill()
             self._run = None
+
+    def _give_back(self) -> None:
+        """Others may have the workers that were lent to the run."""
+        if self._borrowing is not None:
+            self._borrowing.over()
 
 
 def _told(report: Mapping[str, float], snapshot: Snapshot) -> dict[str, float]:
