@@ -2,6 +2,8 @@
 
 Sizes follow the published configurations, so that parameters and FLOPs are theirs: GPT-2 small 124 M parameters, BERT-base 110 M,
 ViT-base 86 M, ResNet-50 25.6 M; GNMT has the layers of Wu et al. 2016 at a width of 1024 and a vocabulary of 32,000.
+
+Where Hugging Face's transformers is installed, `with_transformers` takes its GPT-2, BERT and ViT in place of those written here.
 """
 
 from collections.abc import Callable
@@ -158,6 +160,8 @@ class Entry:
 
     build: Callable[[], nn.Module]
     inputs: tuple[str, ...]
+    whole: tuple[str, ...] = ("Block", "Bottleneck", "LSTM")
+    """Classes of modules that are not split between devices."""
 
 
 ZOO = {
@@ -167,3 +171,17 @@ ZOO = {
     "ResNet-50": Entry(resnet50, ("32x3x224x224",)),
     "GNMT": Entry(GNMT, ("64x40:int64", "64x40:int64")),
 }
+
+
+def with_transformers() -> tuple[dict[str, Entry], str]:
+    """The zoo with transformers' own models, random weights and default configurations; which release, empty without it."""
+    try:
+        import transformers as hf
+    except ImportError:
+        return ZOO, ""
+    theirs = {
+        "GPT-2 small": Entry(lambda: hf.GPT2LMHeadModel(hf.GPT2Config()), ("8x512:int64",), ("GPT2Block",)),
+        "BERT-base": Entry(lambda: hf.BertForMaskedLM(hf.BertConfig()), ("8x512:int64",), ("BertLayer",)),
+        "ViT-base": Entry(lambda: hf.ViTForImageClassification(hf.ViTConfig(num_labels=1000)), ("32x3x224x224",), ("ViTLayer",)),
+    }
+    return ZOO | theirs, hf.__version__

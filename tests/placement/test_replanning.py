@@ -77,3 +77,14 @@ def test_a_lost_device_is_repaired_around() -> None:
 def test_a_horizon_or_restart_that_means_nothing_is_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match="wanted a horizon"):
         replan(place(chains(twins("A"), Link())), twins("A"), **wrong)  # type: ignore[arg-type]
+
+
+def test_a_device_that_is_lost_while_weights_move_is_no_source_of_them() -> None:
+    """The first loss sends weights to B; before they are there B is lost, too: they come from the shards, and C keeps what it has."""
+    plan = place(chains(twins("ABC"), Link(0, 10)), "round-robin")
+    first = replan(plan, twins("ABC")[1:], horizon=1)
+    assert set(first.taken.plan.assignment.values()) == {"B", "C"}
+    second = replan(first.taken.plan, twins("ABC")[2:], horizon=1)
+    assert set(second.taken.plan.assignment.values()) == {"C"}
+    assert second.taken.moved == {name for name, device in first.taken.plan.assignment.items() if device == "B"}
+    assert migration_s(first.taken.plan, second.taken.plan) == len(second.taken.moved)  # ten bytes each, at ten a second

@@ -13,7 +13,9 @@ from mottle.actors.logs import Output
 from mottle.actors.probing import Report, report
 from mottle.actors.reports import RunHandle
 from mottle.actors.seat import Seat
+from mottle.placement import Link
 from mottle.placement.staging import Cut
+from mottle.placement.tracing import Profile
 
 
 class Follower:
@@ -54,6 +56,21 @@ class Follower:
         """See `Seat.take`."""
         self._seat.leave()
         self._seat.take(cut, stage)
+
+    @transport.call(group="run")
+    def rehearse(self) -> Profile:
+        """See `Seat.rehearse`."""
+        return self._seat.rehearse()
+
+    @transport.call(group="run")
+    def try_out(self, formation: Formation, place: int, peers: list[Any]) -> None:
+        """See `Seat.try_out`."""
+        self._seat.try_out(formation, place, peers)
+
+    @transport.call(group="run")
+    def time_link(self, peer: int, *, begins: bool) -> Link:
+        """See `Seat.time_link`."""
+        return self._seat.time_link(peer, begins=begins)
 
     @transport.call(group="run")
     def join(self, formation: Formation, peers: list[Any]) -> None:

@@ -6,6 +6,7 @@ begins. Where the cluster has no room for it, the model is cut anew for those th
 again when there is room. A leader that dies takes its followers along: the gang leaves the crew as one worker.
 """
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -17,6 +18,8 @@ from mottle.actors import hosts
 from mottle.actors.channels import Formation, TornError, open_store
 from mottle.actors.exchange import Door
 from mottle.actors.follower import Follower
+from mottle.actors.gang_cut import Cutting
+from mottle.actors.gang_state import Patch, StageFailedError
 from mottle.actors.job import Job, WorkerGroup, placed_config
 from mottle.actors.launching import options_of
 from mottle.actors.link import Replica, Shards
@@ -24,12 +27,11 @@ from mottle.actors.probing import Report, report
 from mottle.actors.reasons import reason_of
 from mottle.actors.reports import RunHandle
 from mottle.actors.seat import Seat
-from mottle.actors.stage_bench import Counted, capture_for
+from mottle.actors.stage_bench import Counted
 from mottle.actors.way import Way
 from mottle.core import protocol as p
 from mottle.core import worker as w
-from mottle.core.errors import MottleError
-from mottle.placement.staging import Cut, Member, cut_stages
+from mottle.placement import Link
 
 _remote: Any = ray.remote  # its annotations leave out concurrency_groups
 _FOLLOWER = _remote(concurrency_groups={"mail": 1, "run": 1})(Follower)
@@ -37,9 +39,8 @@ _FOLLOWER = _remote(concurrency_groups={"mail": 1, "run": 1})(Follower)
 ROOM_S = 30.0
 """A follower in the place of a lost one is waited for so long; then the others go on without it."""
 
-
-class StageFailedError(MottleError):
-    """A stage failed or died in the middle of an order."""
+MOST_PAIRS = 28
+"""Pairs of processes whose links are timed, all of up to 8 processes."""
 
 
 class Gang:
@@ -52,9 +53,9 @@ class Gang:
         door: of the coordinator's exchange.
         run: that they work for.
         me: the leader's actor, for followers that send through Ray.
+        taken_up: what it goes on from.
     Raises:
-        ConfigError: the model cannot be cut into the stages that the group declares.
-        InfeasibleError: they do not fit the processes' memory.
+        ConfigError: the model has no graph that could be cut into stages.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Gang:
         door: Door | None,
         run: RunHandle,
         me: Any,
+        taken_up: Sequence[Patch] = (),
     ) -> None:
         config = placed_config(group)
         assert config is not None
@@ -81,55 +83,96 @@ class Gang:
         self._seat = Seat(slot, job, group, shards, self._reports[0].host)
         self._store: Any = None
         self._formation = Formation(0, (), self._reports[0].host, 0)
-        self._capture = capture_for(job, job.model())
-        self._cut: Cut | None = None
+        self._cutting = Cutting(job, group, config)
         self._order: list[int] = []
-        """Rank of the process that runs each stage."""
+        """Rank of the process in each place."""
         self._stands = False
         self._weight, self._compute_ns = 0.0, 0
         self.counted: list[Counted] = []
         """Of the last round of micro-batches, by stage."""
-        self._form(patience_s=None)
+        self._taken_up = dict(map(_keyed, taken_up))
+        """What stages that stand anew go on from."""
+        self._begun, self._has_stood = -1, False
 
     # --- standing ---------------------------------------------------------------------------------------------------------------------
 
-    def _form(self, patience_s: float | None) -> None:
+    def form(self, patience_s: float | None = None) -> None:
         """Have a process for every stage, or as many as there are, cut the model for them and let them meet.
+
+        Once `deliver` reaches this gang: its processes speak to each other meanwhile.
 
         Args:
             patience_s: how long those that are new are waited for; None: for ever.
+        Raises:
+            ConfigError: the model cannot be cut into the stages that the group declares.
+            InfeasibleError: they do not fit the processes' memory.
         """
-        self._stands = False
         self._bury()
+        self._taken_up |= map(_keyed, self._rescue())
+        self._stands = False
         for rank in range(1, self._config.stages):
             if rank not in self._followers:
                 self._call(rank)
         self._admit(patience_s)
         ranks = sorted(self._reports)
-        if self._cut is None or self._formation.members != tuple(ranks):
-            self._cut = self._cut_for(ranks)
-        order = self._order = [ranks[member] for member in self._cut.members]
+        if self._cutting.wants_look(ranks):
+            self._look(ranks)
+        told = self._cutting.settle(self._reports)
+        cut, self._order = self._cutting.cut, self._cutting.order
+        formation, peers = self._next_formation(self._order)
+        self._at_once(lambda stage, actor: actor.take.remote(cut, stage), lambda stage: self._seat.take(cut, stage))
+        self._at_once(
+            lambda stage, actor: actor.join.remote(formation, peers),
+            lambda stage: self._seat.join(formation, peers, self._store),
+        )
+        if self._taken_up:
+            self._all("take_up", list(self._taken_up.values()))
+            self._taken_up = {}
+        self._stands = self._has_stood = True
+        print(f"gang of {len(self._order)} stages, formation {formation.number}: {told}", flush=True)
+
+    def _next_formation(self, order: Sequence[int]) -> tuple[Formation, list[Any]]:
+        """A further one of these ranks, and their actors."""
         if self._store is None and self._config.transport == "gloo":
             self._store = open_store(self._formation.host)
         port = 0 if self._store is None else self._store.port
-        self._formation = Formation(self._formation.number + 1, tuple(ranks), self._formation.host, port)
-        peers = [self._me if rank == 0 else self._followers[rank] for rank in order]
-        self._at_once(lambda stage, actor: actor.take.remote(self._cut, stage), lambda stage: self._seat.take(self._the_cut, stage))
+        self._formation = Formation(self._formation.number + 1, tuple(sorted(order)), self._formation.host, port)
+        return self._formation, [self._me if rank == 0 else self._followers[rank] for rank in order]
+
+    def _look(self, ranks: Sequence[int]) -> None:
+        """Let the processes time the ways between them, each pair by itself, and the model's ops, all at once, where that is asked for."""
+        self._order = list(ranks)
+        formation, peers = self._next_formation(ranks)
         self._at_once(
-            lambda stage, actor: actor.join.remote(self._formation, peers),
-            lambda stage: self._seat.join(self._formation, peers, self._store),
+            lambda place, actor: actor.try_out.remote(formation, place, peers),
+            lambda place: self._seat.try_out(formation, place, peers, self._store),
         )
-        self._stands = True
-        print(f"gang of {len(order)} stages, formation {self._formation.number}: ranks {order}, {self._describe()}", flush=True)
+        self._cutting.seen([self._time_link(a, b) for a, b in list(itertools.combinations(range(len(ranks)), 2))[:MOST_PAIRS]])
+        if self._config.calibrate == "ops":
+            found = self._at_once(lambda _, actor: actor.rehearse.remote(), lambda _: self._seat.rehearse())
+            self._cutting.profiles = dict(zip(ranks, found, strict=True))
 
-    @property
-    def _the_cut(self) -> Cut:
-        assert self._cut is not None
-        return self._cut
+    def _time_link(self, a: int, b: int) -> Link:
+        """Between two places of a formation; whoever is first begins."""
+        found: list[Link] = self._at_once(
+            lambda place, actor: actor.time_link.remote(a + b - place, begins=place == a),
+            lambda place: self._seat.time_link(a + b - place, begins=place == a),
+            only=(a, b),
+        )
+        return found[0]
 
-    def _describe(self) -> str:
-        times = [f"{(forward + backward) / 1e6:.3g} ms" for forward, backward in self._the_cut.times_ns]
-        return f"predicted {', '.join(times)} a micro-batch"
+    def _rescue(self) -> list[Patch]:
+        """What the stages that are left keep, as it was before an order that came to nothing."""
+        if not self._has_stood:
+            return []
+        before = self._begun + 1 if self._stands else self._begun
+        patches: list[Patch] = self._seat.do("kept", before)
+        for follower in (self._followers[rank] for rank in self._order if rank in self._followers and rank not in self._coming):
+            try:
+                patches += ray.get(follower.do.remote("kept", before))
+            except ray.exceptions.RayError:
+                continue  # whoever has no stage any more, or died just now, has nothing to give
+        return patches
 
     def _bury(self) -> None:
         """Forget followers that are dead."""
@@ -163,36 +206,27 @@ class Gang:
             except ray.exceptions.RayActorError:
                 del self._followers[rank]
 
-    def _cut_for(self, ranks: Sequence[int]) -> Cut:
-        """The model cut for these processes; those of a host share its memory."""
-        nodes = [self._reports[rank].node for rank in ranks]
-        members = []
-        for rank, node in zip(ranks, nodes, strict=True):
-            found = self._reports[rank]
-            declared = self._group.resources.get("memory")
-            shared = found.mem // nodes.count(node) if found.kind == "cpu" else found.mem
-            members.append(Member(found.rates, int(declared) if declared else shared))
-        return cut_stages(self._capture, members, self._config.microbatches, activations=self._config.held)
-
     # --- all at once ------------------------------------------------------------------------------------------------------------------
 
-    def _at_once(self, ask: Callable[[int, Any], Any], own: Callable[[int], Any]) -> list[Any]:
+    def _at_once(self, ask: Callable[[int, Any], Any], own: Callable[[int], Any], only: Sequence[int] | None = None) -> list[Any]:
         """What every stage answers, in order.
 
         Args:
             ask: a reference to a follower's answer, from its stage and actor.
             own: the leader's.
+            only: of these; None: of all.
         Raises:
             The leader's own error where that is at the bottom of it, else StageFailedError.
         """
-        stages = {stage: rank for stage, rank in enumerate(self._order) if rank}
+        places = {stage: rank for stage, rank in enumerate(self._order) if only is None or stage in only}
+        stages = {stage: rank for stage, rank in places.items() if rank}
         answers = {stage: ask(stage, self._followers[rank]) for stage, rank in stages.items()}
         watch = threading.Thread(target=self._watch, args=(list(answers.values()),), name="gang-watch", daemon=True)
         if self._config.transport == "ray":
             watch.start()
         found: dict[int, Any] = {}
         errors: dict[int, Exception] = {}
-        mine = self._order.index(0) if 0 in self._order else None
+        mine = next((stage for stage, rank in places.items() if rank == 0), None)
         if mine is not None:
             try:
                 found[mine] = own(mine)
@@ -263,12 +297,24 @@ class Gang:
     def load(self, reader: str, number: int) -> None:
         """Every stage reads its own ranges of a version; the gang stands again first, where it did not."""
         if not self._stands or (self._coming and ray.wait(list(self._coming.values()), timeout=0)[0]):
-            self._form(ROOM_S)
+            self.form(ROOM_S)
         parts = self._seat.bench.divided(reader, number)
         self._at_once(
             lambda stage, actor: actor.do.remote("load", parts[stage]),
             lambda stage: self._seat.do("load", parts[stage]),
         )
+
+    def begin(self, work_id: int) -> None:
+        """An order begins with what is kept when it is cleared for."""
+        self._begun = work_id
+
+    def kept(self, before: int) -> list[Patch]:
+        """What all stages kept before the first order from that one on.
+
+        Raises:
+            StageFailedError, TornError: one of them is gone.
+        """
+        return [patch for patches in self._all("kept", before) for patch in patches]
 
     def rewind(self) -> None:
         """See `Bench.rewind`."""
@@ -276,7 +322,7 @@ class Gang:
 
     def clear(self, local: p.LocalSteps | None) -> None:
         """See `Bench.clear`."""
-        self._all("clear", local)
+        self._all("clear", self._begun, local)
         self._weight, self._compute_ns = 0.0, 0
 
     def prefetch(self, epoch: int, start: int, stop: int) -> None:
@@ -314,6 +360,10 @@ class Gang:
     def push(self, order: w.Push) -> None:
         """See `Bench.push`; every stage sends its own ranges."""
         self._all("push", p.update_name(order.work_id), order.samples, self._weight, self._compute_ns, order.local)
+
+
+def _keyed(patch: Patch) -> tuple[tuple[str, int | None, int], Patch]:
+    return (patch.name, patch.start, patch.values.numel()), patch
 
 
 def _make_follower(group: WorkerGroup, taken: Sequence[str]) -> Any:

@@ -7,9 +7,14 @@ from typing import Any
 
 from mottle.actors.channels import Formation, GlooChannel, Inbox, RayChannel, call_store
 from mottle.actors.job import Job, WorkerGroup, placed_config
-from mottle.actors.stage_bench import StageBench
+from mottle.actors.stage_bench import StageBench, capture_for, device_of
 from mottle.actors.way import Way
+from mottle.data import Positions
+from mottle.engines.placed import Channel, rehearse, time_link
+from mottle.engines.torch_engine import AUTOCAST
+from mottle.placement import Link
 from mottle.placement.staging import Cut
+from mottle.placement.tracing import Profile
 
 
 class Seat:
@@ -24,12 +29,35 @@ class Seat:
     def __init__(self, slot: int, job: Job, group: WorkerGroup, shards: Mapping[int, list[Way]], host: str) -> None:
         self._slot, self._job, self._group, self._shards, self._host = slot, job, group, shards, host
         self._bench: StageBench | None = None
+        self._trial: Channel | None = None
         self.inbox = Inbox()
 
     @property
     def bench(self) -> StageBench:
         assert self._bench is not None, "a process of a gang that has no stage yet"
         return self._bench
+
+    def rehearse(self) -> Profile:
+        """Times of the model's ops in this process, where it has no stage yet."""
+        device, model = device_of(self._group), self._job.model()
+        captured = capture_for(self._job, model)
+        size = min(self._job.micro_batch_size, self._job.loader.num_positions)
+        batch = self._job.loader.load(Positions(0, 0, size))
+        autocast = None if self._group.autocast is None else AUTOCAST[self._group.autocast]
+        return rehearse(captured, model.to(device), self._job.loss, batch, size, device, autocast)
+
+    def try_out(self, formation: Formation, place: int, peers: Sequence[Any], store: Any = None) -> None:
+        """Meet the others to time the ways to them, before anybody has a stage.
+
+        Args:
+            place: of this process among the peers.
+        """
+        self._trial = self._channel(formation, place, peers, store)
+
+    def time_link(self, peer: int, *, begins: bool) -> Link:
+        """See `mottle.engines.placed.time_link`; the peer does the same."""
+        assert self._trial is not None, "a link is timed before the others are met"
+        return time_link(self._trial, peer, begins=begins)
 
     def take(self, cut: Cut, stage: int) -> None:
         """Run this stage from here on; the model is made anew where it was another one."""
@@ -50,14 +78,17 @@ class Seat:
         Raises:
             TornError: they did not come.
         """
+        self._trial = None
+        self.bench.join(self._channel(formation, self.bench.stage, peers, store))
+
+    def _channel(self, formation: Formation, stage: int, peers: Sequence[Any], store: Any) -> Channel:
         config = placed_config(self._group)
         assert config is not None
         if config.transport == "ray":
-            self.bench.join(RayChannel(formation, self.bench.stage, peers, self.inbox))
-            return
+            return RayChannel(formation, stage, peers, self.inbox)
         if store is None:
             store = call_store(formation.host, formation.port)
-        self.bench.join(GlooChannel(formation, self.bench.stage, store, self._host))
+        return GlooChannel(formation, stage, store, self._host)
 
     def do(self, method: str, *arguments: Any) -> Any:
         """Call a method of the bench. Where it fails, the way to the others is let go, so that nobody waits for this process."""
@@ -71,6 +102,7 @@ class Seat:
 
     def leave(self) -> None:
         """Let go of the way to the others."""
+        self._trial = None
         if self._bench is not None:
             self._bench.leave()
 

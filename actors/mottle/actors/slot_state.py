@@ -20,7 +20,7 @@ from mottle.core.kept import KeptStates
 from mottle.core.layout import Range
 from mottle.core.worker import SaveState
 from mottle.engines import LocalTraining
-from mottle.optim.state import cut, join
+from mottle.optim.state import State, cut, join
 from mottle.storage import Folder
 
 CODEC = "codec."
@@ -81,7 +81,7 @@ class SlotState:
         self.lineage: int | None = None
         """Of the last order."""
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
-        taken = {} if take_up is None else read_part(folder_of(self._run, take_up.checkpoint), take_up.part.saved)
+        taken = read_taken_up(run_dir, take_up)
         self._taken_up = {name: value for name, value in taken.items() if not name.startswith(CODEC)}
         self.memory: dict[Key, Memory] = {}
         """What the codec holds back of each range."""
@@ -126,13 +126,25 @@ class SlotState:
         for prefix, (keys, spaces) in self._spaces.items():
             held_back = join([kept.memory.get(key) or {} for key in keys], spaces)
             state |= {f"{prefix}{name}": value for name, value in held_back.items()}
-        try:
-            saved = asdict(write_worker(folder_of(self._run, checkpoint), self._slot, state)) if state else {}
-            done = p.SlotSaved(self._slot, checkpoint, saved)
-        except OSError as error:
-            done = p.SlotSaved(self._slot, checkpoint, error=f"{error}")
-        self._reports.tell([done])
+        self._reports.tell([write_part(self._run, self._slot, checkpoint, state)])
 
     def close(self) -> None:
         """Return when everything is written."""
         self._writer.shutdown()
+
+
+def read_taken_up(run_dir: str, take_up: TakeUp | None) -> State:
+    """What a worker goes on from; nothing where it begins anew.
+
+    Raises:
+        CheckpointError: the part is damaged.
+    """
+    return {} if take_up is None else read_part(folder_of(Folder.at(run_dir), take_up.checkpoint), take_up.part.saved)
+
+
+def write_part(run: Folder, slot: int, checkpoint: int, state: State) -> p.SlotSaved:
+    """Write a worker's part of a checkpoint, if it keeps anything; what to tell the coordinator."""
+    try:
+        return p.SlotSaved(slot, checkpoint, asdict(write_worker(folder_of(run, checkpoint), slot, state)) if state else {})
+    except OSError as error:
+        return p.SlotSaved(slot, checkpoint, error=f"{error}")

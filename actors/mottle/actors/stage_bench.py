@@ -11,13 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mottle import compression
+from mottle import compression, strategies
 from mottle.actors import transport
 from mottle.actors.feed import Feed
+from mottle.actors.gang_state import Patch, patches_of, state_of, stretch_of
 from mottle.actors.job import Job, WorkerGroup, placed_config
 from mottle.actors.link import ShardLink
+from mottle.actors.slot_state import CODEC
 from mottle.actors.way import Way
 from mottle.core import protocol as p
+from mottle.core.kept import KeptStates
 from mottle.core.layout import Range
 from mottle.data import GLOBAL_RANDOMNESS, Positions, derive_seed
 from mottle.engines import LocalTraining
@@ -46,6 +49,11 @@ def capture_for(job: Job, model: Any) -> Capture:
     return captured_call(model, job.loss, job.loader.load(Positions(0, 0, size)))
 
 
+def device_of(group: WorkerGroup) -> torch.device:
+    """What a process of such a worker computes on."""
+    return torch.device("cuda" if group.num_gpus and torch.cuda.is_available() else "cpu")
+
+
 class StageBench:
     """One stage's, in one job.
 
@@ -63,7 +71,7 @@ class StageBench:
         self.cut, self.stage = cut, stage
         self._ranges = job.layout.cut(len(shards))
         self._shards = ShardLink(shards, self._ranges, np.dtype(job.layout.dtype).itemsize, slot, wants_news=True)
-        device = "cuda" if group.num_gpus and torch.cuda.is_available() else "cpu"
+        device = device_of(group)
         part = Part(
             loss=job.loss,
             layout=job.layout,
@@ -75,11 +83,15 @@ class StageBench:
         model = job.model()
         self._engine = StageEngine(model, part, capture_for(job, model), cut, stage, device, GLOBAL_RANDOMNESS)
         self._sharing = self._engine.sharing(self._ranges)
+        self._pieces = [(piece.shard, piece.range) for piece in self._sharing.pieces if piece.stage == stage]
+        """(shard, coordinates) that this stage pushes."""
         self._codec = compression.build(job.codec)
         self._memory: dict[tuple[int, int], Any] = {}
         """What the codec holds back, by shard and first coordinate."""
         self._feed = Feed(job.loader)
         self._local: LocalTraining | None = None
+        self._taken_up: dict[str, Tensor] = {}
+        self._kept: KeptStates[list[Patch]] = KeptStates(strategies.build(job.strategy, job.strategy_defaults).max_in_flight)
 
     def join(self, channel: Channel) -> None:
         """Speak to the other stages this way from here on."""
@@ -126,13 +138,37 @@ class StageBench:
         if self._local is not None:
             self._local.rewind()
 
-    def clear(self, local: p.LocalSteps | None) -> None:
-        """Forget what was accumulated, and get ready for local steps if there are to be any."""
+    def clear(self, work_id: int, local: p.LocalSteps | None) -> None:
+        """Forget what was accumulated, and get ready for local steps if there are to be any; keep what the order begins with."""
+        self._kept.keep(work_id, self._now())
         if local is not None:
             if self._local is None:
                 self._local = LocalTraining(self._engine.layout, self._engine.values(), self._job.schedule)
+                self._local.take_up(self._taken_up)
             self._local.start(local)
         self._engine.zero()
+
+    # --- what is kept from order to order -----------------------------------------------------------------------------------------------
+
+    def kept(self, before: int) -> list[Patch]:
+        """This stage's part of what the gang kept before its first order from `before` on."""
+        kept = self._kept.before(before)
+        return self._now() if kept is None else kept
+
+    def _now(self) -> list[Patch]:
+        inner = self._taken_up if self._local is None else self._local.state()
+        patches = patches_of(inner, self._engine.spoken)
+        for (_, start), memory in self._memory.items():
+            patches += [Patch(f"{CODEC}{name}", start if value.dim() else None, value) for name, value in (memory or {}).items()]
+        return patches
+
+    def take_up(self, patches: Sequence[Patch]) -> None:
+        """Go on from what a gang, or a worker, kept; in place of what this stage has."""
+        self._local, self._kept = None, KeptStates(self._kept.most)
+        inner = [patch for patch in patches if not patch.name.startswith(CODEC)]
+        held_back = [patch._replace(name=patch.name.removeprefix(CODEC)) for patch in patches if patch.name.startswith(CODEC)]
+        self._taken_up = state_of(inner, self._engine.places, self._engine.layout.size)
+        self._memory = {(shard, run.start): stretch_of(held_back, run) or None for shard, run in self._pieces}
 
     # --- computing --------------------------------------------------------------------------------------------------------------------
 
@@ -177,9 +213,8 @@ class StageBench:
             assert self._local is not None, "an update of local steps that were not taken"
             update_S, weight = self._local.update(local), self._local.weight
         self._engine.share_out(update_S, self._sharing)
-        mine = [(piece.shard, piece.range) for piece in self._sharing.pieces if piece.stage == self.stage]
         own = weight if self._job.brain.weighted_loss else None
-        self._shards.push(name, self._encode, samples=samples, weight=own, compute_ns=compute_ns, pieces=mine)
+        self._shards.push(name, self._encode, samples=samples, weight=own, compute_ns=compute_ns, pieces=self._pieces)
 
     def _encode(self, shard: int, run: Range) -> Any:
         values: Tensor = torch.cat(self._engine.parts(run.start, run.stop))

@@ -24,6 +24,7 @@ from mottle.actors.arithmetic import kind_of_arithmetic
 from mottle.actors.bench import Bench
 from mottle.actors.exchange import Door, Exchange
 from mottle.actors.gang import Gang
+from mottle.actors.gang_state import GangState, Patch, patches_in
 from mottle.actors.job import Job, WorkerGroup, placed_config
 from mottle.actors.lifeline import Lifeline
 from mottle.actors.lines import Line, Message
@@ -31,7 +32,7 @@ from mottle.actors.link import Replica, Shards, ways_to
 from mottle.actors.logs import Output
 from mottle.actors.memory import forget_peak, peak_rss_bytes
 from mottle.actors.reports import Reports, RunHandle
-from mottle.actors.slot_state import SlotState, TakeUp
+from mottle.actors.slot_state import SlotState, TakeUp, read_taken_up
 from mottle.actors.way import Way, connect
 from mottle.core import protocol as p
 from mottle.core import versions
@@ -129,9 +130,9 @@ class TrainingWorker:
         if self._session is not None:
             self._session.meet(shard, newcomer)
 
-    def _gang(self, job: Job, group: WorkerGroup) -> Gang:
+    def _gang(self, job: Job, group: WorkerGroup, taken_up: list[Patch]) -> Gang:
         me = ray.get_runtime_context().current_actor
-        return Gang(self._slot, job, group, self._replicas, self._shards, self._door, self._run, me)
+        return Gang(self._slot, job, group, self._replicas, self._shards, self._door, self._run, me, taken_up)
 
     @transport.call(group="mail", answered=False)
     def deliver(self, formation: int, stage: int, tag: int, tensors: Any) -> None:
@@ -161,8 +162,16 @@ class TrainingWorker:
         self._output.keep(job.run_dir, f"w{self._slot}", self._run.log)
         try:
             self._session = Session(
-                self._slot, job, group, self._shards, self._reports, self._mailbox, take_up, lambda: self._gang(job, group)
+                self._slot,
+                job,
+                group,
+                self._shards,
+                self._reports,
+                self._mailbox,
+                take_up,
+                lambda taken_up: self._gang(job, group, taken_up),
             )
+            self._session.stand()
             self._over = Future()
             self._working = Working(self._slot, group.name, self.where())
             self._serving = job.run_dir
@@ -234,7 +243,7 @@ class Session:
         reports: Reports,
         mailbox: "queue.SimpleQueue[w.WorkerEvent]",
         take_up: TakeUp | None,
-        gang: Callable[[], Gang],
+        gang: Callable[[list[Patch]], Gang],
     ) -> None:
         self._reports = reports
         self._mailbox = mailbox
@@ -242,16 +251,22 @@ class Session:
         ranges = job.layout.cut(len(shards))
         most = strategies.build(job.strategy, job.strategy_defaults).max_in_flight
         self._bench: Bench | Gang
+        self._state: SlotState | GangState
         if placed_config(group) is None:
-            self._state = SlotState(job.run_dir, slot, ranges, most, reports, take_up, fragments=job.fragments)
-            self._bench = Bench(slot, job, group, shards, self._state)
-        else:  # what its processes keep is in no checkpoint
-            self._state = SlotState(job.run_dir, slot, (), most, reports)
-            self._bench = gang()
+            self._state = state = SlotState(job.run_dir, slot, ranges, most, reports, take_up, fragments=job.fragments)
+            self._bench = Bench(slot, job, group, shards, state)
+        else:
+            self._bench = made = gang(patches_in(read_taken_up(job.run_dir, take_up)))
+            self._state = GangState(job.run_dir, slot, job.layout.size, reports, made.begin, made.kept)
         self.computed_ns = 0
         """Time in micro-batches, declared delays included."""
         self._travel = ThreadPoolExecutor(max_workers=1, thread_name_prefix="travel")
         """Sends and reads fragments while this thread computes."""
+
+    def stand(self) -> None:
+        """Be ready for orders; what followers send finds its way to this session by now."""
+        if isinstance(self._bench, Gang):
+            self._bench.form()
 
     def run(self) -> None:
         """Execute what the machine orders until it says `Exit`."""

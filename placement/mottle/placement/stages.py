@@ -76,7 +76,7 @@ def chain_of(problem: Problem) -> Chain:
     return Chain(graph.k, comm, graph.perm, graph.out + graph.temp, tuple(graph.mem))
 
 
-def partition_chain(chain: Chain, microbatches: int, *, num_stages: int | None = None) -> Pipeline:
+def partition_chain(chain: Chain, microbatches: int, *, num_stages: int | None = None, order: Sequence[int] | None = None) -> Pipeline:
     """Stages of smallest bottleneck; memory counts the microbatches that 1F1B keeps in flight.
 
     A stage with r stages from it to the end, itself included, holds min(microbatches, r) sets of activations. Every order of the
@@ -85,13 +85,14 @@ def partition_chain(chain: Chain, microbatches: int, *, num_stages: int | None =
 
     Args:
         num_stages: None: as many as are best.
+        order: of the devices, the only one that is tried; None: all.
     Raises:
         InfeasibleError: no cut fits.
     Cost: O(n^2 D^2) an order.
     """
     best: Pipeline | None = None
-    for order in _device_orders(chain):
-        found = _partition_in_order(chain, order, microbatches, num_stages)
+    for each in _device_orders(chain) if order is None else [order]:
+        found = _partition_in_order(chain, each, microbatches, num_stages)
         if found is not None and (best is None or found.bottleneck < best.bottleneck):
             best = found
     if best is None:

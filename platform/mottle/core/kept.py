@@ -18,13 +18,13 @@ class KeptStates(Generic[T]):
     """
 
     def __init__(self, most: int) -> None:
-        self._most = most
+        self.most = most
         self._states: OrderedDict[int, T] = OrderedDict()
 
     def keep(self, work_id: int, state: T) -> None:
         """The order begins with this state."""
         self._states[work_id] = state
-        while len(self._states) > self._most:
+        while len(self._states) > self.most:
             self._states.popitem(last=False)
 
     def before(self, work_id: int) -> T | None:

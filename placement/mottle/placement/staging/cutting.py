@@ -7,9 +7,10 @@ and a weight that several stages read (tied embeddings) lies in each of them. Wh
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from math import ceil
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from torch import nn
@@ -22,6 +23,7 @@ from mottle.placement.problem import Link
 from mottle.placement.stages import Chain, partition_chain
 from mottle.placement.tracing.capture import PCIE, TICK_NS, Capture
 from mottle.placement.tracing.inplace import work_out
+from mottle.placement.tracing.measure import NOTHING
 from mottle.placement.tracing.problems import Times, time_table
 from mottle.placement.tracing.rates import DeviceClass
 from mottle.placement.tracing.trace import Traced
@@ -51,6 +53,8 @@ class Member:
     """Bytes for the model."""
     measured: Mapping[str, Times] = field(default_factory=dict)
     """Times of units on its device, where they are known better than by the rates."""
+    loss: Times = NOTHING
+    """Of the loss, which is computed where the last stage is."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,33 @@ class Cut:
         return len(self.members)
 
 
+@dataclass(frozen=True)
+class Bound:
+    """What stays where it is while the rest is cut anew (REPAIR, specification 7.3)."""
+
+    order: tuple[int, ...]
+    """Members, each of which runs a stage, in the order of the stages."""
+    home: Mapping[str, int]
+    """Unit -> the member that keeps it; the others are free."""
+
+    def edges(self, captured: Capture) -> Iterator[int]:
+        """Units behind which what stays begins or ends: there it was cut before."""
+        homes = [self.home.get(unit.id) for unit in captured.units]
+        return (x for x, (here, behind) in enumerate(pairwise(homes)) if here != behind)
+
+    def masked(self, captured: Capture, load_ND: Ints, starts: Sequence[int]) -> Ints:
+        """Loads of runs of units, absent where a member would take what another one keeps.
+
+        Args:
+            starts: first unit of each run, and one past the last.
+        """
+        masked = load_ND.copy()
+        for x, (start, stop) in enumerate(pairwise(starts)):
+            for home in {self.home[unit.id] for unit in captured.units[start:stop] if unit.id in self.home}:
+                masked[x, np.arange(masked.shape[1]) != home] = ABSENT
+        return masked
+
+
 def cut_stages(
     captured: Capture,
     members: Sequence[Member],
@@ -81,6 +112,7 @@ def cut_stages(
     link: Link = PCIE,
     num_stages: int | None = None,
     activations: Activations | None = None,
+    bound: Bound | None = None,
 ) -> Cut:
     """Cut a model for these members, so that the bottleneck is smallest (specification 4.6).
 
@@ -90,28 +122,37 @@ def cut_stages(
         microbatches: in flight at most, which is what memory is counted for.
         num_stages: None: as many as there are members.
         activations: None: kept where that fits, else recomputed.
+        bound: units that stay where they are; None: none.
     Raises:
         ConfigError: no graph, or fewer places to cut than are needed.
         InfeasibleError: no cut fits the memory.
     """
     if activations is None:
+        options: dict[str, Any] = {"link": link, "num_stages": num_stages, "bound": bound}
         try:
-            return cut_stages(captured, members, microbatches, link=link, num_stages=num_stages, activations="keep")
+            return cut_stages(captured, members, microbatches, activations="keep", **options)
         except InfeasibleError:
-            return cut_stages(captured, members, microbatches, link=link, num_stages=num_stages, activations="recompute")
+            return cut_stages(captured, members, microbatches, activations="recompute", **options)
     wanted = len(members) if num_stages is None else num_stages
     traced = graph_of(captured)
     if not captured.traced.training:
         raise ConfigError("stages are for training: capture the model in training mode")
     chain = _chain(captured, traced, members, link, activations)
     places = _places(captured, chain.comm)
+    if bound is not None:
+        wanted, places = len(bound.order), _with_edges(captured, places, list(bound.edges(captured)))
     if len(places) + 1 < wanted:
         raise ConfigError(
             f"the model can be cut into {len(places) + 1} stages at most, {wanted} were asked for: every stage needs weights that learn, "
             "and what is written in place (a buffer, say) stays together with all that reads it"
         )
-    found = partition_chain(_condensed(chain, places), microbatches, num_stages=wanted)
     starts = [0, *(place + 1 for place in places), len(captured.units)]
+    runs = _condensed(chain, places)
+    if bound is None:
+        found = partition_chain(runs, microbatches, num_stages=wanted)
+    else:
+        runs = replace(runs, load=bound.masked(captured, runs.load, starts))
+        found = partition_chain(runs, microbatches, num_stages=wanted, order=bound.order)
     spans = [range(starts[stage.first], starts[stage.last + 1]) for stage in found.stages]
     table = _times(captured, members, activations)
     passes = [[table[stage.device][x] for x in span] for stage, span in zip(found.stages, spans, strict=True)]
@@ -164,7 +205,7 @@ def _places(captured: Capture, comm: Ints) -> list[int]:
 
     Of more than `MOST_PLACES` those stay behind which least travels, and of those that cost alike some from everywhere.
     """
-    learners = np.cumsum([unit.state.trainable > 0 for unit in captured.units])
+    learners = _learners(captured)
     between: dict[int, int] = {}
     for x in np.flatnonzero(comm < FORBIDDEN).tolist():
         before = int(learners[x])
@@ -177,6 +218,18 @@ def _places(captured: Capture, comm: Ints) -> list[int]:
         spread = np.linspace(0, len(alike) - 1, MOST_PLACES - len(below)).round().astype(np.int64)
         places = np.sort(np.concatenate([below, alike[np.unique(spread)]]))
     return int_list(places)
+
+
+def _with_edges(captured: Capture, places: Sequence[int], edges: Sequence[int]) -> list[int]:
+    """Places to cut at, with these in the stead of others between the same two ops with weights."""
+    learners = _learners(captured)
+    taken = {int(learners[edge]) for edge in edges}
+    return sorted({*edges, *(place for place in places if int(learners[place]) not in taken)})
+
+
+def _learners(captured: Capture) -> Ints:
+    """(n,) ops with weights up to each unit, itself included."""
+    return np.cumsum([unit.state.trainable > 0 for unit in captured.units])
 
 
 def _condensed(chain: Chain, places: Sequence[int]) -> Chain:
@@ -193,6 +246,8 @@ def _times(captured: Capture, members: Sequence[Member], activations: Activation
     """[member][unit]."""
     table = time_table(captured.units, {str(m): member.rates for m, member in enumerate(members)})
     found = [[member.measured.get(unit.id, table[str(m)][unit.id]) for unit in captured.units] for m, member in enumerate(members)]
+    for of_member, member in zip(found, members, strict=True):
+        of_member[-1] = Times(of_member[-1].forward + member.loss.forward, of_member[-1].backward + member.loss.backward)
     if activations != "recompute":
         return found
     return [[Times(each.forward, each.backward + each.forward) for each in of_member] for of_member in found]

@@ -4,6 +4,7 @@ from mottle.placement.tracing.capture import PCIE, TICK_NS, Capture, capture
 from mottle.placement.tracing.example import Example, parse_shapes
 from mottle.placement.tracing.measure import measure
 from mottle.placement.tracing.problems import GRAPHS, SLOTS, GraphKind, Optimizer, Times, TimeTable
+from mottle.placement.tracing.profile import Profile, profile
 from mottle.placement.tracing.rates import DEVICE_CLASSES, DeviceClass, declare, parse_bytes
 from mottle.placement.tracing.trace import Source
 from mottle.placement.tracing.units import Flow, State, Unit
@@ -20,6 +21,7 @@ __all__ = [
     "Flow",
     "GraphKind",
     "Optimizer",
+    "Profile",
     "Source",
     "State",
     "TimeTable",
@@ -30,4 +32,5 @@ __all__ = [
     "measure",
     "parse_bytes",
     "parse_shapes",
+    "profile",
 ]

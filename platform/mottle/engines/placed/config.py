@@ -12,6 +12,8 @@ HOSTS: tuple[Hosts, ...] = ("any", "apart")
 Transport = Literal["gloo", "ray"]
 TRANSPORTS: tuple[Transport, ...] = ("gloo", "ray")
 ACTIVATIONS = ("auto", "keep", "recompute", "offload")
+Calibrate = Literal["rates", "ops"]
+CALIBRATIONS: tuple[Calibrate, ...] = ("rates", "ops")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +37,9 @@ class PlacedConfig:
     activations: Literal["auto", "keep", "recompute", "offload"] = "auto"
     """Until the backward pass a stage's activations are kept, computed again from what came in (a third more computing), or lie in the
     host's memory (for GPUs); `auto` keeps them where the memory allows it, else computes them again."""
+    calibrate: Calibrate = "rates"
+    """What the cut is made by: `rates` of the processes, rounded, so that the same machines give the same cut every time; or `ops`, the
+    model's own, run in every process at the start. That fits better, and wants room for the whole model and its gradients in each."""
     stage_delay_s: float = 0.0
     """Declared extra time of each stage's forward pass of a micro-batch, and twice that of its backward pass; for studies of schedules."""
 
@@ -49,6 +54,7 @@ class PlacedConfig:
             ("hosts", self.hosts, HOSTS),
             ("transport", self.transport, TRANSPORTS),
             ("activations", self.activations, ACTIVATIONS),
+            ("calibrate", self.calibrate, CALIBRATIONS),
         ):
             if value not in known:
                 wrong.append(f"{name} {value!r} is unknown; {suggestion(str(value), known)}")

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mottle.core.layout import Layout, Range
+from mottle.core.layout import Layout, Range, Slice
 from mottle.engines.base import Accumulated, Fetch, Loss, never
 from mottle.engines.flat import view_of
 from mottle.engines.placed.channel import Channel, Form
@@ -106,6 +106,16 @@ class StageEngine:
     def layout(self) -> Layout:
         """Of this stage's own vector."""
         return self._own.layout
+
+    @property
+    def places(self) -> list[tuple[Slice, Slice]]:
+        """Every tensor's place in the whole vector, and in this stage's."""
+        return self._own.places
+
+    @property
+    def spoken(self) -> list[tuple[Slice, Slice]]:
+        """Of these, the tensors that this stage speaks for: of those that several have, the first does."""
+        return [(whole, here) for whole, here in self._own.places if self.holdings.first[whole.name] == self.stage]
 
     @property
     def reads_data(self) -> bool:
@@ -265,9 +275,9 @@ class StageEngine:
         """Coordinates of the whole vector out of what this stage has; zeros where nobody has any."""
         assert self._shared_S is not None, "an update that was not shared out"
         out = torch.zeros(run.size, dtype=self._shared_S.dtype)
-        for whole, here in self._own.places:
+        for whole, here in self.spoken:
             low, high = max(run.start, whole.start), min(run.stop, whole.stop)
-            if low < high and self.holdings.first[whole.name] == self.stage:
+            if low < high:
                 shift = here.start - whole.start
                 out[low - run.start : high - run.start].copy_(self._shared_S[low + shift : high + shift])
         for border, values in self._borders:
