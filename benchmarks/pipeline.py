@@ -116,7 +116,7 @@ def report_prediction(models: list[str], counts: list[int], rounds: int) -> None
                 for microbatches in counts:
                     config = PlacedConfig(stages=2, schedule=schedule, microbatches=microbatches)
                     cut = cut_stages(captured, members, microbatches, link=links[0], activations="keep")
-                    predicted_ms = predict_step(cut, schedule, microbatches, links[0]).makespan / 1e6
+                    predicted_ms = predict_step(cut, schedule, microbatches, links[0], overlap=False).makespan / 1e6
                     of_stages = pair.ask("run", cut, config, rounds)
                     walls_ms = [max(each) / 1e6 for each in zip(*of_stages, strict=True)]
                     measured_ms = statistics.median(walls_ms)

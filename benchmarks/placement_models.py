@@ -132,6 +132,13 @@ def _accelerate(model: nn.Module, entry: Entry, captured: Capture, problem: Prob
     return simulation.makespan * TICK_NS / 1e6 if simulation.valid else None
 
 
+def _short(value: float | None) -> str:
+    """Three digits."""
+    if value is None:
+        return "-"
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def _shown(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}"
 
@@ -174,7 +181,7 @@ def table(rows: list[tuple[str, dict[str, Any]]]) -> list[str]:
     for model, row in rows:
         if any(row[each] is not None for each in columns[:-1]):
             short = next(fleet.short for fleet in FLEETS if fleet.name == row["fleet"])
-            cells = [model, short, f"{row['share']:.0%}", *("-" if row[each] is None else f"{row[each]:.3g}" for each in columns)]
+            cells = [model, short, f"{row['share']:.0%}", *(_short(row[each]) for each in columns)]
             lines.append(f"| {' | '.join(cells)} |")
     return lines
 

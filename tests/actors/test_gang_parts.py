@@ -188,7 +188,10 @@ class Branching(nn.Module):
 @pytest.mark.parametrize(
     ("model", "group", "message"),
     [
-        (live.perceptron, gang(schedule="2f2b"), "schedule '2f2b' is unknown; known: 1f1b, gpipe"),
+        (live.perceptron, gang(schedule="2f2b"), "schedule '2f2b' is unknown; known: 1f1b, dsp, gpipe"),
+        (live.perceptron, gang(slots=-1), "slots must be an integer of at least 0"),
+        (live.perceptron, gang(calibrate="op"), "calibrate 'op' is unknown; did you mean 'ops'"),
+        (live.perceptron, WorkerGroup(engine={"placed": {"stages": 2, "schedule": "dsp"}}), "it needs a strategy that has some: local_sgd"),
         (live.perceptron, gang(microbatches=0), "microbatches must be an integer of at least 1"),
         (live.perceptron, WorkerGroup(engine={"placed": {"stages": 1}}), "stages must be an integer of at least 2"),
         (live.perceptron, WorkerGroup(engine="placed"), "engine 'placed' needs stages"),

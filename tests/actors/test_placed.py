@@ -61,13 +61,16 @@ def test_a_gang_and_a_plain_worker_take_the_steps_of_plain_momentum(tmp_path: Pa
     assert not followers()
 
 
-def test_a_gang_takes_local_steps_and_sends_through_ray(tmp_path: Path) -> None:
-    """One worker's rounds of local SGD are the inner optimizer's steps on the same batches."""
+@pytest.mark.parametrize(
+    "options", [{"transport": "ray", "activations": "recompute"}, {"schedule": "dsp", "slots": 0, "calibrate": "ops"}], ids=["ray", "dsp"]
+)
+def test_a_gangs_local_steps_are_those_of_the_inner_optimizer(tmp_path: Path, options: dict[str, Any]) -> None:
+    """Through Ray, and with DSP's schedule where nothing is late."""
     job = live.trainer(
         tmp_path,
         live.perceptron,
         optimizer={"sgd": {"lr": LR, "momentum": 0.9}},
-        scaling_config=gang(transport="ray", activations="recompute"),
+        scaling_config=gang(**options),
         strategy={"local_sgd": {"local_steps": 5}},
         micro_batch_size=7,
         until={"epochs": 1},

@@ -88,6 +88,7 @@ class Gang:
         """Rank of the process in each place."""
         self._stands = False
         self._weight, self._compute_ns = 0.0, 0
+        self._put_by: list[w.RunPart] = []
         self.counted: list[Counted] = []
         """Of the last round of micro-batches, by stage."""
         self._taken_up = dict(map(_keyed, taken_up))
@@ -323,7 +324,7 @@ class Gang:
     def clear(self, local: p.LocalSteps | None) -> None:
         """See `Bench.clear`."""
         self._all("clear", self._begun, local)
-        self._weight, self._compute_ns = 0.0, 0
+        self._weight, self._compute_ns, self._put_by = 0.0, 0, []
 
     def prefetch(self, epoch: int, start: int, stop: int) -> None:
         """See `Bench.prefetch`."""
@@ -343,7 +344,12 @@ class Gang:
                 self._followers[rank].mention.remote(method, *arguments)
 
     def compute(self, order: w.RunPart, should_stop: Callable[[], bool]) -> int:
-        """See `Bench.compute`; between rounds of micro-batches the order can be stopped."""
+        """See `Bench.compute`; between rounds of micro-batches the order can be stopped, with `dsp` before it begins.
+
+        With `dsp` the inner steps of a round overlap, so its parts are put by until the last of them is here.
+        """
+        if self._config.schedule == "dsp":
+            return 0 if should_stop() else self._compute_stale(order)
         began_ns, position = time.monotonic_ns(), order.start
         a_round = self._config.microbatches * self._job.micro_batch_size
         while position < order.stop and not should_stop():
@@ -357,8 +363,24 @@ class Gang:
         self._compute_ns += time.monotonic_ns() - began_ns
         return position - order.start
 
+    def _compute_stale(self, order: w.RunPart) -> int:
+        self._put_by.append(order)
+        steps = [part.step for part in self._put_by if part.step is not None]
+        if steps and len(steps) == steps[0].steps:
+            self._flush()
+        return order.stop - order.start
+
+    def _flush(self) -> None:
+        """Compute what was put by."""
+        began_ns, parts = time.monotonic_ns(), self._put_by
+        self._put_by = []
+        if parts:
+            self.counted = self._all("compute_stale", parts)
+        self._compute_ns += time.monotonic_ns() - began_ns
+
     def push(self, order: w.Push) -> None:
         """See `Bench.push`; every stage sends its own ranges."""
+        self._flush()  # of an order that was cut short
         self._all("push", p.update_name(order.work_id), order.samples, self._weight, self._compute_ns, order.local)
 
 

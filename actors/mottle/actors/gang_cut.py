@@ -71,7 +71,7 @@ class Cutting:
                 self._cut, told = cut_stages(self._capture, members, count, **options), "cut anew: a process has less memory than before"
         else:
             stays = {number: self.order.index(rank) for number, rank in enumerate(ranks)}
-            found = recut(self._capture, self._cut, members, stays, self._config.schedule, count, **options)
+            found = recut(self._capture, self._cut, members, stays, self._config.flushing, count, **options)
             self._cut, told = found.cut, f"after a loss, {len(found.moved)} of {len(found.cut.stage_of)} ops elsewhere than before"
         self.order = [ranks[member] for member in self._cut.members]
         return f"ranks {self.order}, {told}; {self._predicted()}"
@@ -99,7 +99,7 @@ class Cutting:
     def _predicted(self) -> str:
         times = [f"{(forward + backward) / 1e6:.3g}" for forward, backward in self.cut.times_ns]
         count = self._config.microbatches
-        step = predict_step(self.cut, self._config.schedule, count, self.link)
+        step = predict_step(self.cut, self._config.flushing, count, self.link)
         return f"predicted {', '.join(times)} ms a micro-batch, {step.makespan / 1e6:.3g} ms for {count}"
 
 

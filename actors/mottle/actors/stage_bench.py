@@ -5,6 +5,7 @@ All processes of a gang are told the same, at the same time, by the gang's leade
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,9 +23,10 @@ from mottle.actors.way import Way
 from mottle.core import protocol as p
 from mottle.core.kept import KeptStates
 from mottle.core.layout import Range
+from mottle.core.worker import RunPart
 from mottle.data import GLOBAL_RANDOMNESS, Positions, derive_seed
 from mottle.engines import LocalTraining
-from mottle.engines.placed import Channel, Part, StageEngine, captured_call
+from mottle.engines.placed import Channel, MicroBatch, Part, StageEngine, captured_call
 from mottle.engines.torch_engine import AUTOCAST
 from mottle.placement.staging import Cut
 from mottle.placement.tracing import Capture
@@ -184,18 +186,32 @@ class StageBench:
 
     def compute(self, epoch: int, start: int, stop: int, coefficient: float, last: int) -> Counted:
         """Add the gradients of positions [start, stop); those up to `last` come next."""
-
-        def fetch(low: int, high: int) -> Any:
-            batch = self._feed.take(epoch, low, high, self._engine.micro_batch_size, last)
-            if self._group.delay_s and self.stage == 0:
-                time.sleep(self._group.delay_s * (high - low))
-            return batch
-
-        def seed(position: int) -> int:
-            return derive_seed(self._job.seed, "model", epoch, position)
-
+        fetch, seed = partial(self._fetch, epoch, last), partial(self._seed, epoch)
         done = self._engine.accumulate(fetch, start, stop, seed_of_position=seed, coefficient=coefficient)
         return Counted(done.weight, *self._engine.timing)
+
+    def compute_stale(self, parts: Sequence[RunPart]) -> Counted:
+        """All parts of a round of inner steps by DSP's schedule, which takes the steps as well."""
+        batches: list[MicroBatch] = []
+        for part in parts:
+            size = self._engine.micro_batch_size
+            for low in range(part.start, part.stop, size):
+                high = min(low + size, part.stop)
+                fetch, ends = partial(self._fetch, part.epoch, part.stop), part.step is not None and high == part.stop
+                batches.append(MicroBatch(low, high, fetch, self._seed(part.epoch, low), part.coefficient, ends))
+        steps = (part.step for part in parts if part.step is not None)
+        done = self._engine.train_stale(batches, lambda weight: self.step(next(steps), weight))
+        return Counted(done.weight, *self._engine.timing)
+
+    def _fetch(self, epoch: int, last: int, low: int, high: int) -> Any:
+        """A micro-batch; those up to `last` come next."""
+        batch = self._feed.take(epoch, low, high, self._engine.micro_batch_size, last)
+        if self._group.delay_s and self.stage == 0:
+            time.sleep(self._group.delay_s * (high - low))
+        return batch
+
+    def _seed(self, epoch: int, position: int) -> int:
+        return derive_seed(self._job.seed, "model", epoch, position)
 
     def step(self, order: p.LocalSteps, weight: float) -> None:
         """An inner step on what was accumulated since the last one."""

@@ -6,10 +6,12 @@ from mottle.engines.placed.engine import Part, StageEngine, Timing
 from mottle.engines.placed.passes import captured_call
 from mottle.engines.placed.rehearsal import rehearse, time_link
 from mottle.engines.placed.sharing import Piece, Sharing, Transfer, share
+from mottle.engines.placed.stale_passes import MicroBatch
 
 __all__ = [
     "Channel",
     "Form",
+    "MicroBatch",
     "Part",
     "Piece",
     "PlacedConfig",

@@ -5,8 +5,11 @@ from typing import Literal
 
 from mottle.core.errors import ConfigError
 from mottle.core.naming import suggestion
-from mottle.placement.pipeline import SCHEDULES, ScheduleName
+from mottle.placement.pipeline import SCHEDULES as FLUSHING
+from mottle.placement.pipeline import ScheduleName
 
+Schedule = ScheduleName | Literal["dsp"]
+SCHEDULES: tuple[Schedule, ...] = (*FLUSHING, "dsp")
 Hosts = Literal["any", "apart"]
 HOSTS: tuple[Hosts, ...] = ("any", "apart")
 Transport = Literal["gloo", "ray"]
@@ -26,8 +29,12 @@ class PlacedConfig:
 
     stages: int
     """Processes of the worker, at least 2. Each has the resources that its group declares."""
-    schedule: ScheduleName = "1f1b"
-    """Order of the micro-batches' passes: `gpipe` or `1f1b`, which keeps the activations of fewer of them."""
+    schedule: Schedule = "1f1b"
+    """Order of the micro-batches' passes: `gpipe`, or `1f1b`, which keeps the activations of fewer of them. Or `dsp`, with which the
+    pipeline does not run empty between inner steps, and every stage but the last learns from gradients that are late."""
+    slots: int = 1
+    """Of each queue between two stages with `dsp`: stage k learns from gradients that are twice that times the stages behind it late, in
+    micro-batches. With 0 it waits for each of them, and is synchronous."""
     microbatches: int = 4
     """Micro-batches that go through the pipeline together; between such rounds it runs empty and orders can be cut short."""
     hosts: Hosts = "any"
@@ -46,7 +53,7 @@ class PlacedConfig:
     def __post_init__(self) -> None:
         wrong = [
             f"{name} must be an integer of at least {least}, got {value!r}"
-            for name, value, least in (("stages", self.stages, 2), ("microbatches", self.microbatches, 1))
+            for name, value, least in (("stages", self.stages, 2), ("microbatches", self.microbatches, 1), ("slots", self.slots, 0))
             if type(value) is not int or value < least
         ]
         for name, value, known in (
@@ -65,5 +72,12 @@ class PlacedConfig:
 
     @property
     def held(self) -> Literal["keep", "recompute", "offload"] | None:
-        """As `mottle.placement.staging.cut_stages` takes it."""
+        """As `mottle.placement.staging.cut_stages` takes it; what comes back late is always computed again."""
+        if self.schedule == "dsp":
+            return "recompute"
         return None if self.activations == "auto" else self.activations
+
+    @property
+    def flushing(self) -> ScheduleName:
+        """The schedule of a round after which the pipeline is empty; with `dsp`, what a step is estimated by."""
+        return "1f1b" if self.schedule == "dsp" else self.schedule

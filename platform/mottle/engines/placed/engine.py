@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from mottle.core.errors import ConfigError
 from mottle.core.layout import Layout, Range, Slice
 from mottle.engines.base import Accumulated, Fetch, Loss, never
 from mottle.engines.flat import view_of
@@ -24,6 +25,7 @@ from mottle.engines.placed.config import PlacedConfig
 from mottle.engines.placed.passes import Passes
 from mottle.engines.placed.sharing import Sharing, share
 from mottle.engines.placed.stage_model import Holdings, StageModel
+from mottle.engines.placed.stale_passes import MicroBatch, run_stale
 from mottle.optim.clipping import factor_of_norm
 from mottle.placement.staging import Cut
 from mottle.placement.tracing import Capture
@@ -184,6 +186,28 @@ class StageEngine:
             position = end
         self.timing = Timing(busy_ns, time.perf_counter_ns() - began_ns)
         return Accumulated(position - start, weight, loss_sum, self.micro_batch_size, 0)
+
+    def train_stale(self, batches: Sequence[MicroBatch], step: Callable[[float], None]) -> Accumulated:
+        """Run micro-batches by DSP's schedule; inner steps are taken on the way, at every stage when it is its turn.
+
+        Only the last stage knows the loss; the others say 0. All know the weight.
+
+        Args:
+            step: takes an inner step on `update(weight)`, and then calls `zero`.
+        Raises:
+            ConfigError: as `accumulate`; or stages share a weight, or the gradient is to be clipped: both need all stages at once.
+            And whatever fetching, the model, the loss or the channel raise.
+        """
+        if tied := [name for name, *_ in self.holdings.tied()]:
+            raise ConfigError(f"schedule dsp lets every stage step by itself, and {tied[0]!r} is in several: take 1f1b, or untie it")
+        if self._part.max_norm is not None:
+            raise ConfigError("schedule dsp lets every stage step by itself, so that no norm of a gradient is known to clip by: take 1f1b")
+        began_ns = time.perf_counter_ns()
+        for each in batches:
+            self._passes.prepare(each.fetch, each.low, each.high)
+        done = run_stale(self._passes, self._joined, batches, self._part.config.slots, step)
+        self.timing = Timing(0, time.perf_counter_ns() - began_ns)
+        return Accumulated(sum(each.high - each.low for each in batches), done.weight, done.loss_sum, self.micro_batch_size, 0)
 
     def _micro_batches(self, start: int, stop: int) -> list[tuple[int, int]]:
         size = self.micro_batch_size

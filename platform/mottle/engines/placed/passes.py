@@ -77,7 +77,7 @@ class Passes:
         global_randomness: AbstractContextManager[object],
     ) -> None:
         self._model, self._loss, self._config, self._autocast = model, loss, config, autocast
-        self._cut, self._stage, self._num_stages, self._device = cut, stage, cut.num_stages, device
+        self._cut, self.stage, self.num_stages, self._device = cut, stage, cut.num_stages, device
         self._collected, self._global_randomness = collected, global_randomness
         self._name = type(model).__name__
         self._whole: nn.Module = captured.traced.model
@@ -89,14 +89,15 @@ class Passes:
     @property
     def reads_data(self) -> bool:
         """Whether the stage takes batches: for inputs of the model, or for the loss."""
-        return self._is_last or any(program.inputs for program in self._programs.values())
+        return self.is_last or any(program.inputs for program in self._programs.values())
 
     @property
-    def _is_last(self) -> bool:
-        return self._stage == self._num_stages - 1
+    def is_last(self) -> bool:
+        """Whether the loss is computed here."""
+        return self.stage == self.num_stages - 1
 
     def _add(self, captured: Capture, num_samples: int) -> None:
-        self._programs[num_samples] = StageProgram(captured, self._cut, self._stage, self._model, self._device)
+        self._programs[num_samples] = StageProgram(captured, self._cut, self.stage, self._model, self._device)
 
     def run(
         self,
@@ -108,12 +109,16 @@ class Passes:
     ) -> Round:
         """All micro-batches, there and back; `[low, high)` of each."""
         for low, high in micro_batches:
-            if high - low not in self._programs:
-                self._add(captured_call(self._whole, self._loss, fetch(low, high)), high - low)
+            self.prepare(fetch, low, high)
         stepping = _Stepping(self, channel, fetch, micro_batches, seed_of_position, coefficient)
         stepping.run()
         channel.settle()
         return Round(stepping.weight, stepping.loss_sum, stepping.busy_ns)
+
+    def prepare(self, fetch: Fetch, low: int, high: int) -> None:
+        """Have a program for micro-batches of this size."""
+        if high - low not in self._programs:
+            self._add(captured_call(self._whole, self._loss, fetch(low, high)), high - low)
 
     # --- one pass ---------------------------------------------------------------------------------------------------------------------
 
@@ -121,7 +126,7 @@ class Passes:
         return self._programs[num_samples]
 
     def machine(self, num_micro_batches: int) -> StageMachine:
-        return StageMachine(self._config.schedule, self._stage, self._num_stages, num_micro_batches)
+        return StageMachine(self._config.flushing, self.stage, self.num_stages, num_micro_batches)
 
     @property
     def recomputes(self) -> bool:
@@ -138,7 +143,7 @@ class Passes:
         inputs = program.bind(self._model, *call_of(self._loss, batch, self._name)) if program.inputs else []
         with self._drawing(seed), self._precision(), self._offloading(), torch.set_grad_enabled(learn):
             out = program(self._model, taken, inputs)
-            return self._loss(StandIn(self._name, lambda call: out), batch) if self._is_last else out
+            return self._loss(StandIn(self._name, lambda call: out), batch) if self.is_last else out
 
     @contextmanager
     def replaying(self) -> Iterator[None]:
@@ -176,7 +181,7 @@ class Passes:
     def _drawing(self, seed: int) -> Iterator[None]:
         """The block draws from this stage's stream of the seed, and the process's own generators are as before afterwards."""
         with self._global_randomness, randomness.kept(self._device):
-            randomness.seed(self._device, seed + self._stage * _STREAM)
+            randomness.seed(self._device, seed + self.stage * _STREAM)
             yield
 
 
@@ -265,11 +270,10 @@ class _Stepping:
             self._passes.delay(2)
             with nullcontext() if kept.again is None else self._passes.replaying():
                 out = kept.out if kept.again is None else kept.again()
-                heads = self._loss_of(out, high - low) if last else _learning(out, program.gives)
+                heads = self._loss_of(out, high - low) if last else learning(out, program.gives)
                 if heads:
                     self._passes.backward(heads, [None] if last else given)
-            learning = _learning(taken, program.takes)
-            self._arrived[work] = [torch.zeros_like(t) if t.grad is None else t.grad for t in learning]
+            self._arrived[work] = gradients_of(learning(taken, program.takes))
         self.busy_ns += time.perf_counter_ns() - began_ns
 
     def _count(self, returned: Any, num_samples: int) -> None:
@@ -284,9 +288,14 @@ class _Stepping:
         return [loss * (self._coefficient * weight)] if weight else []
 
 
-def _learning(tensors: Sequence[Tensor], boundary: Boundary) -> list[Tensor]:
+def learning(tensors: Sequence[Tensor], boundary: Boundary) -> list[Tensor]:
     """Those that a gradient comes back for."""
     return [tensor for tensor, spec in zip(tensors, boundary.tensors, strict=True) if spec.learns]
+
+
+def gradients_of(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """What goes back for them; zeros where nothing depended on one."""
+    return [torch.zeros_like(tensor) if tensor.grad is None else tensor.grad for tensor in tensors]
 
 
 def _tag(work: Work) -> int:
