@@ -52,10 +52,10 @@ def residual() -> nn.Module:
 ENTRIES = {
     "perceptron": Entry(perceptron, lambda: (torch.randn(256, 512), torch.randint(512, (256,)))),
     "GPT": Entry(
-        partial(GPT2, vocabulary=2000, positions=64, width=256, depth=6),
-        lambda: (torch.randint(2000, (8, 64)), torch.randint(2000, (8, 64))),
+        partial(GPT2, vocabulary=1000, positions=64, width=256, depth=4),
+        lambda: (torch.randint(1000, (4, 64)), torch.randint(1000, (4, 64))),
     ),
-    "ResNet": Entry(residual, lambda: (torch.randn(8, 3, 64, 64), torch.randint(100, (8,)))),
+    "ResNet": Entry(residual, lambda: (torch.randn(4, 3, 64, 64), torch.randint(100, (4,)))),
 }
 
 
