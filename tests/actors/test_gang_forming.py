@@ -254,6 +254,9 @@ def test_a_lost_stage_costs_the_inner_optimizer_its_own_part_alone(stand: Callab
         wanted_D[piece.start : piece.stop] = 0
     assert torch.equal(momentum(3), wanted_D)
     step(3)
+    gang.forget()  # another model is in the place of this one
+    here.begin(4, local)
+    assert not gang.kept(4)
 
 
 @pytest.mark.usefixtures("stage_at_a_time")

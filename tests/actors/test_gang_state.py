@@ -95,7 +95,11 @@ def test_a_gang_writes_one_part_and_says_why_where_a_stage_is_lost_meanwhile(tmp
             raise StageFailedError("stage 1: died")
         return [Patch("inner.v", 0, torch.ones(2)), Patch("inner.v", 2, torch.full((1,), 2.0))]
 
-    state = GangState(str(tmp_path), 5, 4, told, asked.append, kept)
+    forgotten: list[str] = []
+    state = GangState(str(tmp_path), 5, 4, told, asked.append, kept, lambda: forgotten.append("all"))
+    for lineage in (3, 3, 4):
+        state.follow(lineage)
+    assert forgotten == ["all"]
     state.begin(7)
     state.save(SaveState(1, 7))
     state.save(SaveState(2, 9))

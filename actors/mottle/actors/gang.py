@@ -93,7 +93,7 @@ class Gang:
         """Of the last round of micro-batches, by stage."""
         self._taken_up = dict(map(_keyed, taken_up))
         """What stages that stand anew go on from."""
-        self._begun, self._has_stood = -1, False
+        self._begun, self._has_stood, self._forgets = -1, False, False
 
     # --- standing ---------------------------------------------------------------------------------------------------------------------
 
@@ -309,6 +309,10 @@ class Gang:
         """An order begins with what is kept when it is cleared for."""
         self._begun = work_id
 
+    def forget(self) -> None:
+        """Nothing of what is kept is of use to the next order."""
+        self._forgets = True
+
     def kept(self, before: int) -> list[Patch]:
         """What all stages kept before the first order from that one on.
 
@@ -323,6 +327,9 @@ class Gang:
 
     def clear(self, local: p.LocalSteps | None) -> None:
         """See `Bench.clear`."""
+        if self._forgets:
+            self._all("forget")
+            self._forgets = False
         self._all("clear", self._begun, local)
         self._weight, self._compute_ns, self._put_by = 0.0, 0, []
 

@@ -90,6 +90,7 @@ class GangState:
         size: of the model's vector.
         keep: has every stage keep what an order begins with.
         kept: patches of all stages, as they were before an order.
+        forget: has every stage begin anew.
     """
 
     def __init__(
@@ -100,10 +101,19 @@ class GangState:
         reports: Reports,
         keep: Callable[[int], None],
         kept: Callable[[int], Sequence[Patch]],
+        forget: Callable[[], None],
     ) -> None:
         self._run, self._slot, self._size, self._reports = Folder.at(run_dir), slot, size, reports
-        self._keep, self._kept = keep, kept
+        self._keep, self._kept, self._forget = keep, kept, forget
+        self.lineage: int | None = None
+        """Of the last order."""
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+
+    def follow(self, lineage: int) -> None:
+        """The next order is of this lineage: what was kept beside a model that was replaced is of no use in another."""
+        if self.lineage not in (None, lineage):
+            self._forget()
+        self.lineage = lineage
 
     def begin(self, work_id: int) -> None:
         """An order begins with what is kept now."""

@@ -164,6 +164,10 @@ class StageBench:
             patches += [Patch(f"{CODEC}{name}", start if value.dim() else None, value) for name, value in (memory or {}).items()]
         return patches
 
+    def forget(self) -> None:
+        """Begin anew."""
+        self.take_up([])
+
     def take_up(self, patches: Sequence[Patch]) -> None:
         """Go on from what a gang, or a worker, kept; in place of what this stage has."""
         self._local, self._kept = None, KeptStates(self._kept.most)

@@ -257,7 +257,7 @@ class Session:
             self._bench = Bench(slot, job, group, shards, state)
         else:
             self._bench = made = gang(patches_in(read_taken_up(job.run_dir, take_up)))
-            self._state = GangState(job.run_dir, slot, job.layout.size, reports, made.begin, made.kept)
+            self._state = GangState(job.run_dir, slot, job.layout.size, reports, made.begin, made.kept, made.forget)
         self.computed_ns = 0
         """Time in micro-batches, declared delays included."""
         self._travel = ThreadPoolExecutor(max_workers=1, thread_name_prefix="travel")
