@@ -1,5 +1,5 @@
-"""What processes cost that die: a worker, a shard's primary and the coordinator, killed with SIGKILL in the middle of a run; and what a
-backup costs when nobody dies.
+"""What processes cost that die: a worker, a shard's primary and the coordinator, killed with SIGKILL in the middle of a run; what a worker
+costs that joins; and what a backup costs when nobody dies.
 
     python benchmarks/failures.py [--rounds 3] [--params 25]
 
@@ -23,6 +23,7 @@ from pathlib import Path
 import ray
 import torch
 from step_time import gaps, mottle
+from table import tell
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
@@ -63,7 +64,25 @@ def coordinator(run: Run) -> int:
     return run.places()["coordinator"].pid
 
 
-def kill_one(victim: Callable[[Run], int], replicas: int) -> Outcome:
+def kill(victim: Callable[[Run], int], run: Run) -> None:
+    os.kill(victim(run), signal.SIGKILL)
+
+
+def join(run: Run) -> None:
+    run.add_workers(1)
+
+
+EVENTS: dict[str, tuple[Callable[[Run], None], int, str]] = {
+    "a worker of 3 killed": (partial(kill, worker), 0, "under one step"),
+    "the primary of a shard with a backup killed": (partial(kill, primary), 1, "3 s"),
+    "the coordinator killed": (partial(kill, coordinator), 0, "5 s"),
+    "a fourth worker joins": (join, 0, "nobody waits"),
+}
+"""What happens to the run, with its replicas, and how long the longest pause may be."""
+
+
+def disturbed(happens: Callable[[Run], None], replicas: int) -> Outcome:
+    """A run to which something happens at its 40th version."""
     generator = torch.Generator().manual_seed(0)
     size = STEPS * BATCH
     data = TensorDataset(torch.randn(size, 32, generator=generator), torch.randn(size, 8, generator=generator))
@@ -82,12 +101,20 @@ def kill_one(victim: Callable[[Run], int], replicas: int) -> Outcome:
         ).start()
         while run.progress.version < KILL_AT:
             time.sleep(0.01)
-        os.kill(victim(run), signal.SIGKILL)
+        happens(run)
         summary = run.result().summary
         assert summary is not None
         between = gaps(f"{folder}/run")
     (epoch,) = summary.epochs
     return Outcome(statistics.median(between), max(between), summary.updates.lost, epoch.repeated, epoch.missed)
+
+
+def tell_event(name: str, outcomes: list[Outcome], aim: str) -> None:
+    usual_s = statistics.median(each.usual_s for each in outcomes)
+    longest = ", ".join(f"{each.longest_s:.2f}" for each in sorted(outcomes, key=lambda each: each.longest_s))
+    counts = {what: sum(getattr(each, what) for each in outcomes) for what in ("lost", "repeated", "missed")}
+    kept = "nothing lost, repeated or missed" if not any(counts.values()) else ", ".join(f"{n} {what}" for what, n in counts.items())
+    tell(f"{name}, 3 workers, synchronous steps of 50 ms", f"longest pause {longest} s, the usual step {usual_s:.2f} s; {kept}", aim)
 
 
 def main() -> int:
@@ -96,15 +123,8 @@ def main() -> int:
     parser.add_argument("--params", type=float, default=25.0, help="millions")
     arguments = parser.parse_args()
     ray.init(address="local", num_cpus=8, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
-    victims = (("a worker of 3", worker, 0), ("the primary of a shard with a backup", primary, 1), ("the coordinator", coordinator, 0))
-    for name, victim, replicas in victims:
-        for _ in range(arguments.rounds):
-            outcome = kill_one(victim, replicas)
-            print(
-                f"killed {name}: longest pause {outcome.longest_s:.2f} s (usual {outcome.usual_s:.3f} s); updates lost {outcome.lost}, "
-                f"samples repeated {outcome.repeated}, missed {outcome.missed}",
-                flush=True,
-            )
+    for name, (happens, replicas, aim) in EVENTS.items():
+        tell_event(name, [disturbed(happens, replicas) for _ in range(arguments.rounds)], aim)
     with kept_processes():
         ratios = []
         for _ in range(arguments.rounds):
@@ -113,7 +133,11 @@ def main() -> int:
             print(
                 f"{arguments.params:g} M parameters: step {alone:.3f} s without backups, {backed:.3f} s with, {ratios[-1]:.2f}x", flush=True
             )
-    print(f"{os.cpu_count()} cores: median cost of backups {statistics.median(ratios):.2f}x")
+    tell(
+        f"backups of both shards, {arguments.params:g} M parameters, 2 workers, all on {os.cpu_count()} cores",
+        f"step {', '.join(f'{ratio:.2f}' for ratio in sorted(ratios))} times that without",
+        "1.15",
+    )
     return 0
 
 

@@ -26,7 +26,7 @@ def _two_hosts(_possible: None) -> Iterator[Testbed]:
         HostSpec(name="h1", labels={"ray.io/market-type": "on-demand"}),
         HostSpec(name="h2", labels={"ray.io/market-type": "spot"}),
     ]
-    with Testbed(specs, detection=Detection(period_ms=300, timeout_ms=3000)) as bed:
+    with Testbed(specs, detection=Detection(period_ms=300, timeout_ms=3000), durable=True) as bed:
         yield bed
 
 

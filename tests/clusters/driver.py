@@ -1,6 +1,7 @@
 """A run's driver inside a host of the testbed: starts a job, then answers questions, one JSON line each way.
 
-`python -m tests.clusters.driver JSON`; the argument names the folder, the worker groups and the options of the `Trainer`.
+`python -m tests.clusters.driver JSON`; the argument names the folder, the worker groups, options of the `Trainer`, and how the driver comes
+by its run: `start` (by default), or `attach` to one that it has left on a host before.
 """
 
 import json
@@ -10,11 +11,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import ray
 import torch
 from tests.actors import live
 from torch import Tensor, nn
 
-from mottle.sdk import Run, Trainer, WorkerGroup
+from mottle.sdk import Run, Trainer, WorkerGroup, attach
 
 WIDTH = 10_000
 LR = 0.03 * WIDTH  # a logit is the mean of so many outputs
@@ -41,16 +43,30 @@ def describe(folder: str, groups: list[dict[str, Any]], model: str = "wide", **o
     return live.trainer(Path(folder), make, scaling_config=crew, optimizer={"sgd": {"lr": lr}}, **options)
 
 
+def leave(host: str, description: dict[str, Any]) -> None:
+    """Start a detached run from that host and leave it, as a job does that Ray was given for it."""
+    ray.init(logging_level="ERROR", log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(sys.path)}})
+
+    def start() -> None:
+        describe(**description).start(detached=True)
+
+    starting: Any = ray.remote(num_cpus=0, resources={host: 0.001})(start)
+    ray.get(starting.remote())
+
+
 class Driver:
     """What the test may ask for; the end of the run comes with all that the test checks."""
 
-    def __init__(self, job: Trainer, model: str = "wide") -> None:
+    def __init__(self, job: Trainer, how: str, model: str = "wide") -> None:
         self._job = job
         self._make, self._lr = MODELS[model]
-        self._run: Run = job.start()
+        self._run: Run = attach(job.job.name) if how == "attach" else job.start()
 
     def snapshot(self) -> dict[str, Any]:
         return asdict(self._run.progress)
+
+    def coordinator(self) -> int:
+        return self._run.places()["coordinator"].pid
 
     def processes(self) -> dict[str, int]:
         return self._run.processes()
@@ -88,7 +104,11 @@ class Driver:
 def main(description: dict[str, Any]) -> None:
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever else is printed is for people
-    driver = Driver(describe(**description), description.get("model", "wide"))
+    how = description.pop("how", "start")
+    if (host := description.pop("leave", None)) is not None:
+        leave(host, description)
+        ray.shutdown()
+    driver = Driver(describe(**description), how, description.get("model", "wide"))
     print(json.dumps("started"), file=replies, flush=True)
     for line in sys.stdin:
         method, *arguments = json.loads(line)

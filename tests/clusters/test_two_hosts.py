@@ -64,7 +64,7 @@ class Driver:
 @contextmanager
 def driven(bed: Testbed, folder: Path, **description: Any) -> Iterator[Driver]:
     """A run with its driver on the head's host."""
-    driver = Driver(bed, {"folder": str(folder), **description}, folder / "driver.log")
+    driver = Driver(bed, {"folder": str(folder), **description}, folder / f"driver-{description.get('how', 'start')}.log")
     try:
         yield driver
     finally:
@@ -157,6 +157,49 @@ def test_a_worker_whose_stages_are_on_two_hosts_loses_one_and_goes_on(two_hosts:
 
 def is_follower(pid: int) -> bool:
     return psutil.Process(pid).cmdline()[:1] != [] and psutil.Process(pid).cmdline()[0].startswith("ray::Follower")
+
+
+def test_a_restart_of_rays_gcs_stops_nobody_and_a_death_meanwhile_is_found_out(two_hosts: Testbed, tmp_path: Path) -> None:
+    """Everybody trains on without a GCS, not a worker but the killed one is lost, and the next one can join."""
+    options = {"model": "perceptron", "strategy": "async", "replicas": 1}
+    with driven(two_hosts, tmp_path, groups=[on("h1", 1, max_count=2), on("h2", 2)], until=ENDLESS, **options) as run:
+        run.wait_for(lambda now: all(row(now, worker)["accepted"] for worker in ("w0", "w1", "w2")), "an update of each")
+        before, coordinator = run.ask("processes"), run.ask("coordinator")
+        with two_hosts.without_gcs():
+            os.kill(before["w1"], signal.SIGKILL)
+            start = run.ask("snapshot")
+            run.wait_for(lambda now: now["version"] >= start["version"] + 100, "a hundred versions without a GCS")
+        run.wait_for(lambda now: row(now, "w1")["state"] == "killed", "the death of w1")
+        (joined,) = run.ask("add", 1, "h1")
+        run.wait_for(lambda now: row(now, joined)["accepted"] >= 2, "two updates of the one that joined")
+        after = run.ask("processes")
+        assert ({name: after[name] for name in ("w0", "w2")}, run.ask("coordinator")) == (
+            {name: before[name] for name in ("w0", "w2")},
+            coordinator,
+        )
+        run.ask("stop")
+        assert_each_sample_once(run.ask("end", False))
+
+
+def test_the_host_of_the_coordinator_is_lost_and_a_detached_run_goes_on_elsewhere(two_hosts: Testbed, tmp_path: Path) -> None:
+    """The coordinator and a shard's primary are on that host."""
+    two_hosts.join(HostSpec(name="h3"))
+    try:
+        options = {"groups": [on("h1", 1), on("h2", 1)], "model": "perceptron", "strategy": "async", "replicas": 1, "until": ENDLESS}
+        with driven(two_hosts, tmp_path, leave="h3", how="attach", **options) as run:
+            run.wait_for(lambda now: all(row(now, worker)["accepted"] for worker in ("w0", "w1")), "an update of each")
+            before, coordinator = run.ask("processes"), run.ask("coordinator")
+            assert coordinator in two_hosts.pids("h3")
+            two_hosts.kill("h3")
+            began_s = time.monotonic()
+            back = run.wait_for(lambda now: any(event["kind"] == "coordinator" for event in now["events"]), "another coordinator")
+            run.wait_for(lambda now: now["version"] >= back["version"] + 20, "twenty more versions")
+            print(f"went on {time.monotonic() - began_s:.1f} s after its host was lost")
+            assert run.ask("processes") == before
+            run.ask("stop")
+            assert_each_sample_once(run.ask("end", False))
+    finally:
+        two_hosts.leave("h3")
 
 
 def shard_on(bed: Testbed, host: str) -> psutil.Process:

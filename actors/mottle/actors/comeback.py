@@ -23,7 +23,7 @@ from mottle.actors.logbook import entries_of
 from mottle.actors.reports import RunHandle
 from mottle.actors.reserve import RESERVE
 from mottle.actors.shard import Fence
-from mottle.actors.worker import Working
+from mottle.actors.worker import NEW, Working
 from mottle.core.takeover import Takeover, TakeoverError, longest
 
 PATIENCE_S = 10.0
@@ -190,12 +190,12 @@ def _workers(attaching: Questions, found: Mapping[str, Child], takeover: Takeove
     """Those at work, by name; and the groups of those that are still to come, by slot."""
     members = takeover.brain.members
     here = {member.slot for member in members.all if member.state != "left"}
-    attaching.wait(PATIENCE_S, lambda answers: here <= {each[0].slot for each in answers.values() if each is not None})
+    attaching.wait(PATIENCE_S, lambda answers: here <= {each[0].slot for each in answers.values() if isinstance(each, tuple)})
     answers = attaching.wait(GRACE_S)
-    at_work = {name: each for name, each in answers.items() if each is not None}
+    at_work = {name: each for name, each in answers.items() if isinstance(each, tuple)}
     promised = {
         int(child.about[0]): child.about[1]
         for name, child in found.items()
-        if child.role == "worker" and name not in answers and members.known(int(child.about[0])) is None
+        if child.role == "worker" and answers.get(name, NEW) == NEW and members.known(int(child.about[0])) is None
     }
     return at_work, promised

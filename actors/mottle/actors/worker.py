@@ -42,6 +42,10 @@ LOOK_EVERY_S = 1.0
 """After so long a call that waits for the end sees that it waits for nobody."""
 
 
+NEW = "new"
+"""What a process says to a coordinator that takes over when the one before has made it and given it no work yet."""
+
+
 class Working(NamedTuple):
     """What a worker says to a coordinator that takes over."""
 
@@ -61,6 +65,8 @@ class TrainingWorker:
         self._lifeline = Lifeline(coordinator)
         self._output = Output()
         self._working: Working | None = None
+        self._worked = False
+        """Whether this process has ever been a worker of a crew."""
         self._num_attached = 0
         self._over: Future[int] = Future()
         self._serving = ""
@@ -104,11 +110,11 @@ class TrainingWorker:
             self._lifeline.stir()
 
     @transport.call(group="mail")
-    def attach(self, door: Door | None) -> tuple[Working, int] | None:
-        """Talk to the coordinator behind that door, which takes over. Who this worker is, and the number to ask `until_over` with; None
-        for one that is not at work."""
+    def attach(self, door: Door | None) -> tuple[Working, int] | str | None:
+        """Talk to the coordinator behind that door, which takes over. Who this worker is, and the number to ask `until_over` with; `NEW`
+        for one that was never at work, None for one whose work is over."""
         if self._working is None:
-            return None
+            return None if self._worked else NEW
         self._num_attached += 1
         self._door = door
         line, _ = connect(self._exchange, door, line_name(self._slot), "the coordinator")
@@ -173,7 +179,7 @@ class TrainingWorker:
             )
             self._session.stand()
             self._over = Future()
-            self._working = Working(self._slot, group.name, self.where())
+            self._working, self._worked = Working(self._slot, group.name, self.where()), True
             self._serving = job.run_dir
             if self._let_go_of == job.run_dir:
                 self._mailbox.put(w.LetGo())

@@ -240,7 +240,12 @@ class Trainer:
         survival = survival_warning(defaults.get("rule"), self.job.groups, self.job.strategy)
         short = short_rounds_warning(strategies.build(self.job.strategy, defaults), self.job.brain.num_positions)
         notes = [each for each in (note, survival, short) if each]
-        coordinator = placing.make_coordinator(Coordinator, name=coordinator_name(self.job.name) if detached else None)
+        try:
+            coordinator = placing.make_coordinator(Coordinator, name=coordinator_name(self.job.name) if detached else None)
+        except ray.exceptions.ActorAlreadyExistsError:
+            raise ConfigError(
+                f"a detached run {self.job.name!r} goes on already: attach to it, stop it, or give this one another name or folder"
+            ) from None
         RESERVE.clear()  # what waits yet and was not taken up may hold what this run needs
         start = coordinator.start.options(concurrency_group="control")
         try:

@@ -3,11 +3,13 @@
 import json
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +26,7 @@ PORT = 6379
 _START_TIMEOUT_S = 180.0
 _LEAVE_TIMEOUT_S = 10.0
 _REVIVAL_S = 2.0
+_GCS_TIMEOUT_S = 60.0
 
 
 class Testbed:
@@ -37,6 +40,7 @@ class Testbed:
         detection: how soon a lost host is noticed.
         owned: whether it ends with this process; one that is not stays until it is taken down by name.
         ray: whether Ray is started; without, the hosts are bare.
+        durable: whether Ray's GCS keeps its tables on disk (RocksDB), so that a cluster survives its restart.
     Raises:
         TestbedError: no root, no iproute2, the name is taken, or Ray does not start.
     """
@@ -51,6 +55,7 @@ class Testbed:
         detection: Detection | None = None,
         owned: bool = True,
         ray: bool = True,
+        durable: bool = False,
     ) -> None:
         if lacking := missing():
             raise TestbedError(lacking)
@@ -59,6 +64,7 @@ class Testbed:
             raise TestbedError("a testbed has at least one host, got 0")
         registry.remove_stale()
         self.has_ray = ray
+        self._durable = durable
         self._detection = detection or Detection()
         self._hosts: dict[str, HostSpec] = {}
         self._places: dict[str, int] = {}
@@ -87,7 +93,7 @@ class Testbed:
             raise TestbedError(f"no testbed {name!r} is up; {suggestion(name, known) if known else 'none is'}")
         self = cls.__new__(cls)
         self.number, self.folder, self._network = entry.number, entry.folder, Network(entry.number)
-        self.has_ray = bool(entry.state["ray"])
+        self.has_ray, self._durable = bool(entry.state["ray"]), bool(entry.state["durable"])
         self._detection = Detection(**entry.state["detection"])
         self._hosts = {each["name"]: HostSpec(**each) for each in entry.state["hosts"]}
         self._places, self._states = dict(entry.state["places"]), dict(entry.state["states"])
@@ -135,6 +141,10 @@ class Testbed:
     def pids(self, host: str) -> list[int]:
         """Every process of the host."""
         return processes.pids(self._namespace(host))
+
+    def has_raylet(self, host: str) -> bool:
+        """Whether a Ray node runs on the host, whatever the head thinks of it."""
+        return bool(processes.named(self._namespace(host), "raylet"))
 
     def sent_bytes(self, host: str) -> int:
         """What has left the host so far."""
@@ -201,7 +211,10 @@ class Testbed:
         self._note(host, "killed")
 
     def start(self, host: str) -> None:
-        """Start Ray again on a host that was killed; where that is the head's, on the others too, for it is a new Ray."""
+        """Start Ray again on a host that was killed; where that is the head's, on the others too, for it is a new Ray.
+
+        Also of a `durable` testbed: `ray start` finds the others' processes, which name the head, and takes it to be running.
+        """
         self._network.heal(self._places[self._known(host)])
         others = [each for each, state in self._states.items() if host == self.head and each != host and state == "up"]
         for each in (host, *others):
@@ -231,6 +244,25 @@ class Testbed:
         self._network.heal(self._places[self._known(host)])
         self._note(host, "up")
         self._revive()
+
+    @contextmanager
+    def without_gcs(self) -> Iterator[None]:
+        """Ray's GCS is dead (SIGKILL) inside the block, and started again at its end; all other processes live on.
+
+        Raises:
+            TestbedError: it does not answer within 60 s, or some host has died of it; for a testbed that is not `durable` that is so.
+        """
+        (gcs,) = processes.named(self._namespace(self.head), "gcs_server")
+        command, environment = processes.invocation(gcs)
+        here = self.alive()
+        processes.send([gcs], signal.SIGKILL)
+        processes.wait_gone([gcs], _LEAVE_TIMEOUT_S)
+        try:
+            yield
+        finally:
+            nothing = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+            self.popen(self.head, command, env=environment, start_new_session=True, **nothing)
+            self.alive(*here, timeout_s=_GCS_TIMEOUT_S)
 
     def limit(self, host: str, *, rate_mbit: float | None) -> None:
         """Hold the host's link to a rate in both directions; None for no limit."""
@@ -326,6 +358,10 @@ class Testbed:
         if spec.labels:
             command.append(f"--labels={','.join(f'{key}={value}' for key, value in spec.labels.items())}")
         environment = {name: value for name, value in self.environment(host).items() if name != "RAY_ADDRESS"}
+        if host == self.head and self._durable:
+            tables = self.folder / "gcs"
+            shutil.rmtree(tables, ignore_errors=True)
+            environment |= {"RAY_gcs_storage": "rocksdb", "RAY_gcs_storage_path": str(tables)}
         return self.popen(
             host,
             command,
@@ -375,5 +411,6 @@ class Testbed:
             "states": self._states,
             "detection": asdict(self._detection),
             "ray": self.has_ray,
+            "durable": self._durable,
         }
         registry.update(self.number, known)

@@ -71,6 +71,13 @@ def named(namespace: str, program: str) -> list[int]:
     return found
 
 
+def invocation(pid: int) -> tuple[list[str], dict[str, str]]:
+    """Command line and environment that a process was started with."""
+    with open(f"/proc/{pid}/cmdline") as arguments, open(f"/proc/{pid}/environ") as variables:
+        pairs = [each.partition("=") for each in variables.read().split("\0") if each]
+        return arguments.read().rstrip("\0").split("\0"), {name: value for name, _, value in pairs}
+
+
 def wait_gone(targets: list[int], timeout_s: float) -> bool:
     """Whether those processes have ended, at the latest after `timeout_s`."""
     deadline = time.monotonic() + timeout_s
