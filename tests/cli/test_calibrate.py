@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from tests.cli.test_simulate import JOB, MODULE
 
+from mottle.actors.node_links import slowest
+from mottle.placement import Link
 from mottle.simulate.fleetfile import read_fleet
 from mottle.storage.document import DocumentError
 
@@ -65,3 +67,46 @@ def test_a_file_that_is_no_calibration_is_left_alone(mottle, job: Path, tmp_path
     assert outcome.code == 2
     assert "is no calibration file" in outcome.err
     assert store.read_text() == '["mine"]'
+
+
+def test_the_slowest_link_of_each_kind_of_device_counts() -> None:
+    quick, slow = Link(10, 10**9), Link(20, 10**8)
+    found = slowest(["H200", "cpu", "cpu"], {(0, 1): quick, (0, 2): slow, (1, 2): quick})
+    assert found == {"H200": (2e-6, 1e8), "cpu": (2e-6, 1e8)}
+    assert slowest(["cpu"], {(0, 0): quick}) == {"cpu": (1e-6, 1e9)}
+
+
+@pytest.mark.ray
+def test_links_are_timed_once_and_fleet_files_know_them(mottle, job: Path, tmp_path: Path, local_ray: None) -> None:
+    store = tmp_path / "calibration.json"
+    first = mottle("calibrate", job, "--out", store, "--most", 2, "--links", "auto", "--json").data
+    assert first["links"].keys() == {"cpu"}
+    assert first["links"]["cpu"]["bandwidth_bytes_per_s"] > 1e6
+    assert 0 < first["links"]["cpu"]["latency_s"] < 1
+    again = mottle("calibrate", job, "--out", store, "--links", "auto")
+    assert "MB/s" in again.out
+    assert "as known" in again.out
+
+    fleet = tmp_path / "fleet.yaml"
+    calibrated = "{calibrated: {file: calibration.json, device: cpu}}"
+    fleet.write_text(f"workers: [{{sample_s: 0.1, bandwidth_bytes_per_s: {calibrated}, latency_s: {calibrated}}}]\n")
+    (workers,) = read_fleet(fleet).workers
+    assert {"bandwidth_bytes_per_s": workers.bandwidth_bytes_per_s, "latency_s": workers.latency_s} == first["links"]["cpu"]
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("{calibrated: {file: calibration.json, device: H100}}", "no link of 'H100'"),
+        ("{calibrated: {file: missing.json, device: cpu}}", "missing.json cannot be read"),
+        ("{calibrated: {device: cpu}}", "wanted a number, or {calibrated"),
+        ("{measured: {}}", "wanted a number, or {calibrated"),
+    ],
+)
+def test_links_that_a_fleet_file_cannot_find_are_said_with_their_line(tmp_path: Path, value: str, message: str) -> None:
+    (tmp_path / "calibration.json").write_text('{"format": 1, "devices": {}, "links": {"cpu": {"latency_s": 0.1}}}')
+    file = tmp_path / "fleet.yaml"
+    file.write_text(f"workers:\n  - sample_s: 1\n    bandwidth_bytes_per_s: {value}\n")
+    with pytest.raises(DocumentError, match=message) as caught:
+        read_fleet(file)
+    assert caught.value.faults[0].line == 3

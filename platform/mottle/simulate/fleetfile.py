@@ -6,6 +6,7 @@ Everything that is wrong with a file is reported at once, each with file, line a
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,12 @@ class _Reader:
 
     def fleet(self) -> Fleet:
         parts: dict[str, Callable[[Any, KeyPath], Any]] = {
-            "workers": self._list(Workers, sample_s=self._compute_time),
+            "workers": self._list(
+                Workers,
+                sample_s=self._compute_time,
+                bandwidth_bytes_per_s=partial(self._link, "bandwidth_bytes_per_s"),
+                latency_s=partial(self._link, "latency_s"),
+            ),
             "servers": self._one(Servers),
             "validator": self._one(Validator),
             "messages": self._one(Messages, delay_s=lambda value, path: tuple(value) if isinstance(value, list) else value),
@@ -122,6 +128,21 @@ class _Reader:
         except (KeyError, TypeError, ValueError, StopIteration) as error:
             text = f"{options['file']} has no calibration of one model on {options['device']!r}: nothing under {error}"
             return self._wrong(path, f"{text}; run `mottle calibrate` there, or say which model:")
+
+    def _link(self, what: str, value: Any, path: KeyPath) -> Any:
+        """A number, or what `mottle calibrate --links` timed for a device."""
+        if not isinstance(value, dict):
+            return value
+        options = value.get("calibrated")
+        if set(value) != {"calibrated"} or not isinstance(options, dict) or set(options) != {"file", "device"}:
+            return self._wrong(path, f"wanted a number, or {{calibrated: {{file: calibration.json, device: cpu}}}}, got {value!r}")
+        try:
+            return float(json.loads((self._folder / str(options["file"])).read_text(encoding="utf-8"))["links"][options["device"]][what])
+        except OSError as error:
+            return self._wrong(path, f"{options['file']} cannot be read: {error}")
+        except (KeyError, TypeError, ValueError) as error:
+            text = f"{options['file']} has no link of {options['device']!r}: nothing under {error}"
+            return self._wrong(path, f"{text}; run `mottle calibrate --links ADDRESS` in that cluster")
 
     def _wrong(self, path: KeyPath, message: str) -> None:
         self._faults.append(self._document.fault(path, message))
