@@ -69,18 +69,30 @@ def test_threads_give_the_bits_of_the_replay_and_queues_keep_their_bounds(slots:
         assert most <= max(1, slots[k][0 if kind == "forward" else 1])
 
 
+class Times(nn.Module):
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.tensor(value))
+
+    def forward(self, x: Tensor) -> Tensor:
+        answer: Tensor = self.factor * x
+        return answer
+
+
+@pytest.mark.parametrize(("count", "first", "last"), [(1, 1.1, 1.1), (2, 1.276, 1.26), (3, 1.24324, 1.234), (4, None, 1.210174)])
+def test_the_worked_example_of_the_specification(count: int, first: float | None, last: float) -> None:
+    """Two factors that begin at 1, losses (y - target)^2 / 2: the first stage's update is two ticks behind the last one's."""
+    given = [(1.0, 2.0), (2.0, 3.0), (1.0, 1.0), (3.0, 4.0)][:count]
+    made: list[nn.Module] = [Times(1.0), Times(1.0)]
+    config = StaleConfig(lr=0.1, forward_slots=(1,))
+    train_stale(made, lambda out, y: 0.5 * (out - y).square(), [(torch.tensor(x), torch.tensor(y)) for x, y in given], config)
+    found = [made[k].factor.item() for k in range(2)]  # type: ignore[union-attr, operator]
+    assert found[1] == pytest.approx(last, rel=1e-6)
+    assert first is None or found[0] == pytest.approx(first, rel=1e-6)
+
+
 def test_the_gradient_of_a_stage_is_late_by_its_staleness() -> None:
     """A product of two scalars: x0 is updated with x1 of then and the input of m_0 steps ago."""
-
-    class Times(nn.Module):
-        def __init__(self, value: float) -> None:
-            super().__init__()
-            self.factor = nn.Parameter(torch.tensor(value))
-
-        def forward(self, x: Tensor) -> Tensor:
-            answer: Tensor = self.factor * x
-            return answer
-
     inputs = [1.0, 2.0, 4.0, 8.0, 16.0]
     made: list[nn.Module] = [Times(1.0), Times(3.0)]
     config = StaleConfig(lr=0.001, forward_slots=(1,))

@@ -62,6 +62,18 @@ def test_on_unequal_machines_with_a_quick_network_balanced_shares_win() -> None:
     assert abs_sgd["staleness_worth"] == pytest.approx(staleness_efficiency(1.0), abs=0.01)
 
 
+def test_coded_computing_that_is_allowed_wins_where_others_straggle_every_time() -> None:
+    coded = {"gradient_coding": {"num_stragglers": 3, "code": "fractional"}}
+    facts = measured(*[0.002] * 8, candidates=["sync", "backup", "lb_bsp", "abs_sgd", coded], noise=0.0, running="sync")
+    for numbers in facts["workers"].values():
+        numbers["jitter"] = 2.0
+    planner = planner_of(strategies.config_of({"auto": {"allow": [coded]}}, JOB), 8, "adam")
+    assert planner is not None
+    planned = planner(facts)
+    assert planned.spec == coded
+    assert rating(planned, "gradient_coding")["samples_per_s"] > 2 * rating(planned, "sync")["samples_per_s"]
+
+
 def test_a_change_must_promise_more_than_what_is_not_known() -> None:
     planned = answer(measured(0.002, 0.002, running="sync"))
     assert planned.spec == "sync"

@@ -10,7 +10,7 @@ from mottle.core import strategy as s
 from mottle.core.brain import Brain
 from mottle.core.config import BrainConfig
 from mottle.core.errors import ConfigError
-from mottle.core.protocol import PlanWanted, Version, update_name
+from mottle.core.protocol import Planned, PlanWanted, Version, update_name
 from mottle.simulate import Fleet, Simulation, Synthetic, Workers
 from mottle.strategies.auto import ANSWER_S, ROUNDS
 from mottle.strategies.measuring import ENOUGH, Measurements
@@ -265,3 +265,48 @@ def test_a_resumed_run_goes_on_with_its_strategy_and_measures_anew() -> None:
     after.restore(before.state())
     assert after.spec == "abs_sgd"
     assert after.handle(s.VersionPublished(V[0]), view)[0] == s.Assign(0, 8), "round 0 of ABS-SGD"
+
+
+def test_a_coded_strategy_may_be_allowed_and_a_run_changes_to_it_and_back(train, least_squares) -> None:
+    """Nothing is lost on the way, surplus copies of its rounds included."""
+    problem = least_squares(num_samples=60, dim=3, seed=51)
+    spec = {"auto": {"allow": [{"gradient_coding": {"code": "fractional"}}]}}
+    run = train(spec, problem, speeds=(1, 1, 2, 9), defaults={"batch_size": 8, "lr": 0.05}, num_positions=60, max_samples=480)
+    seen = []
+    for chosen in ("lb_bsp", {"gradient_coding": {"code": "fractional"}}, "sync", {"gradient_coding": {}}, {"gradient_coding": {}}):
+        target = run.brain.samples + 70
+        run.run(until=lambda target=target: run.brain.samples >= target)
+        seen.append(run.brain.strategy.spec)
+        run.tell(Planned(chosen, "the test says so"))
+    run.run()
+    assert seen == ["lb_bsp", "lb_bsp", {"gradient_coding": {"code": "fractional"}}, "sync", {"gradient_coding": {}}]
+    assert run.brain.finished == "samples"
+    assert set(run.used.values()) == {1}
+    assert len(run.used) == 480
+    assert any(verdict.reason.startswith("surplus") for verdict in run.verdicts)
+
+
+def test_a_plan_that_comes_back_to_a_coded_strategy_before_the_change_makes_it_go_on() -> None:
+    """Its next round was held back for a change that is no longer wanted."""
+    strategy, view = auto(allow=["gradient_coding"]), View()
+    assert [type(each) for each in strategy.handle(s.Planned("gradient_coding"), view)].count(s.AssignChunks) == 2
+    for work_id, worker in enumerate(view.crew):
+        view.working.add(worker)
+        strategy.handle(s.OrderIssued(work_id, worker, 8), view)
+    strategy.handle(s.Planned("sync"), view)
+    view.working.discard(0)
+    (step,) = strategy.handle(s.UpdateArrived(update(0, 0, 8, spent_ns=800)), view)
+    assert step.chunks
+    view.version = V[1]
+    assert strategy.handle(s.VersionPublished(V[1]), view) == [], "one is out still"
+    strategy.handle(s.Planned("gradient_coding"), view)
+    view.working.discard(1)
+    decisions = strategy.handle(s.OrderEnded(1, 1, "surplus"), view)
+    assert [type(each) for each in decisions].count(s.AssignChunks) == 2
+
+
+def test_a_coded_candidate_that_cannot_run_in_the_job_is_refused() -> None:
+    spec = {"auto": {"allow": [{"gradient_coding": {"num_stragglers": 4}}]}}
+    with pytest.raises(ConfigError, match="needs at least 5 workers, there are 3"):
+        strategies.check_coded(spec, num_workers=3)
+    strategies.check_coded("auto", num_workers=1)

@@ -25,7 +25,7 @@ from mottle.strategies.noise_probe import NoiseProbe
 
 CANDIDATES = ("sync", "backup", "lb_bsp", "abs_sgd")
 """Strategies of staleness at most 1 and one local step; others have to be allowed."""
-CHANGEABLE = (*CANDIDATES, "async", "ssp", "fedbuff", "fedfix")
+CHANGEABLE = (*CANDIDATES, "async", "ssp", "fedbuff", "fedfix", "gradient_coding")
 """Strategies that keep nothing on workers or shards from one step to the next, so that a run can change between them."""
 FIRST = "lb_bsp"
 ROUNDS = 6
@@ -131,6 +131,8 @@ class Auto:
         """Updates that the inner strategy has not decided."""
         self._closed = False
         """The inner strategy was told that nothing more will come."""
+        self._stalled = False
+        """A coded round of the inner strategy was kept from beginning: it has to be made anew before it can go on."""
 
     def handle(self, event: s.StrategyEvent, view: s.View) -> list[s.Decision]:
         match event:
@@ -177,6 +179,8 @@ class Auto:
 
     def _compare(self, decision: s.Apply | s.ApplyRule) -> list[s.Decision]:
         """Measure inner products of the updates of a step, before it uses them up."""
+        if isinstance(decision, s.Apply) and decision.chunks:
+            return []  # coded sums are no gradients to be compared
         ids = [work_id for work_id, _ in (decision.terms if isinstance(decision, s.Apply) else decision.rows)]
         updates = [self._held[work_id] for work_id in ids if work_id in self._held]
         return self._probe.compare(updates) if self._inner.barriered else []
@@ -222,7 +226,7 @@ class Auto:
     def _choose(self, spec: Spec) -> None:
         """Change to it as soon as it is quiet; not to one that cannot apply the robust rule, which may be newer than the plan."""
         if self._fits(spec):
-            self._next = spec if spec != self.spec else None
+            self._next = spec if spec != self.spec or self._stalled else None
 
     def _fits(self, spec: Spec) -> bool:
         if self._rule is None:
@@ -245,7 +249,7 @@ class Auto:
         self.spec, self._next = self._next, None
         self._inner = self.config.candidate(self.spec, self._rule)
         self._turn += 1
-        self._held, self._closed, self._steps = {}, False, 0
+        self._held, self._closed, self._stalled, self._steps = {}, False, False, 0
         begun: list[s.Decision] = [*left, *self._tell(s.VersionPublished(view.version), view)]
         for worker in view.crew:
             begun += self._tell(s.WorkerIdle(worker), view)
@@ -259,6 +263,11 @@ class Auto:
             match decision:
                 case s.Assign(worker) if self._next is not None:
                     refused.append(worker)
+                case s.LendChunk() | s.AssignChunks() if self._next is not None:
+                    self._stalled = True
+                case s.ReleaseChunks():
+                    self._held.clear()  # what came of the round ends with it
+                    decisions.append(decision)
                 case s.SetAlarm(name, after_ns):
                     decisions.append(s.SetAlarm(f"{self._turn}/{name}", after_ns))
                 case s.Apply() | s.ApplyRule():
@@ -277,6 +286,8 @@ class Auto:
         terms = (*decision.terms, *((each, 0.0) for each in decision.unselected)) if isinstance(decision, s.Apply) else decision.rows
         for work_id, _ in terms:
             self._held.pop(work_id, None)
+        if isinstance(decision, s.Apply) and decision.chunks:
+            self._held.clear()  # surplus copies end with the round
 
     # --- checkpoints ------------------------------------------------------------------------------------------------------------------
 

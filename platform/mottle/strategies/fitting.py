@@ -1,7 +1,9 @@
 """Whether a strategy can run in the job and on the fleet that it is named for: what its own options cannot say."""
 
+from typing import Any
+
 from mottle.core.errors import ConfigError
-from mottle.core.naming import Spec, parse
+from mottle.core.naming import Spec, folded, parse
 from mottle.core.strategy import Strategy
 from mottle.strategies.catalogue import config_of, counts_its_workers, is_coded
 
@@ -28,7 +30,12 @@ def check_coded(
     Raises:
         ConfigError: one of them, and what to do.
     """
-    name, _ = parse(spec, "strategy")
+    name, options = parse(spec, "strategy")
+    job = {"weighted_loss": weighted_loss, "lossy_codec": lossy_codec, "clips_workers": clips_workers}
+    if folded(name) == "auto":  # which may change to those that it is allowed
+        allowed: Any = options.get("allow") or ()
+        for candidate in allowed:
+            check_coded(candidate, num_workers=num_workers, **job)
     if not is_coded(name):
         return
     config = config_of(spec, {"batch_size": 1})
