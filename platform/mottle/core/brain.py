@@ -301,10 +301,11 @@ class Brain:
                 self.checks.settle(self.version)
             if self._leaving:
                 self._let_go()
-            may_adopt = self._checkpoints.idle and not self._replacing.fetching
-            if self._checkpoint() or self._replace() or (may_adopt and self._newcomers.adopt()):
+            replacing = self._replacing.busy  # as after almost no event: what follows is asked only then
+            may_adopt = self._checkpoints.idle and not (replacing and self._replacing.fetching)
+            if self._checkpoint() or (replacing and self._replace()) or (may_adopt and self._newcomers.adopt()):
                 continue  # before the strategy hears of new versions: a barriered one has nothing out then
-            if self._replacing.under_way is not None:
+            if replacing and self._replacing.under_way is not None:
                 self._effects.heard.clear()  # what follows is another strategy's
                 break
             if self._effects.heard:
