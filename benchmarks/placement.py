@@ -1,6 +1,6 @@
 """Placement: time and memory on large graphs, quality against the optimum on small ones, and the lessons on coarsening.
 
-    python benchmarks/placement.py [--parts scale quality lessons] [--graphs 500] [--json FILE]
+    python benchmarks/placement.py [--parts scale quality lessons] [--graphs 1000] [--json FILE]
 
 `scale` runs every row in a fresh process, so that its peak of resident memory is its own. `place` is what a caller waits for with the
 problem in memory, canonical order included; `repair` is after losing the first of eight devices. CPU seconds stand next to
@@ -201,7 +201,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=["scale", "quality", "lessons"], default=["scale", "quality", "lessons"])
     parser.add_argument("--sizes", nargs="+", type=int, default=[10_000, 100_000])
-    parser.add_argument("--graphs", type=int, default=500)
+    parser.add_argument("--graphs", type=int, default=1000)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--one", nargs=2, metavar=("SHAPE", "OPS"), help="measure one row and print it as JSON")
     options = parser.parse_args()

@@ -51,13 +51,35 @@ def test_the_integer_program_and_branch_and_bound_agree(e1: Problem, e2: Callabl
         shape = SmallShape(ops=(4, 6), share=rng.choice([None, (0.5, 0.8)]), unequal=seed % 2 == 0, groups=seed % 3 == 0, outputs=True)
         problems.append(small_problem(rng, shape))
     for problem in problems:
-        graph, program, tree = problem.graph, solve_exactly(problem.graph), branch_and_bound(problem.graph)
-        assert tree.finished
-        if isinstance(program, NoRoom):
-            assert tree.placement is None
-        else:
-            assert tree.placement is not None
-            assert makespan(graph, program) == makespan(graph, tree.placement) == max(s + k for s, k in run_times(graph, tree.placement))
+        assert_optima_agree(problem)
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    st.randoms(use_true_random=False),
+    st.builds(
+        SmallShape,
+        ops=st.just((2, 5)),
+        devices=st.just((1, 3)),
+        share=st.sampled_from([None, (0.5, 0.9)]),
+        unequal=st.booleans(),
+        groups=st.booleans(),
+        outputs=st.booleans(),
+    ),
+)
+def test_two_ways_to_the_optimum_agree_on_whatever_comes(rng: Random, shape: SmallShape) -> None:
+    assert_optima_agree(small_problem(rng, shape))
+
+
+def assert_optima_agree(problem: Problem) -> None:
+    """Integer program and branch and bound."""
+    graph, program, tree = problem.graph, solve_exactly(problem.graph), branch_and_bound(problem.graph)
+    assert tree.finished
+    if isinstance(program, NoRoom):
+        assert tree.placement is None
+    else:
+        assert tree.placement is not None
+        assert makespan(graph, program) == makespan(graph, tree.placement) == max(s + k for s, k in run_times(graph, tree.placement))
 
 
 def makespan(graph: Graph, placement: Placement) -> int:

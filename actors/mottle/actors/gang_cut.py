@@ -74,7 +74,7 @@ class Cutting:
             found = recut(self._capture, self._cut, members, stays, self._config.flushing, count, **options)
             self._cut, told = found.cut, f"after a loss, {len(found.moved)} of {len(found.cut.stage_of)} ops elsewhere than before"
         self.order = [ranks[member] for member in self._cut.members]
-        return f"ranks {self.order}, {told}; {self._predicted()}"
+        return f"ranks {self.order}, {told}; {self._predicted(on_hosts=any(each.kind == 'cpu' for each in reports.values()))}"
 
     def _still_fits(self, cut: Cut, members: Sequence[Member], options: Mapping[str, Any]) -> bool:
         as_before = Bound(cut.members, {unit: cut.members[stage] for unit, stage in cut.stage_of.items()})
@@ -96,11 +96,14 @@ class Cutting:
             )
         return members
 
-    def _predicted(self) -> str:
-        times = [f"{(forward + backward) / 1e6:.3g}" for forward, backward in self.cut.times_ns]
-        count = self._config.microbatches
-        step = predict_step(self.cut, self._config.flushing, count, self.link)
-        return f"predicted {', '.join(times)} ms a micro-batch, {step.makespan / 1e6:.3g} ms for {count}"
+    def _predicted(self, *, on_hosts: bool) -> str:
+        """What a micro-batch and a round of them take; with `dsp` the slowest stage is never idle between them."""
+        times_ns, count = [sum(passes) for passes in self.cut.times_ns], self._config.microbatches
+        if self._config.schedule == "dsp":
+            step_ns = count * max(times_ns)
+        else:
+            step_ns = predict_step(self.cut, self._config.schedule, count, self.link, overlap=not on_hosts).makespan
+        return f"predicted {', '.join(f'{each / 1e6:.3g}' for each in times_ns)} ms a micro-batch, {step_ns / 1e6:.3g} ms for {count}"
 
 
 def _rounded(value: float) -> int:
