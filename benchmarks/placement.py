@@ -114,18 +114,20 @@ def report_scale(sizes: list[int]) -> list[dict[str, Any]]:
     heads = "".join(f"{head:>8}" for head in ("ops", "edges", "read", "place", "(cpu)", "repair", "(cpu)"))
     print(f"{'shape':14}{heads}{'peak MiB':>9}{'/bound':>8}  algorithm")
     rows = []
+    of_size: dict[int, list[dict[str, Any]]] = {num_ops: [] for num_ops in sizes}
     for num_ops in sizes:
         for shape in SHAPES:
             command = [sys.executable, __file__, "--one", shape, str(num_ops)]
             row = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
             rows.append(row)
+            of_size[num_ops].append(row)  # shapes have about as many
             times = "".join(f"{row[key]:8.3f}" for key in ("read_s", "place_s", "place_cpu_s", "repair_s", "repair_cpu_s"))
             print(
                 f"{shape:14}{row['ops']:8}{row['edges']:8}{times}{row['peak_bytes'] / 2**20:9.0f}{row['makespan_over_bound']:8.3f}"
                 f"  {row['algorithm']}; after losing a device {row['repaired_over_bound']:.3f}, {row['moved_share']:.0%} moved"
             )
     for num_ops in sizes:
-        here = [row for row in rows if row["ops"] == num_ops]
+        here = of_size[num_ops]
         peak = max(row["peak_bytes"] for row in here) / 2**20
         place, repaired = (span([row[key] for row in here]) for key in ("place_cpu_s", "repair_cpu_s"))
         aim = f"{TARGETS_S[num_ops]:g} s" if num_ops in TARGETS_S else ""
