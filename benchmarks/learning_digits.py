@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.data import TensorDataset
 
 from mottle import data, strategies
 from mottle.core.brain import Brain
@@ -41,12 +42,27 @@ class Ran:
     best: float
 
 
-def train(spec: Any, fleet: Fleet, lr: float, seed: int, *, target: float, batch: int, epochs: int) -> Ran:
-    """To the target, or to the end of the data."""
+def training_data(wrong: float) -> TensorDataset:
+    """The digits, with that share of the labels drawn anew (so that a tenth of these are right by chance)."""
+    images, labels = digits.train_data().tensors
+    generator = torch.Generator().manual_seed(7)
+    drawn = torch.rand(len(labels), generator=generator) < wrong
+    return TensorDataset(images, torch.where(drawn, torch.randint(0, 10, labels.shape, generator=generator), labels))
+
+
+def train(
+    spec: Any, fleet: Fleet, lr: float, seed: int, *, target: float, batch: int, epochs: int, wrong: float = 0.0, micro: int = MICRO
+) -> Ran:
+    """To the target, or to the end of the data.
+
+    Args:
+        wrong: share of the training labels that are drawn anew; see `training_data`.
+        micro: samples between two looks of a worker at its mailbox.
+    """
     torch.manual_seed(seed)
     module = digits.DigitNet()
     layout = layout_of(module, ())
-    source = data.build(digits.train_data(), None)
+    source = data.build(training_data(wrong), None)
     problem = TorchProblem(
         digits.DigitNet,
         digits.loss,
@@ -70,7 +86,7 @@ def train(spec: Any, fleet: Fleet, lr: float, seed: int, *, target: float, batch
     )
     brain = Brain(config, strategy)
     numbers = Learning(problem, brain.shards.live, optimizer=strategy.server_optimizer or optimizer, seed=seed)
-    run = Simulation(brain, fleet, numbers, micro_batch=MICRO, seed=seed).run()
+    run = Simulation(brain, fleet, numbers, micro_batch=micro, seed=seed).run()
     reached = next((point for point in run.tally.points if point.metrics[METRIC] >= target), None)
     used = sum(each.verdicts["accepted"] for each in run.tally.workers.values())
     return Ran(
@@ -85,18 +101,27 @@ def train(spec: Any, fleet: Fleet, lr: float, seed: int, *, target: float, batch
 
 
 def tuned(
-    spec: Any, fleet: Fleet, *, target: float, batch: int, epochs: int, seeds: Sequence[int], by: str, rates: Sequence[float] = RATES
+    spec: Any,
+    fleet: Fleet,
+    *,
+    target: float,
+    batch: int,
+    epochs: int,
+    seeds: Sequence[int],
+    by: str,
+    rates: Sequence[float] = RATES,
+    **more: Any,
 ) -> tuple[float, list[Ran]]:
     """The rate of the grid with the least mean cost to the target (`by` seconds or samples) over the seeds, and the runs at that rate.
 
     A run that never gets there costs all that it took. Rates whose first seed takes more than `BEHIND` times as long as the best first one
-    are not pursued.
+    are not pursued. What else `train` takes may be given.
     """
-    runs = {lr: [train(spec, fleet, lr, seeds[0], target=target, batch=batch, epochs=epochs)] for lr in rates}
+    runs = {lr: [train(spec, fleet, lr, seeds[0], target=target, batch=batch, epochs=epochs, **more)] for lr in rates}
     best = min(_cost(each[0], by) for each in runs.values())
     close = [lr for lr in rates if _cost(runs[lr][0], by) <= BEHIND * best]
     for lr in close:
-        runs[lr] += [train(spec, fleet, lr, seed, target=target, batch=batch, epochs=epochs) for seed in seeds[1:]]
+        runs[lr] += [train(spec, fleet, lr, seed, target=target, batch=batch, epochs=epochs, **more) for seed in seeds[1:]]
     lr = min(close, key=lambda rate: sum(_cost(run, by) for run in runs[rate]))
     return lr, runs[lr]
 
