@@ -189,3 +189,47 @@ def test_messages_that_break_the_protocol_are_refused_by_name_and_the_run_goes_o
     counts = result.summary.updates
     assert (counts.in_flight, counts.lost, counts.duplicated) == (0, 0, 0)
     live.assert_replay(job)
+
+
+def test_false_units_of_a_loss_that_has_its_own_are_refused_by_name(tmp_path: Path) -> None:
+    """Nothing, less than nothing, no number."""
+    claims = {"zero": 0, "negative": -4.0, "nan": float("nan")}
+    honest = {"attack": {"honest": {}}}
+    liars = [replace(LIAR, name=name, attack={"count_inflation": {**honest, "claim": claim}}) for name, claim in claims.items()]
+    crew = [replace(each, num_cpus=0.2) for each in (HONEST, *liars)]
+    job = contested(tmp_path, "sync", crew, loss=live.class_weighted, batch_size=50)
+    result = live.fit(job)
+    assert result.metrics is not None
+    assert result.metrics["test_accuracy"] > 0.9
+    told = defaultdict(set)
+    for _, worker, verdict, reason, *_ in live.verdicts(job):
+        told[worker].add((verdict, reason))
+    assert told["w2"] == {("rejected", "claims a weight of 0 for a sum that is not zero")}
+    assert told["w3"] == {("rejected", "claims a weight of -4.0")}
+    assert told["w4"] == {("rejected", "claims a weight of nan")}
+    live.assert_replay(job)
+
+
+def test_a_worker_that_pushes_under_another_ones_order_does_not_block_it(tmp_path: Path) -> None:
+    """In a round its own order and the next worker's have numbers in a row; what it sends is for the other's number, and comes first."""
+    squatter = replace(LIAR, name="squatter", attack={"malformed": {"kind": "other_round"}})
+    honest = [replace(HONEST, name=f"slow{i}", count=1, delay_s=0.02) for i in range(2)]
+    strategy = {"sync": {"deadline_s": 0.6, "quorum": 2}}
+    job = contested(tmp_path, strategy, [squatter, *honest], batch_size=60, shards=2, until={"samples": 240})
+    result = live.fit(job)
+    liar, *others = result.summary.workers
+    assert liar.accepted == 0
+    assert all(worker.accepted >= 2 and worker.rejected == 0 for worker in others)
+    live.assert_replay(job)
+
+
+def test_abs_sgd_with_a_robust_rule_survives_a_liar(tmp_path: Path) -> None:
+    crew = [replace(HONEST, count=4, num_cpus=0.2), replace(LIAR, num_cpus=0.2)]
+    job = contested(tmp_path, "abs_sgd", crew, rule={"krum": {"num_byzantine": 1}}, until={"epochs": 10})
+    result = live.fit(job)
+    assert result.metrics is not None
+    assert result.metrics["test_accuracy"] > 0.8  # a busy machine takes fewer and larger steps
+    *honest, liar = result.summary.workers
+    assert sum(worker.accepted for worker in honest) > 10
+    assert liar.accepted == 0
+    live.assert_replay(job)
