@@ -71,6 +71,16 @@ def test_the_next_replica_is_asked_and_the_dead_one_forgotten(engine: TorchEngin
     assert [len(replicas) for replicas in shards.values()] == [1, 1]
 
 
+def test_a_replica_that_lives_on_and_is_behind_is_passed_over_and_stays_known(engine: TorchEngine, actors: Callable[[Any], Way]) -> None:
+    """On a host that goes down: the coordinator has lost it, and it still answers."""
+    values = np.arange(6404, dtype=np.float32)
+    first, second = (values[owned.start : owned.stop] for owned in RANGES)
+    shards = {0: [actors("version 3 does not exist yet"), dead(actors(first)), actors(first)], 1: [actors(second)]}
+    ShardLink(shards, RANGES, ITEMSIZE, 0).load(engine, "work/0", 3)
+    assert torch.equal(torch.cat([tensor.flatten() for tensor in engine.tensors().values()]), torch.from_numpy(values))
+    assert [len(replicas) for replicas in shards.values()] == [3, 1], "updates are pushed to all of them as before"
+
+
 def test_a_shard_without_a_living_replica_is_an_error(engine: TorchEngine, actors: Callable[[Any], Way]) -> None:
     values = np.zeros(BLOCK, dtype=np.float32)
     shards = {0: [dead(actors(values)), dead(actors(values))], 1: [actors(np.zeros(6404 - BLOCK, dtype=np.float32))]}

@@ -76,7 +76,7 @@ def test_the_starter_learns_and_is_resumed_for_more(tmp_path: Path, mottle) -> N
 
 
 @pytest.mark.usefixtures("local_ray", "own_modules")
-def test_a_detached_run_is_found_by_name_and_its_crew_is_changed(tmp_path: Path, mottle) -> None:
+def test_a_detached_run_is_found_by_name_and_its_crew_is_changed_and_it_survives_its_coordinator(tmp_path: Path, mottle) -> None:
     mottle("new", tmp_path / "first")
     out = tmp_path / "left-alone"
     changed = setting("until.epochs=100000", "fleet.workers.count=[1, 2]")
@@ -84,6 +84,8 @@ def test_a_detached_run_is_found_by_name_and_its_crew_is_changed(tmp_path: Path,
     assert left.code == 0, left.err
     assert left.data == {"run": str(out), "name": "left-alone", "state": "live"}
     try:
+        twice = mottle("train", tmp_path / "first" / "job.yaml", "--out", tmp_path / "other" / "left-alone", "--detach", *changed)
+        assert (twice.code, "a detached run 'left-alone' goes on already: attach to it" in twice.err) == (2, True)
         assert [row["id"] for row in mottle("workers", "list", "left-alone", "--json").data["workers"]] == ["w0"]
         assert mottle("workers", "add", "left-alone", "1", "--json").data == {"added": ["w1"]}
         assert "did you mean 'workers'?" in mottle("workers", "add", "left-alone", "--group", "worker").err
@@ -92,6 +94,9 @@ def test_a_detached_run_is_found_by_name_and_its_crew_is_changed(tmp_path: Path,
         assert mottle("workers", "remove", "left-alone", "w0", "--json").data == {"leaving": "w0"}
         assert "no worker 'w9' in the crew" in mottle("workers", "remove", "left-alone", "w9").err
         assert "w0" in mottle("workers", "list", "left-alone").out
+        psutil.Process(attach("left-alone").places()["coordinator"].pid).kill()
+        assert mottle("workers", "add", "left-alone", "1", "--json").data == {"added": ["w2"]}
+        assert any(event.kind == "coordinator" for event in attach("left-alone").progress.events)
     finally:
         attach("left-alone").stop("enough")
     ended = mottle("attach", "left-alone", "--json")

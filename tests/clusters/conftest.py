@@ -26,7 +26,7 @@ def _two_hosts(_possible: None) -> Iterator[Testbed]:
         HostSpec(name="h1", labels={"ray.io/market-type": "on-demand"}),
         HostSpec(name="h2", labels={"ray.io/market-type": "spot"}),
     ]
-    with Testbed(specs, detection=Detection(period_ms=300, timeout_ms=3000), durable=True) as bed:
+    with Testbed(specs, detection=Detection(period_ms=300, timeout_ms=3000)) as bed:
         yield bed
 
 
@@ -42,6 +42,13 @@ def two_hosts(_two_hosts: Testbed) -> Iterator[Testbed]:
             _two_hosts.heal(host)
         elif state == "paused":
             _two_hosts.resume(host)
+
+
+@pytest.fixture
+def durable_hosts(_possible: None) -> Iterator[Testbed]:
+    """`h1` and `h2` of a Ray of their own whose GCS keeps its tables on disk."""
+    with Testbed(2, detection=Detection(period_ms=300, timeout_ms=3000), durable=True) as bed:
+        yield bed
 
 
 @pytest.fixture

@@ -159,13 +159,13 @@ def is_follower(pid: int) -> bool:
     return psutil.Process(pid).cmdline()[:1] != [] and psutil.Process(pid).cmdline()[0].startswith("ray::Follower")
 
 
-def test_a_restart_of_rays_gcs_stops_nobody_and_a_death_meanwhile_is_found_out(two_hosts: Testbed, tmp_path: Path) -> None:
+def test_a_restart_of_rays_gcs_stops_nobody_and_a_death_meanwhile_is_found_out(durable_hosts: Testbed, tmp_path: Path) -> None:
     """Everybody trains on without a GCS, not a worker but the killed one is lost, and the next one can join."""
     options = {"model": "perceptron", "strategy": "async", "replicas": 1}
-    with driven(two_hosts, tmp_path, groups=[on("h1", 1, max_count=2), on("h2", 2)], until=ENDLESS, **options) as run:
+    with driven(durable_hosts, tmp_path, groups=[on("h1", 1, max_count=2), on("h2", 2)], until=ENDLESS, **options) as run:
         run.wait_for(lambda now: all(row(now, worker)["accepted"] for worker in ("w0", "w1", "w2")), "an update of each")
         before, coordinator = run.ask("processes"), run.ask("coordinator")
-        with two_hosts.without_gcs():
+        with durable_hosts.without_gcs():
             os.kill(before["w1"], signal.SIGKILL)
             start = run.ask("snapshot")
             run.wait_for(lambda now: now["version"] >= start["version"] + 100, "a hundred versions without a GCS")

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import ray
@@ -148,15 +149,26 @@ class ShardLink:
         return self._shards[shard][0].ask(method, *arguments, large=self._num_bytes[shard] > transport.INLINE_BYTES)
 
     def _answered(self, shard: int, answer: Callable[[], Any], method: str, *arguments: Any) -> Any:
-        """What the first replica answers to a question about a version, or the next one where that has died meanwhile."""
+        """What the first replica answers to a question about a version, or the next one where that is dead or does not have it."""
         while True:
             try:
                 published = answer()
-                if isinstance(published, str):
-                    raise VersionGoneError(published)
-                return published
+                return self._from_others(shard, published, method, *arguments) if isinstance(published, str) else published
             except ray.exceptions.ActorDiedError:
                 answer = self._next(shard, method, *arguments)
+
+    def _from_others(self, shard: int, refusal: str, method: str, *arguments: Any) -> Any:
+        """The same question to the other replicas: on a host that is going down the first may live on and be behind, lost to all but us.
+
+        Raises:
+            VersionGoneError: none of them has the version either.
+        """
+        for replica in self._shards[shard][1:]:
+            with suppress(ray.exceptions.RayActorError):
+                published = replica.ask(method, *arguments, large=self._num_bytes[shard] > transport.INLINE_BYTES)()
+                if not isinstance(published, str):
+                    return published
+        raise VersionGoneError(refusal)
 
     def _next(self, shard: int, method: str, *arguments: Any) -> Callable[[], Any]:
         """The same question to the next replica; the error at hand is raised again where there is none."""
