@@ -40,6 +40,8 @@ class Ran:
     samples_per_s: float
     staleness: float
     best: float
+    last: float
+    """Of the metric, at the end."""
 
 
 def training_data(wrong: float) -> TensorDataset:
@@ -69,6 +71,7 @@ def train(
         layout,
         flatten(module, layout),
         data.Loader(source, seed=seed),
+        trusted=data.build(digits.validation_data(), None),
         test=data.build(digits.test_data(), None),
         metrics={"accuracy": digits.accuracy},
         micro_batch_size=4096,
@@ -97,6 +100,7 @@ def train(
         brain.samples / max(1e-9, run.clock.now_ns / 1e9),
         sum(each.staleness_sum for each in run.tally.workers.values()) / max(1, used),
         max((point.metrics[METRIC] for point in run.tally.points), default=0.0),
+        run.tally.points[-1].metrics[METRIC],
     )
 
 

@@ -10,7 +10,9 @@ from tests.actors import live
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
+from mottle.core import wire
 from mottle.data import Positions
+from mottle.observe import read_events
 from mottle.sdk import Trainer, WorkerGroup
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
@@ -188,3 +190,18 @@ def test_the_outer_momentum_goes_on_from_a_checkpoint_on_another_number_of_shard
         live.wait_for_end(run)
         parameters = run.parameters()
     torch.testing.assert_close(parameters, whole, rtol=1e-4, atol=1e-6)
+
+
+def test_an_agent_hears_the_loss_on_trusted_data_of_every_version_but_those_of_the_end(tmp_path: Path) -> None:
+    search = {"lr": [0.01, 0.1], "local_steps": [1, 3], "server_lr": [0.5, 1.5]}
+    job = live.trainer(
+        tmp_path, strategy={"auto_fedrl": {"search": search}}, validation_data=live.blobs(40, seed=2), test_data=live.blobs(40, seed=3),
+        until={"epochs": 4},
+    )  # fmt: skip
+    parameters_after(job)
+    heard = [wire.decode(logged.body) for logged in read_events(job.job.run_dir) if logged.kind == "Evaluated"]
+    losses = {event.version.number: event.metrics["loss"] for event in heard if event.trusted and not event.error}
+    newest = max(losses)
+    assert losses.keys() == {*range(newest + 1)}
+    assert losses[newest] < 0.9 * losses[0]
+    live.assert_replay(job)

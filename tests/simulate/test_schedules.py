@@ -38,6 +38,7 @@ SPECS = (
     {"streaming_diloco": {"local_steps": 3, "fragments": 3, "overlap": 0}},
     {"slsgd": {"local_steps": 2, "participants": 3}},
     {"fedasync": {"local_steps": 3}},
+    {"auto_fedrl": {"search": {"lr": [0.01, 0.1], "local_steps": [1, 5]}}},
     {"single_merging": {"local_steps": 2, "exchange": 0.5}},
     "gradient_coding",
     {"gradient_coding": {"code": "cyclic"}},

@@ -9,6 +9,7 @@ from mottle.strategies import (
     ABSConfig,
     AsyncConfig,
     AutoConfig,
+    AutoFedRLConfig,
     BackupConfig,
     DiLoCoConfig,
     DOMOConfig,
@@ -63,6 +64,7 @@ def test_the_names_of_job_files() -> None:
         "sr_sgc": SRSGCConfig,
         "m_sgc": MSGCConfig,
         "auto": AutoConfig,
+        "auto_fedrl": AutoFedRLConfig,
     }
 
 
@@ -229,6 +231,7 @@ SPECS = [
     {"local_adaalter": {"local_steps": 3, "lr": 0.3, "warmup_rounds": 2}},
     {"domo": {"local_steps": 3}},
     {"slsgd": {"local_steps": 3, "participants": 2, "alpha": 0.8}},
+    {"auto_fedrl": {"search": {"lr": [0.005, 0.02], "local_steps": [1, 4], "server_lr": [0.5, 1.5]}}},
     {"fedasync": {"local_steps": 3, "rho": 0.1}},
     "gradient_coding",
     {"gradient_coding": {"code": "cyclic"}},

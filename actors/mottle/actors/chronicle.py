@@ -125,7 +125,7 @@ class Chronicle:
     def saw(self, event: p.Event, commands: list[p.Command], now_ns: int) -> None:
         """An event that the brain took and what it answered."""
         measured = False
-        if isinstance(event, p.Evaluated) and event.version.number in self._awaited:  # else it was heard before
+        if isinstance(event, p.Evaluated) and not event.trusted and event.version.number in self._awaited:  # else it was heard before
             self._awaited.discard(event.version.number)
             self._metrics.update(event.metrics)
             if measured := bool(event.metrics):
@@ -145,7 +145,7 @@ class Chronicle:
                     known: Any = kind if kind in EVENT_KINDS else "warning"
                     self._notices.append(RunEvent(t_s=now_ns / 1e9, kind=known, text=text, worker=_name(slot)))
                     self._num_notices += 1
-                case p.Evaluate(version):
+                case p.Evaluate(version, trusted=False):
                     self._samples_of.setdefault(version.number, self._brain.samples)
                     self._awaited.add(version.number)
                 case p.SaveModel(checkpoint):

@@ -22,6 +22,7 @@ from mottle.actors.reports import Reports, RunHandle
 from mottle.actors.scoring import descents
 from mottle.checkpoint import folder_of, write_model
 from mottle.core import protocol as p
+from mottle.core.assessments import reader
 from mottle.core.brain import VALIDATOR
 from mottle.core.layout import Range
 from mottle.data import derive_seed, draw_rows
@@ -158,13 +159,13 @@ class Session:
             return p.Scored(order.request, error=f"{type(error).__name__}: {error}")
 
     def evaluate(self, order: p.Evaluate) -> p.Evaluated:
-        """Metrics of a version on the test data."""
+        """Metrics of a version on the test data, or its loss on the trusted data."""
         try:
-            self._shards.load(self._engine, "evaluate", order.version.number)
-            return p.Evaluated(order.version, self.measure())
+            self._shards.load(self._engine, reader(order.version) if order.trusted else "evaluate", order.version.number)
+            return p.Evaluated(order.version, self.assess() if order.trusted else self.measure(), trusted=order.trusted)
         except Exception as error:
             print(traceback.format_exc(), flush=True)
-            return p.Evaluated(order.version, error=f"{type(error).__name__}: {error}")
+            return p.Evaluated(order.version, error=f"{type(error).__name__}: {error}", trusted=order.trusted)
 
     def save_model(self, order: p.SaveModel) -> p.ModelSaved:
         """Write a version by name, as its part of a checkpoint."""
@@ -182,6 +183,12 @@ class Session:
             return {}
         measured = self._engine.evaluate(self._batches(self._job.test), self._job.metrics)
         return {f"test_{name}": value for name, value in measured.items()}
+
+    def assess(self) -> dict[str, float]:
+        """Mean loss on all of the trusted data of the version last loaded."""
+        if self._job.validation is None:
+            raise ValueError("the strategy wants losses on trusted data, and the job has no validation data")
+        return {"loss": self._engine.evaluate(self._batches(self._job.validation), {})["loss"]}
 
     # --- parts ------------------------------------------------------------------------------------------------------------------------
 

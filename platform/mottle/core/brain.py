@@ -15,6 +15,7 @@ from typing import Any
 from mottle.core import exactsum
 from mottle.core import protocol as p
 from mottle.core import strategy as s
+from mottle.core.assessments import Assessments
 from mottle.core.bases import Bases
 from mottle.core.checkpoints import Checkpoints
 from mottle.core.chunks import Chunks
@@ -144,6 +145,7 @@ class Brain:
         self._leaving: set[int] = set()
         """Workers that go as soon as they have nothing in hand."""
         self._references = References(self.shards)
+        self._assessments = Assessments()
         self._rule_inputs = RuleInputs(self._references, self.pipeline.drop, self._effects, config.seed, config.rule_samples)
         self._stopping: str | None = None
         self._plan_wanted: p.PlanWanted | None = None
@@ -201,6 +203,7 @@ class Brain:
             s.AbandonOrder: self.orders.abandon,
             s.MixIn: self._mix,
             s.RequestReference: self._request_reference,
+            s.MeasureLoss: self._measure_loss,
             s.MeasureDots: self._measure_dots,
             s.KeepModels: lambda d: self._bases.begin(),
             s.Keep: lambda d: self.pipeline.keep(p.KEPT + d.name, d.source),
@@ -428,7 +431,9 @@ class Brain:
 
     def _assign(self, decision: s.Assign) -> None:
         if decision.local is not None:
-            local = replace(decision.local, samples=self.samples + decision.local.samples, lr=self.settings.get("lr"))
+            own = decision.local.lr
+            lr = self.settings.get("lr") if own is None else own
+            local = replace(decision.local, samples=self.samples + decision.local.samples, lr=lr)
             decision = replace(decision, local=local)
         if self.orders.assign(decision, self.version):
             self._told_nothing_left = False
@@ -507,7 +512,7 @@ class Brain:
         validator = {name: version.number for name, version in (*self._references.pending, *self._checkpoints.holds)}
         if self._evaluations.running is not None:
             validator["evaluate"] = self._evaluations.running.number
-        return (self.samples, *self.ledger.holds.changes({**validator, **self.chunks.holds}))
+        return (self.samples, *self.ledger.holds.changes({**validator, **self._assessments.holds, **self.chunks.holds}))
 
     def _publish(self, application: Application) -> None:
         """A version exists: only now are its updates applied."""
@@ -566,6 +571,7 @@ class Brain:
         self._bases.end()
         self.pipeline.drop(self._references.forget_all())
         self._rule_inputs.forget()
+        self._assessments.forget()
         if name := self._replacing.start().name:
             self.pipeline.replace(name)
         else:
@@ -624,6 +630,16 @@ class Brain:
     def _obtain_trusted(self, kinds: frozenset[str], rows: tuple[str, ...], then: Callable[[Trusted], None]) -> None:
         self._rule_inputs.obtain(kinds, rows, then, version=self.version, samples=self.samples, lr=self.settings.get("lr"))
 
+    def _measure_loss(self, decision: s.MeasureLoss) -> None:
+        if (order := self._assessments.ask(self.version)) is not None:
+            self._tell(order)
+
+    def _on_assessed(self, event: p.Evaluated) -> None:
+        if self._assessments.end(event):
+            if event.error:
+                self._tell(p.Notice("warning", f"the loss of version {event.version.number} could not be measured: {event.error}"))
+            self._hear(s.LossMeasured(event.version, event.metrics.get("loss")))
+
     def _measure_dots(self, decision: s.MeasureDots) -> None:
         def measured(sums: tuple[int, ...]) -> None:
             self._hear(s.DotsMeasured(decision.tag, tuple(map(exactsum.to_float, sums))))
@@ -647,6 +663,9 @@ class Brain:
             self._checkpoints.ask()
 
     def _on_evaluated(self, event: p.Evaluated) -> None:
+        if event.trusted:
+            self._on_assessed(event)
+            return
         if not self._evaluations.end(event.version):
             return
         if event.error:
@@ -758,7 +777,8 @@ class Brain:
         self._effects.set_again(event.absent_ns, exact=MAX_TIME)
         if self._evaluations.running is not None:
             self._tell(p.Evaluate(self._evaluations.running))
-        for order in (self._checkpoints.took_over(), *self._references.awaited, self._rule_inputs.awaited, self._plan_wanted):
+        awaited = (*self._references.awaited, *self._assessments.awaited, self._rule_inputs.awaited, self._plan_wanted)
+        for order in (self._checkpoints.took_over(), *awaited):
             if order is not None:
                 self._tell(order)
         self._newcomers.took_over()

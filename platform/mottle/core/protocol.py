@@ -451,9 +451,10 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Evaluate:
-    """Compute the metrics of `version`."""
+    """Compute the metrics of `version` on the test data; or its mean loss on the `trusted` data, for the strategy."""
 
     version: Version
+    trusted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -776,6 +777,8 @@ class Evaluated:
     metrics: Mapping[str, float] = field(default_factory=dict)
     error: str = ""
     """Why there are no metrics."""
+    trusted: bool = False
+    """As in `Evaluate`; `metrics` has the `loss` then."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,6 +111,14 @@ class ReferenceFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class LossMeasured:
+    """The mean loss of `version` on the trusted data; None where it could not be measured."""
+
+    version: Version
+    loss: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class DotsMeasured:
     tag: str
     dots: tuple[float, ...]
@@ -165,6 +173,7 @@ StrategyEvent = (
     | VersionPublished
     | ReferenceReady
     | ReferenceFailed
+    | LossMeasured
     | DotsMeasured
     | DistancesMeasured
     | AlarmRang
@@ -300,6 +309,11 @@ class RequestReference:
 
 
 @dataclass(frozen=True, slots=True)
+class MeasureLoss:
+    """Ask the validator for the loss of the newest published version on all of the trusted data; training goes on meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
 class MeasureDots:
     """Inner products of held vectors: update ids with a reference name."""
 
@@ -381,6 +395,7 @@ Decision = (
     | MixIn
     | AbandonOrder
     | RequestReference
+    | MeasureLoss
     | MeasureDots
     | Forget
     | AskPlan
@@ -464,3 +479,11 @@ class Fragmented(Protocol):
     @property
     def fragmentation(self) -> Fragmentation:
         """How it wants the model divided."""
+
+
+@runtime_checkable
+class Assessing(Protocol):
+    """A strategy that asks for losses on trusted data (`MeasureLoss`)."""
+
+    @property
+    def measures_loss(self) -> bool: ...

@@ -15,6 +15,7 @@ from mottle.core.errors import ConfigError
 from mottle.core.health import HealthConfig
 from mottle.core.layout import Layout
 from mottle.core.naming import Spec, parse
+from mottle.core.strategy import Assessing
 from mottle.data.source import Source
 from mottle.engines import Metric, TorchConfig, add_companions
 from mottle.engines.flat import flatten, layout_of
@@ -137,6 +138,8 @@ def strategy_defaults(
     made = strategies.build(strategy, defaults)
     if made.needs_validation and trusted is None:
         raise ConfigError(f"strategy {name!r} tests updates on trusted data; give validation_data, disjoint from test_data")
+    if isinstance(made, Assessing) and trusted is None:
+        raise ConfigError(f"strategy {name!r} learns from the loss on trusted data; give validation_data, disjoint from test_data")
     if made.needs_validation and stepper.name.lower() != "sgd":
         raise ConfigError(
             f"strategy {name!r} fixes the length of every step, so it takes plain SGD only, got optimizer {stepper.name!r}; use sgd"

@@ -48,6 +48,9 @@ class Problem(Protocol):
 
     def evaluate(self, values_D: Tensor) -> Mapping[str, float]: ...
 
+    def trusted_loss(self, values_D: Tensor) -> float:
+        """Mean loss on all trusted data."""
+
 
 class Learning:
     """Implements `mottle.simulate.numbers.Numbers`.
@@ -211,6 +214,9 @@ class Learning:
 
     def evaluate(self, base: Sequence[Any]) -> Mapping[str, float]:
         return self.problem.evaluate(torch.cat(tuple(base)))
+
+    def trusted_loss(self, base: Sequence[Any]) -> float:
+        return self.problem.trusted_loss(torch.cat(tuple(base)))
 
     def values(self, primaries: Iterable[p.ReplicaId], number: int) -> Tensor:
         """A version that the shards still hold, whole."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from mottle.core import protocol as p
 from mottle.core import worker as w
+from mottle.core.assessments import reader
 from mottle.core.brain import Brain
 from mottle.core.journal import Entry, Reported
 from mottle.core.takeover import Takeover
@@ -183,7 +184,7 @@ class Simulation:
         if self.finished is not None or (recovery is not None and not recovery.hears(reported, held)):
             return
         self.num_brain_events += 1
-        if isinstance(event, p.Evaluated) and event.metrics:
+        if isinstance(event, p.Evaluated) and event.metrics and not event.trusted:
             self.tally.points.append(Point(self.clock.now_ns, self.brain.samples, event.version.number, dict(event.metrics)))
         commands = self.brain.handle(event, now_ns=self.clock.now_ns)
         if self._checks:
@@ -323,13 +324,17 @@ class Simulation:
         self.tell(event)
 
     def _evaluate(self, order: p.Evaluate) -> None:
+        trusted = order.trusted
+
         def measured(base: Base) -> None:
-            self._answer(order, p.Evaluated(order.version, self.numbers.evaluate(base)))
+            metrics = {"loss": self.numbers.trusted_loss(base)} if trusted else self.numbers.evaluate(base)
+            self._answer(order, p.Evaluated(order.version, metrics, trusted=trusted))
 
         duration_ns = ns(self.fleet.validator.evaluation_s)
-        failed = partial(self._answer, order, p.Evaluated(order.version, error="a shard did not answer"))
+        failed = partial(self._answer, order, p.Evaluated(order.version, error="a shard did not answer", trusted=trusted))
         read_failed = partial(self._post.message, failed)
-        self._read("evaluate", order.version, lambda base: self._later(duration_ns, partial(measured, base)), read_failed)
+        name = reader(order.version) if trusted else "evaluate"
+        self._read(name, order.version, lambda base: self._later(duration_ns, partial(measured, base)), read_failed)
 
     def _save(self, order: p.SaveModel) -> None:
         def saved(base: Base) -> None:

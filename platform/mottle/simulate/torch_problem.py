@@ -100,6 +100,13 @@ class TorchProblem:
         measured = self._engine.evaluate(self._batches(self._test), self._metrics)
         return {f"test_{name}": value for name, value in measured.items()}
 
+    def trusted_loss(self, values_D: Tensor) -> float:
+        if self._trusted is None:
+            raise ConfigError("the strategy wants losses on trusted data, and the job has no validation data")
+        self._engine.load(values_D, 0)
+        self._engine.zero()
+        return self._engine.evaluate(self._batches(self._trusted), {})["loss"]
+
     @staticmethod
     def _batches(source: Source) -> Iterator[tuple[Any, int]]:
         for start in range(0, source.num_rows, EVALUATION_BATCH):

@@ -3,6 +3,7 @@
 from mottle.strategies.abs_sgd import ABSConfig as ABSConfig
 from mottle.strategies.asynchronous import AsyncConfig as AsyncConfig
 from mottle.strategies.auto import AutoConfig as AutoConfig
+from mottle.strategies.auto_fedrl import AutoFedRLConfig as AutoFedRLConfig
 from mottle.strategies.backup import BackupConfig as BackupConfig
 from mottle.strategies.catalogue import build as build
 from mottle.strategies.catalogue import catalogue as catalogue

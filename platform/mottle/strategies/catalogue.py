@@ -9,6 +9,7 @@ from mottle.core.strategy import Strategy
 from mottle.strategies.abs_sgd import ABSConfig
 from mottle.strategies.asynchronous import AsyncConfig
 from mottle.strategies.auto import AutoConfig
+from mottle.strategies.auto_fedrl import AutoFedRLConfig
 from mottle.strategies.backup import BackupConfig
 from mottle.strategies.diloco import DiLoCoConfig
 from mottle.strategies.domo import DOMOConfig
@@ -56,6 +57,7 @@ _STRATEGIES: dict[str, Any] = {
     "sr_sgc": SRSGCConfig,
     "m_sgc": MSGCConfig,
     "auto": AutoConfig,
+    "auto_fedrl": AutoFedRLConfig,
 }
 
 

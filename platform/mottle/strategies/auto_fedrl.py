@@ -1,0 +1,160 @@
+"""`auto_fedrl`: rounds of local steps whose settings an agent tries out and learns while the run goes on.
+
+A state machine around one of the family of `mottle.strategies.local_rounds`. Before each round the agent (`setting_policy.py`) draws the
+workers' learning rate, their number of local steps and the rate of the server's step. After each version the loss on the trusted data is
+asked for (`MeasureLoss`); by how much a round lowered it is its reward, and the agent learns from that. Nobody waits for the answer: it
+comes while the next round computes. All that is drawn comes from the seed, and all that is learnt from events, so a log replays to the
+same settings.
+
+The agent's rate takes the place of the job's, under the job's schedule; the server's multiplies what the round's mean adds.
+
+Source: Guo et al. 2022, Auto-FedRL, arXiv 2203.06338; `federated.md` 2. Differs: the loss is the trusted data's and not the clients' own
+mean, which liars could set; aggregation weights stay the workers' shares of the samples. Neutral reference: with no setting to search it
+is the strategy that it is around.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from mottle.core import strategy as s
+from mottle.core.errors import ConfigError
+from mottle.core.naming import Spec, parse, suggestion
+from mottle.strategies.local_rounds import LocalRounds
+from mottle.strategies.setting_policy import Floats, SettingPolicy, reward
+
+Range = Sequence[float]
+SEARCHED: Mapping[str, Range] = {"lr": (5e-4, 0.05), "local_steps": (2, 40), "server_lr": (0.5, 1.5)}
+"""Settings that may be searched, and the ranges of the published code."""
+LEAST_RATE = 1e-4
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoFedRLConfig:
+    """Settings learnt on the way."""
+
+    batch_size: int
+    """Samples of one inner step, over all workers."""
+    optimizer: Spec
+    """Of the inner steps: the job's."""
+    lr: float | None = None
+    """Of the job's optimizer, for strategies that want to know it; not what is searched."""
+    strategy: Spec = "local_sgd"
+    """Of rounds of local steps, with its own options."""
+    search: Mapping[str, Range] = field(default_factory=lambda: dict(SEARCHED))
+    """Which settings are searched, each with its range: `lr` of the workers, `local_steps`, `server_lr`. The others stay as they are."""
+    window: int = 5  # Z
+    """Rounds that the agent learns from."""
+    agent_rate: float = 0.01
+    """Of the agent's Adam steps."""
+    seed: int = 0
+    """Of what it tries."""
+
+    def __post_init__(self) -> None:
+        for name, ends in self.search.items():
+            if name not in SEARCHED:
+                raise ConfigError(f"auto_fedrl searches no {name!r}; {suggestion(name, SEARCHED)}")
+            if not (isinstance(ends, Sequence) and len(ends) == 2 and 0 < ends[0] < ends[1]):
+                raise ConfigError(f"auto_fedrl takes [low, high] with 0 < low < high for {name}, got {ends!r}")
+        if self.window < 2 or not self.agent_rate > 0 or self.seed < 0:
+            raise ConfigError(
+                f"auto_fedrl needs window >= 2, agent_rate > 0 and seed >= 0, got {self.window}, {self.agent_rate} and {self.seed}"
+            )
+        self.inner()
+
+    def inner(self) -> LocalRounds:
+        """The strategy that it is around.
+
+        Raises:
+            ConfigError: it is unknown or not of the family, or a rule in it leaves the server no step to lengthen.
+        """
+        from mottle.strategies.catalogue import build, takes_local_steps  # which knows this module
+
+        name, options = parse(self.strategy, "strategy")
+        given = {"batch_size": self.batch_size, "optimizer": self.optimizer, **({} if self.lr is None else {"lr": self.lr})}
+        made = build(self.strategy, given) if takes_local_steps(name) else None
+        if not isinstance(made, LocalRounds):
+            raise ConfigError(f"auto_fedrl is around strategies of rounds of local steps (local_sgd, diloco, slowmo, ...), got {name!r}")
+        if options.get("rule") is not None and "server_lr" in self.search:
+            raise ConfigError("a robust rule's step has no server_lr to search; leave server_lr out of search, or the rule")
+        return made
+
+    def build(self) -> "AutoFedRL":
+        return AutoFedRL(self)
+
+
+class AutoFedRL:
+    """State machine of `auto_fedrl`."""
+
+    max_in_flight = 1
+    barriered = True
+    needs_validation = False  # it asks for losses alone, see `measures_loss`
+    measures_loss = True
+
+    def __init__(self, config: AutoFedRLConfig) -> None:
+        self.config = config
+        self._inner = config.inner()
+        self.server_optimizer, self.companion = self._inner.server_optimizer, self._inner.companion
+        ranges = {name: (float(low), float(high)) for name, (low, high) in config.search.items()}
+        self._policy = SettingPolicy(ranges, window=config.window, rate=config.agent_rate, seed=config.seed)
+        self._drawn: dict[int, Floats] = {}
+        """By the version that a round makes: what was drawn for it."""
+        self._losses: dict[int, float] = {}
+        """By version, as long as a reward may need them."""
+        self.settings: dict[str, float] = {}
+        """Of the round at hand."""
+
+    # --- events -----------------------------------------------------------------------------------------------------------------------
+
+    def handle(self, event: s.StrategyEvent, view: s.View) -> list[s.Decision]:
+        asked: list[s.Decision] = []
+        match event:
+            case s.LossMeasured(version, loss):
+                self._learn(version.number, loss)
+                return []
+            case s.VersionPublished(version):
+                if version.number not in self._losses and self.config.search:
+                    asked = [s.MeasureLoss()]
+                self._draw(version.number + 1)
+        return [*asked, *map(self._set, self._inner.handle(event, view))]
+
+    def _draw(self, number: int) -> None:
+        """Settings of the round that makes this version; one whose step was skipped is tried again with the same."""
+        drawn = self._drawn.setdefault(number, self._policy.draw(number))
+        self.settings = {name: max(LEAST_RATE, value) for name, value in self._policy.values(drawn).items()}
+        if "local_steps" in self.settings:
+            steps = max(1, round(self.settings["local_steps"]))
+            self.settings["local_steps"] = steps
+            self._inner.config = replace(self._inner.config, local_steps=steps)
+
+    def _set(self, decision: s.Decision) -> s.Decision:
+        match decision:
+            case s.Assign(local=local) if local is not None and "lr" in self.settings:
+                return replace(decision, local=replace(local, lr=self.settings["lr"]))
+            case s.Apply(terms) if "server_lr" in self.settings:
+                return replace(decision, terms=tuple((work_id, weight * self.settings["server_lr"]) for work_id, weight in terms))
+        return decision
+
+    def _learn(self, number: int, loss: float | None) -> None:
+        """The reward goes to the round that made this version; without a loss there is none for it, nor for the next one."""
+        if loss is not None:
+            self._losses[number] = loss
+            before, drawn = self._losses.get(number - 1), self._drawn.get(number)
+            if before is not None and drawn is not None:
+                self._policy.learn(drawn, reward(before, loss))
+        self._drawn = {each: drawn for each, drawn in self._drawn.items() if each > number}
+        self._losses = {each: known for each, known in self._losses.items() if each >= number}
+
+    # --- checkpoints ------------------------------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        losses = {str(number): loss for number, loss in self._losses.items()}
+        return {"inner": self._inner.state(), "agent": self._policy.state(), "losses": losses}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self._inner.restore(state["inner"])
+        self._policy.restore(state["agent"])
+        self._losses = {int(number): loss for number, loss in state["losses"].items()}
+
+    def check(self) -> None:
+        self._inner.check()
