@@ -98,10 +98,20 @@ def test_a_model_that_was_pushed_before_its_worker_died_is_merged(merging) -> No
     assert [each.worker for each in machine.hear(machine.view.publish(1))] == [1]
 
 
+def test_models_that_waited_for_samples_go_on_when_there_are_some(merging) -> None:
+    machine = begun(merging())
+    machine.view.free_samples = 0
+    machine.hear(s.UpdateArrived(update(1, 0)), s.NoWork(0), s.UpdateArrived(update(2, 1)), s.NoWork(1))
+    machine.view.free_samples = 8
+    assert machine.hear(s.WorkerIdle(0)) == [s.Apply(((1, 1 / 8), (2, 1 / 8)))]
+
+
 def test_what_comes_when_nothing_is_left_is_merged_once(merging) -> None:
     machine = begun(merging())
     machine.view.free_samples = 0
-    assert machine.hear(s.UpdateArrived(update(1, 0)), s.UpdateArrived(update(2, 1, 2))) == []
+    assert machine.hear(s.UpdateArrived(update(1, 0))) == [s.Assign(0, 4)], "so that the brain says when there is something again"
+    assert machine.hear(s.NoWork(0)) == []
+    machine.hear(s.UpdateArrived(update(2, 1, 2)), s.NoWork(1))
     assert machine.hear(s.NothingLeft()) == [s.Apply(((1, 1 / 8), (2, 1 / 4)))]
     assert machine.hear(machine.view.publish(1)) == []
 

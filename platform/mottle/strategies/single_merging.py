@@ -121,10 +121,12 @@ class SingleMerging:
                 self._starved.discard(worker)
             case s.NoWork(worker):
                 self._starved.add(worker)
-            case s.WorkerIdle(worker) if worker in self._owed:
-                return [self._assign(worker, view)]
-            case s.WorkerIdle(worker) if worker not in self._ready and worker not in self._stepping:
-                self._new.add(worker)
+            case s.WorkerIdle(worker):
+                self._starved.clear()  # there may be something again, for everybody
+                if worker in self._owed:
+                    return [self._assign(worker, view)]
+                if worker not in self._ready and worker not in self._stepping:
+                    self._new.add(worker)
             case s.VersionPublished():
                 self._owed, self._stepping = {worker for worker in self._stepping if worker in view.crew}, ()
                 return self._assign_all(sorted(self._owed), view) or self._advance(view)
@@ -203,7 +205,10 @@ class SingleMerging:
             foremost = max((way.done for way in self._ways.values()), default=self._drawn)
             self._ways |= {worker: self._way(worker, foremost, view.crew) for worker in begin}
             return self._assign_all(begin, view)
-        for worker in sorted(self._ready.keys() & set(view.crew)) if view.free_samples else ():
+        waiting = sorted(self._ready.keys() & set(view.crew))
+        if not view.free_samples:  # asked for in vain, so that they are heard of when there is something
+            return [s.Assign(worker, self.config.batch_size) for worker in waiting if worker not in self._starved]
+        for worker in waiting:
             if group := self._group(worker, view):
                 here = [each for each in group if each in view.crew]
                 if len(here) > view.free_samples:
