@@ -223,12 +223,60 @@ def test_a_process_that_cannot_use_the_cluster_is_told_why(two_hosts: Testbed, t
     assert "nobody answers as Ray's head at" in nobody
 
 
-def test_a_cut_host_is_declared_dead_and_comes_back_and_a_further_one_joins_and_leaves(two_hosts: Testbed) -> None:
-    two_hosts.cut("h2")
-    assert two_hosts.alive("-h2", timeout_s=60) == ["h1"]
-    two_hosts.heal("h2")
-    assert two_hosts.alive() == ["h1", "h2"]
-    two_hosts.join(HostSpec(name="h3", num_cpus=1))
-    assert two_hosts.alive() == ["h1", "h2", "h3"]
-    two_hosts.leave("h3")
+def test_a_run_goes_on_without_the_minority_of_a_partition_whose_workers_join_as_new_ones_when_it_heals(
+    two_hosts: Testbed, tmp_path: Path
+) -> None:
+    """A backup is on the host that is cut off: nothing is acknowledged before Ray has declared that host dead, and everything after."""
+    options = {"model": "perceptron", "strategy": "async", "replicas": 1}
+    with driven(two_hosts, tmp_path, groups=[on("h1", 1), on("h2", 2)], until=ENDLESS, **options) as run:
+        run.wait_for(lambda now: all(row(now, worker)["accepted"] for worker in ("w0", "w1", "w2")), "an update of each")
+        minority = run.ask("processes")["w1"]
+        two_hosts.cut("h2")
+        assert two_hosts.alive("-h2", timeout_s=60) == ["h1"]
+        lost = run.wait_for(lambda now: all(row(now, worker)["state"] == "killed" for worker in ("w1", "w2")), "the loss of w1 and w2")
+        run.wait_for(lambda now: now["version"] >= lost["version"] + 20, "twenty versions of the majority")
+        assert minority in two_hosts.pids("h2"), "the other side does not know yet"
+        two_hosts.heal("h2")
+        assert two_hosts.alive() == ["h1", "h2"]
+        assert minority not in two_hosts.pids("h2")
+        run.wait_for(lambda now: all(row(now, worker)["accepted"] >= 2 for worker in ("w3", "w4")), "updates of new workers on h2")
+        run.ask("stop")
+        assert_each_sample_once(run.ask("end", False))
+
+
+@contextmanager
+def small_disk(folder: Path) -> Iterator[Callable[[], None]]:
+    """A disk of its own below that folder; what is given fills it."""
+
+    def fill() -> None:
+        free = os.statvfs(folder)
+        with (folder / "filler").open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, free.f_bavail * free.f_bsize)
+
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100m", "tmpfs", str(folder)], check=True)
+    try:
+        yield fill
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_further_host_is_used_and_goes_on_with_a_full_disk_and_leaves(two_hosts: Testbed, tmp_path: Path) -> None:
+    options = {"model": "perceptron", "strategy": "async", "until": ENDLESS}
+    with (
+        driven(two_hosts, tmp_path, groups=[on("h1", 1), on("h3", 0, max_count=1)], **options) as run,
+        small_disk(two_hosts.folder / "h3") as fill,
+    ):
+        run.wait_for(lambda now: row(now, "w0")["accepted"], "an update")
+        two_hosts.join(HostSpec(name="h3", num_cpus=1))
+        began_s = time.monotonic()
+        assert two_hosts.alive() == ["h1", "h2", "h3"]
+        run.wait_for(lambda now: row(now, "w1")["accepted"], "an update from the host that came")
+        print(f"used {time.monotonic() - began_s:.1f} s after it had joined")
+        fill()
+        before = row(run.ask("snapshot"), "w1")
+        run.wait_for(lambda now: row(now, "w1")["accepted"] >= before["accepted"] + 50, "fifty more with a full disk")
+        run.ask("stop")
+        assert_each_sample_once(run.ask("end", False))
+        two_hosts.leave("h3")
     assert two_hosts.alive() == ["h1", "h2"]
