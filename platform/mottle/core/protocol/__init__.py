@@ -1,0 +1,106 @@
+"""Everything that crosses between coordinator, shards, workers and validator.
+
+Closed lists of small frozen dataclasses: facts (events) go up to the coordinator's brain, orders (commands) go down. A strategy that
+needs more changes this file first. Nothing here holds a tensor: updates and vectors travel on the data plane under the names used here.
+
+Numbers that decide (`norm2`, `dots`) are exact integers as made by `mottle.core.exactsum`: partial sums of shards add without rounding,
+so a decision does not depend on how the parameters are cut.
+"""
+
+from mottle.core.protocol.commands import Command as Command
+from mottle.core.protocol.events import CheckpointAsked as CheckpointAsked
+from mottle.core.protocol.events import CheckpointWritten as CheckpointWritten
+from mottle.core.protocol.events import Configured as Configured
+from mottle.core.protocol.events import Contested as Contested
+from mottle.core.protocol.events import Evaluated as Evaluated
+from mottle.core.protocol.events import Event as Event
+from mottle.core.protocol.events import Fetched as Fetched
+from mottle.core.protocol.events import HostDraining as HostDraining
+from mottle.core.protocol.events import Joined as Joined
+from mottle.core.protocol.events import Left as Left
+from mottle.core.protocol.events import Measured as Measured
+from mottle.core.protocol.events import ModelSaved as ModelSaved
+from mottle.core.protocol.events import OfferAsked as OfferAsked
+from mottle.core.protocol.events import OfferOver as OfferOver
+from mottle.core.protocol.events import Planned as Planned
+from mottle.core.protocol.events import Receipt as Receipt
+from mottle.core.protocol.events import RefreshFailed as RefreshFailed
+from mottle.core.protocol.events import RemoveAsked as RemoveAsked
+from mottle.core.protocol.events import ReplaceAsked as ReplaceAsked
+from mottle.core.protocol.events import ReplicaCame as ReplicaCame
+from mottle.core.protocol.events import ReplicaDraining as ReplicaDraining
+from mottle.core.protocol.events import ReplicaKnown as ReplicaKnown
+from mottle.core.protocol.events import ReplicaLost as ReplicaLost
+from mottle.core.protocol.events import ReplicaReady as ReplicaReady
+from mottle.core.protocol.events import ReplicaSynced as ReplicaSynced
+from mottle.core.protocol.events import Report as Report
+from mottle.core.protocol.events import Scored as Scored
+from mottle.core.protocol.events import SlotSaved as SlotSaved
+from mottle.core.protocol.events import SnapshotDone as SnapshotDone
+from mottle.core.protocol.events import Started as Started
+from mottle.core.protocol.events import Stepped as Stepped
+from mottle.core.protocol.events import StopAsked as StopAsked
+from mottle.core.protocol.events import TimerFired as TimerFired
+from mottle.core.protocol.events import TookOver as TookOver
+from mottle.core.protocol.events import WorkReturned as WorkReturned
+from mottle.core.protocol.names import KEPT as KEPT
+from mottle.core.protocol.names import PARAMS as PARAMS
+from mottle.core.protocol.names import REFERENCE as REFERENCE
+from mottle.core.protocol.names import VALIDATOR as VALIDATOR
+from mottle.core.protocol.names import Lease as Lease
+from mottle.core.protocol.names import Part as Part
+from mottle.core.protocol.names import ReplicaId as ReplicaId
+from mottle.core.protocol.names import Settings as Settings
+from mottle.core.protocol.names import Version as Version
+from mottle.core.protocol.names import model_name as model_name
+from mottle.core.protocol.names import update_name as update_name
+from mottle.core.protocol.names import work_holder as work_holder
+from mottle.core.protocol.names import work_id_of as work_id_of
+from mottle.core.protocol.to_shards import Adopt as Adopt
+from mottle.core.protocol.to_shards import ApplyRule as ApplyRule
+from mottle.core.protocol.to_shards import Award as Award
+from mottle.core.protocol.to_shards import Base as Base
+from mottle.core.protocol.to_shards import Batch as Batch
+from mottle.core.protocol.to_shards import Combine as Combine
+from mottle.core.protocol.to_shards import Configure as Configure
+from mottle.core.protocol.to_shards import Distances as Distances
+from mottle.core.protocol.to_shards import Drop as Drop
+from mottle.core.protocol.to_shards import Fetch as Fetch
+from mottle.core.protocol.to_shards import Keep as Keep
+from mottle.core.protocol.to_shards import Measure as Measure
+from mottle.core.protocol.to_shards import Offer as Offer
+from mottle.core.protocol.to_shards import Page as Page
+from mottle.core.protocol.to_shards import Replace as Replace
+from mottle.core.protocol.to_shards import RuleStatistics as RuleStatistics
+from mottle.core.protocol.to_shards import ShardCommand as ShardCommand
+from mottle.core.protocol.to_shards import Snapshot as Snapshot
+from mottle.core.protocol.to_shards import Step as Step
+from mottle.core.protocol.to_shards import Sync as Sync
+from mottle.core.protocol.to_shards import Told as Told
+from mottle.core.protocol.to_shards import Wean as Wean
+from mottle.core.protocol.to_shell import Finished as Finished
+from mottle.core.protocol.to_shell import ForgetCheckpoint as ForgetCheckpoint
+from mottle.core.protocol.to_shell import Introduce as Introduce
+from mottle.core.protocol.to_shell import MakeReplica as MakeReplica
+from mottle.core.protocol.to_shell import Notice as Notice
+from mottle.core.protocol.to_shell import PlanWanted as PlanWanted
+from mottle.core.protocol.to_shell import Published as Published
+from mottle.core.protocol.to_shell import Retire as Retire
+from mottle.core.protocol.to_shell import SaveCheckpoint as SaveCheckpoint
+from mottle.core.protocol.to_shell import SetTimer as SetTimer
+from mottle.core.protocol.to_shell import Verdict as Verdict
+from mottle.core.protocol.to_validator import Evaluate as Evaluate
+from mottle.core.protocol.to_validator import Refresh as Refresh
+from mottle.core.protocol.to_validator import SaveModel as SaveModel
+from mottle.core.protocol.to_validator import Score as Score
+from mottle.core.protocol.to_workers import Abandon as Abandon
+from mottle.core.protocol.to_workers import Compute as Compute
+from mottle.core.protocol.to_workers import Cut as Cut
+from mottle.core.protocol.to_workers import Dismiss as Dismiss
+from mottle.core.protocol.to_workers import LocalSteps as LocalSteps
+from mottle.core.protocol.to_workers import Mix as Mix
+from mottle.core.protocol.to_workers import Reattach as Reattach
+from mottle.core.protocol.to_workers import Samples as Samples
+from mottle.core.protocol.to_workers import SaveSlot as SaveSlot
+from mottle.core.protocol.to_workers import Until as Until
+from mottle.core.protocol.to_workers import VersionAfter as VersionAfter

@@ -1,0 +1,47 @@
+"""Commands to the validator."""
+
+from dataclasses import dataclass
+
+from mottle.core.protocol.names import Version
+
+
+@dataclass(frozen=True, slots=True)
+class Refresh:
+    """Compute the gradient of the mean loss on trusted data at `version` and push it to the shards as `name`."""
+
+    name: str
+    version: Version
+    seed: int
+    num_samples: int
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Compute, on one trusted sample, by how much each of these updates alone would lower the loss of `version`; answer `Scored`.
+
+    `samples` spent, and `lr` where the user changed it, give the learning rate of the step.
+    """
+
+    request: int
+    names: tuple[str, ...]
+    version: Version
+    seed: int
+    num_samples: int
+    samples: int
+    lr: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluate:
+    """Compute the metrics of `version` on the test data; or its mean loss on the `trusted` data, for the strategy."""
+
+    version: Version
+    trusted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SaveModel:
+    """Write the parameters and buffers of `version`, by name, as part of the checkpoint; read under the name `checkpoint/N`."""
+
+    checkpoint: int
+    version: Version
