@@ -108,11 +108,18 @@ def test_a_paused_host_stands_still_until_it_is_resumed(bare: Bare) -> None:
     def state(pid: int) -> str:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
 
+    def comes_to(pid: int, wanted: str) -> bool:
+        """A signal is sent at once, and obeyed when the process is looked at next."""
+        end = time.monotonic() + 10
+        while state(pid) != wanted and time.monotonic() < end:
+            time.sleep(0.01)
+        return state(pid) == wanted
+
     with bed.popen("h1", ["sleep", "1000"]) as process:
         bed.pause("h1")
-        assert state(process.pid) == "T"
+        assert comes_to(process.pid, "T")
         bed.resume("h1")
-        assert state(process.pid) == "S"
+        assert comes_to(process.pid, "S")
         bed.kill("h1")
 
 

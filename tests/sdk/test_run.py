@@ -68,8 +68,8 @@ def test_fedbuff_for_some_seconds_with_a_metric_that_fails_and_questions_that_ar
         shown = live.wait_for(run, lambda now: now.version >= 1, "its first version")
         assert shown.total_samples is None
         assert "w1" in run._repr_html_()
-        with pytest.raises(ConfigError, match="no setting 'momentum'"):
-            run.set(lr=0.1, momentum=0.5)
+        with pytest.raises(ConfigError, match="no setting 'rate'"):
+            run.set(lr=0.1, rate=0.5)
         result = run.result()
     assert result.summary is not None
     assert result.summary.stopped == "time"
