@@ -210,6 +210,7 @@ def test_false_units_of_a_loss_that_has_its_own_are_refused_by_name(tmp_path: Pa
     live.assert_replay(job)
 
 
+@pytest.mark.soak
 def test_a_worker_that_pushes_under_another_ones_order_does_not_block_it(tmp_path: Path) -> None:
     """In a round its own order and the next worker's have numbers in a row; what it sends is for the other's number, and comes first."""
     squatter = replace(LIAR, name="squatter", attack={"malformed": {"kind": "other_round"}})

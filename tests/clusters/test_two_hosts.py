@@ -264,13 +264,13 @@ def small_disk(folder: Path) -> Iterator[Callable[[], None]]:
 def test_a_further_host_is_used_and_goes_on_with_a_full_disk_and_leaves(two_hosts: Testbed, tmp_path: Path) -> None:
     options = {"model": "perceptron", "strategy": "async", "until": ENDLESS}
     with (
-        driven(two_hosts, tmp_path, groups=[on("h1", 1), on("h3", 0, max_count=1)], **options) as run,
-        small_disk(two_hosts.folder / "h3") as fill,
+        driven(two_hosts, tmp_path, groups=[on("h1", 1), on("h4", 0, max_count=1)], **options) as run,
+        small_disk(two_hosts.folder / "h4") as fill,
     ):
         run.wait_for(lambda now: row(now, "w0")["accepted"], "an update")
-        two_hosts.join(HostSpec(name="h3", num_cpus=1))
+        two_hosts.join(HostSpec(name="h4", num_cpus=1))
         began_s = time.monotonic()
-        assert two_hosts.alive() == ["h1", "h2", "h3"]
+        assert two_hosts.alive() == ["h1", "h2", "h4"]
         run.wait_for(lambda now: row(now, "w1")["accepted"], "an update from the host that came")
         print(f"used {time.monotonic() - began_s:.1f} s after it had joined")
         fill()
@@ -278,5 +278,5 @@ def test_a_further_host_is_used_and_goes_on_with_a_full_disk_and_leaves(two_host
         run.wait_for(lambda now: row(now, "w1")["accepted"] >= before["accepted"] + 50, "fifty more with a full disk")
         run.ask("stop")
         assert_each_sample_once(run.ask("end", False))
-        two_hosts.leave("h3")
+        two_hosts.leave("h4")
     assert two_hosts.alive() == ["h1", "h2"]

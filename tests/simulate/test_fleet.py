@@ -128,7 +128,7 @@ ONE = "workers:\n  - {sample_s: 0.01}\n"
         (ONE + "faults:\n  - {kind: join, at_s: 1, group: ghosts}\n", ["fleet.yaml:4: faults.0: no group is called 'ghosts'"]),
         (ONE + "faults:\n  - {kind: crash, worker: worker-0}\n", ["fleet.yaml:4: faults.0.at_s: or at_samples is needed"]),
         (ONE + "faults:\n  - {kind: crash, at_s: -1, worker: worker-0}\n", ["fleet.yaml:4: faults.0.at_s: wanted a number at least 0"]),
-        (ONE + "faults:\n  - {kind: crush, at_s: 1}\n", ["fleet.yaml:4: faults.0.kind: wanted one of crash, leave, join"]),
+        (ONE + "faults:\n  - {kind: crush, at_s: 1}\n", ["fleet.yaml:4: faults.0.kind: wanted one of crash, leave, recall, join"]),
         (
             ONE + "faults:\n  - {kind: slow, at_s: 1, worker: worker-0}\n",
             ["fleet.yaml:4: faults.0.factor: is needed for a fault of kind slow"],

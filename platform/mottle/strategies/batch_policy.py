@@ -281,16 +281,20 @@ def check_following(rate: str | None, known: Sequence[str] | Mapping[str, float]
         raise ConfigError(f"the rate follows the batch as one of {', '.join(known)}, got {rate!r}")
 
 
+def catalogue() -> dict[str, Any]:
+    """The configuration of each policy, by name."""
+    from mottle.strategies.batch_by_noise import NoiseScaleConfig  # which builds on this module
+
+    return {"fixed": FixedConfig, "linear": LinearConfig, "adascale": AdaScaleConfig, "noise_scale": NoiseScaleConfig}
+
+
 def config_of(spec: Spec | None) -> Any:
     """The configuration of the policy that `spec` names; of `fixed` for None.
 
     Raises:
         ConfigError: unknown name or option, with the nearest one, or values that cannot be.
     """
-    from mottle.strategies.batch_by_noise import NoiseScaleConfig  # which builds on this module
-
-    known = {"fixed": FixedConfig, "linear": LinearConfig, "adascale": AdaScaleConfig, "noise_scale": NoiseScaleConfig}
-    return construct("fixed" if spec is None else spec, known, "batch policy")
+    return construct("fixed" if spec is None else spec, catalogue(), "batch policy")
 
 
 def for_optimizer(spec: Spec, optimizer: str) -> dict[str, Any]:

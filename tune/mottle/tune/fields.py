@@ -20,6 +20,7 @@ from mottle.core.naming import folded, suggestion
 from mottle.optim.catalogue import ELEMENTWISE
 from mottle.optim.schedule import CATALOGUE as SCHEDULES
 from mottle.sdk.schema import Fault, JobFileError, KeyPath, dotted
+from mottle.strategies import batch_policy
 
 ORIGIN = "param_space"
 """Where values come from, as messages name it."""
@@ -29,6 +30,7 @@ NAMED: Mapping[str, frozenset[str]] = {
     "lr_schedule": frozenset(SCHEDULES),
     "strategy": frozenset(strategies.catalogue()),
     "rule": frozenset(RULES),
+    "batch_policy": frozenset(batch_policy.catalogue()),
     "codec": frozenset(compression.CATALOGUE),
     "attack": frozenset(entry.name for entry in attacks.catalogue()),
 }

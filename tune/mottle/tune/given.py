@@ -18,7 +18,7 @@ from mottle.sdk import Trainer, Until, jobfile
 from mottle.sdk.jobfile import JobFile
 from mottle.tune.fields import plain
 
-_SPECS = ("optimizer", "lr_schedule", "strategy", "rule", "codec")
+_SPECS = ("optimizer", "lr_schedule", "strategy", "rule", "codec", "batch_policy")
 _COUNTS = ("batch_size", "micro_batch_size", "seed", "shards", "replicas", "evaluate_every", "rule_samples")
 _OTHERS = ("collusion", "seed_samples", "max_grad_norm", "max_grad_norm_per_worker", "retry_rejected", "lease_floor_s")
 _OBJECTS = ("model", "loss", "train_data", "validation_data", "test_data", "collate_fn")
