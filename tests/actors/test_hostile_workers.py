@@ -212,7 +212,10 @@ def test_false_units_of_a_loss_that_has_its_own_are_refused_by_name(tmp_path: Pa
 
 @pytest.mark.soak
 def test_a_worker_that_pushes_under_another_ones_order_does_not_block_it(tmp_path: Path) -> None:
-    """In a round its own order and the next worker's have numbers in a row; what it sends is for the other's number, and comes first."""
+    """In a round its own order and the next worker's have numbers in a row; what it sends is for the other's number, and comes first.
+
+    Minutes long: the last sample is lent to the squatter again and again, of whom nothing is known but the time of a first lease.
+    """
     squatter = replace(LIAR, name="squatter", attack={"malformed": {"kind": "other_round"}})
     honest = [replace(HONEST, name=f"slow{i}", count=1, delay_s=0.02) for i in range(2)]
     strategy = {"sync": {"deadline_s": 0.6, "quorum": 2}}
