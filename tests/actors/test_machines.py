@@ -1,26 +1,17 @@
 """Machines that come and are taken away, on a real Ray of several (simulated) nodes, in a process of its own."""
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from tests.drivers import seen_by
 
 from mottle.actors import drains
-
-ROOT = Path(__file__).resolve().parents[2]
 
 pytestmark = pytest.mark.ray
 
 
 def test_a_machine_that_is_taken_away_is_emptied_before_and_a_new_one_is_used(tmp_path: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([os.environ["PYTHONPATH"], str(ROOT)])}
-    driver = [sys.executable, str(Path(__file__).with_name("machines_driver.py")), str(tmp_path)]
-    done = subprocess.run(driver, capture_output=True, text=True, timeout=300, env=environment, check=False)
-    assert done.returncode == 0, done.stderr[-4000:]
-    seen = json.loads(done.stdout.splitlines()[-1])
+    seen = seen_by(Path(__file__).with_name("machines_driver.py"), tmp_path)
     assert (seen["refused"], seen["state"], seen["left_behind"]) == ("", "left", [])
     assert seen["emptied_s"] < 60.0, "the deadline"
     assert (seen["lost"], seen["failed"]) == (0, False)
