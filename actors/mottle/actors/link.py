@@ -146,7 +146,10 @@ class ShardLink:
         return [list(each) for each in zip(*(parts.get(shard, nothing) for shard in range(len(cuts))), strict=True)]
 
     def _ask(self, shard: int, method: str, *arguments: Any) -> Callable[[], Any]:
-        return self._shards[shard][0].ask(method, *arguments, large=self._num_bytes[shard] > transport.INLINE_BYTES)
+        return self._ask_replica(self._shards[shard][0], shard, method, *arguments)
+
+    def _ask_replica(self, replica: Way, shard: int, method: str, *arguments: Any) -> Callable[[], Any]:
+        return replica.ask(method, *arguments, large=self._num_bytes[shard] > transport.INLINE_BYTES)
 
     def _answered(self, shard: int, answer: Callable[[], Any], method: str, *arguments: Any) -> Any:
         """What the first replica answers to a question about a version, or the next one where that is dead or does not have it."""
@@ -165,7 +168,7 @@ class ShardLink:
         """
         for replica in self._shards[shard][1:]:
             with suppress(ray.exceptions.RayActorError):
-                published = replica.ask(method, *arguments, large=self._num_bytes[shard] > transport.INLINE_BYTES)()
+                published = self._ask_replica(replica, shard, method, *arguments)()
                 if not isinstance(published, str):
                     return published
         raise VersionGoneError(refusal)
