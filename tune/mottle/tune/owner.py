@@ -14,7 +14,7 @@ from typing import Any
 
 import ray
 
-from mottle.actors import placing
+from mottle.actors import drains, placing
 from mottle.actors.guests import Lent
 from mottle.actors.job import WorkerGroup
 from mottle.actors.machines import Machines
@@ -77,8 +77,6 @@ class FleetOwner:
         self._lacking: list[str] = []
         self._first_ns: int | None = None
         self._last_ns: int | None = None
-        self._going: set[str] = set()
-        """Machines that are taken away."""
         self._timers = Timers(lambda _: self._handle(l.AlarmRang()))
         for order in self._machine.start():
             self._obey(order)
@@ -243,8 +241,9 @@ class FleetOwner:
         except ray.exceptions.RayError as error:
             self._end(name, trouble or reason_of(error))
             return
+        goes = self._goes(slot.node)
         with self._lock:
-            if slot.node in self._going:
+            if goes:
                 self._end(name, TAKEN, taken=True)
             else:
                 self._handle(l.WorkerBack(name, trial, trouble, over))
@@ -256,10 +255,17 @@ class FleetOwner:
         slot.earlier_ns = slot.computed_ns
         self._handle(l.WorkerLost(name, reason, taken))
 
+    @staticmethod
+    def _goes(node: str) -> bool:
+        """Whether a machine is to be taken away by now: a trial's coordinator may know it before this process has looked again."""
+        try:
+            return node in drains.draining()
+        except ray.exceptions.RayError:  # the cluster does not answer now; `_machine_goes` will hear of it
+            return False
+
     def _machine_goes(self, node: str, left_s: float | None) -> None:
         """Idle workers move at once; lent ones come back by themselves, for their coordinators look at the machines too."""
         with self._lock:
-            self._going.add(node)
             for name in [name for name, slot in self._slots.items() if slot.node == node and self._machine.is_idle(name)]:
                 self._end(name, TAKEN, taken=True)
 
