@@ -5,9 +5,10 @@
 Trains the perceptron of `step_time.py` with 2 workers, synchronously, and a second time with a ten-thousandth of its parameters; the
 difference is what the parameters cost, for everything else is alike. Private memory is `RssAnon` of each process, the largest value seen
 while sampling all the time. What lies in Ray's object store is nobody's private memory and is counted once, as the bytes of live objects
-that the store reports, the largest value seen: the updates that workers are pushing (at most 1 for each worker) and the versions that
-shards have published. The first steps are left out there: the vector that the run started from is in the store as well until every actor
-has it. Ray deletes what nobody refers to any more once a second; what the store takes up with that is printed beside.
+that the store reports, the largest value seen: the versions that shards have published. (Between hosts a worker's update lies there too
+while it is pushed; within one the shards read it where it is.) The first steps are left out there: the vector that the run started from is
+in the store as well until every actor has it. Ray deletes what nobody refers to any more once a second; what the store takes up with that
+is printed beside.
 `VmHWM`, printed for comparison, counts every shared page that a process has ever looked at as that process's own.
 """
 
@@ -145,18 +146,16 @@ def main() -> int:
     print(
         f"{num_bytes / 1e6:.0f} MB of parameters, {arguments.optimizer}, {arguments.micro_batches} micro-batches an order, "
         f"{arguments.shards} shards; in multiples of the parameters:\n"
-        f"  each worker, private: {', '.join(f'{each:.2f}' for each in workers)}; with its update in the object store "
-        f"{max(workers) + 1:.2f} (allowed 3)\n"
-        f"  object store: {live:.2f}, of which {WORKERS} may be updates being pushed ({store:.2f} with what Ray has yet to delete)\n"
-        f"  all shards, private: {shards:.2f}; with the rest of the object store {shards + max(0.0, live - WORKERS):.2f} "
+        f"  each worker, private: {', '.join(f'{each:.2f}' for each in workers)} (allowed 3)\n"
+        f"  object store: {live:.2f} ({store:.2f} with what Ray has yet to delete)\n"
+        f"  all shards, private: {shards:.2f}; with the object store {shards + live:.2f} "
         f"(allowed {allowed}, and 1 for each held version)\n"
         f"  largest VmHWM of one process, shared pages and all: {high:.2f}",
         flush=True,
     )
     tell(
         f"peak memory, {arguments.params:g} M parameters, {arguments.optimizer}, {WORKERS} workers, {arguments.shards} shards",
-        f"a worker {max(workers):.2f} times the parameters, {max(workers) + 1:.2f} with its update in the object store; all shards "
-        f"{shards + max(0.0, live - WORKERS):.2f}",
+        f"a worker {max(workers):.2f} times the parameters; all shards {shards + live:.2f}",
         f"3; {allowed} and 1 for each held version",
     )
     return 0

@@ -17,7 +17,7 @@ from mottle.core.errors import ProtocolError
 from mottle.core.fragments import Fragments
 from mottle.core.layout import BLOCK, Entry, Layout, Range, pack
 from mottle.optim.schedule import PiecewiseLinear
-from mottle.vectors import ShardMemory, ShardSpec
+from mottle.vectors import ShardMemory, ShardSpec, Taken
 
 # D coordinates of the whole vector
 NUM_PARAMS = 2 * BLOCK + 100
@@ -209,6 +209,47 @@ def test_what_was_stored_is_a_copy_that_the_sender_cannot_change() -> None:
     sent_D.fill_(torch.nan)
     memory.run(step(1, "update/0", 1.0))
     assert torch.equal(memory.values, vector(0) - stepped(vector(1)))
+
+
+def taken(memory: ShardMemory, values_D: Tensor, codec: str = "identity") -> Taken:
+    """As a shard takes a payload out of a sender's memory: its body lies where the shard said."""
+    payload = encoded(values_D, codec)
+    room = memory.room(len(payload.body))
+    body = room.numpy().view(np.uint8)[: len(payload.body)]
+    body[:] = payload.body
+    return Taken(replace(payload, body=body), room)
+
+
+def test_a_plain_payload_in_the_shards_own_memory_is_kept_where_it_lies_and_measured_as_any() -> None:
+    memory, other = (Cut.of(vector(0), 1).shards[0] for _ in range(2))
+    own = taken(memory, vector(1))
+    stored = memory.store("update/0", 0, LAYOUT.size, 1.0, own, ())
+    assert stored == other.store("update/0", 0, LAYOUT.size, 1.0, encoded(vector(1)), ())
+    assert memory.holding().vectors["update/0"][0].data_ptr() == own.room.data_ptr()
+    memory.run(step(1, "update/0", 1.0, drop=("update/0",)))
+    assert torch.equal(memory.values, vector(0) - stepped(vector(1)))
+    assert memory.room(4 * LAYOUT.size).data_ptr() == own.room.data_ptr()
+
+
+def test_a_coded_payload_and_a_part_are_decoded_and_their_room_is_used_again() -> None:
+    memory = Cut.of(vector(0), 1, codec="bf16").shards[0]
+    own = taken(memory, vector(1), "bf16")
+    memory.store("update/0", 0, LAYOUT.size, 1.0, own, ())
+    assert torch.equal(memory.holding().vectors["update/0"][0], vector(1).bfloat16().float())
+    assert memory.room(len(own.payload.body)).data_ptr() == own.room.data_ptr()
+    part = taken(memory, vector(1)[:BLOCK])
+    memory.store("reference/0", 0, BLOCK, 1.0, part, ())
+    assert torch.equal(memory.holding().vectors["reference/0"][0][:BLOCK], vector(1)[:BLOCK])
+
+
+@pytest.mark.parametrize(
+    ("length", "changed"), [(LAYOUT.size - 1, {}), (LAYOUT.size, {"codec_id": 1}), (LAYOUT.size, {"num_coordinates": "3"})]
+)
+def test_a_payload_in_the_shards_own_memory_that_does_not_fit_is_a_fault(length: int, changed: dict[str, Any]) -> None:
+    memory = Cut.of(vector(0), 1).shards[0]
+    own = taken(memory, vector(1)[:length])
+    stored = memory.store("update/0", 0, LAYOUT.size, 1.0, own._replace(payload=replace(own.payload, **changed)), ())
+    assert "not what this codec sends" in stored.fault
 
 
 def test_memory_of_dropped_vectors_is_used_again_without_a_trace_of_them() -> None:

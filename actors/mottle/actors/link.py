@@ -3,14 +3,15 @@
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any, NamedTuple
 
+import numpy as np
 import ray
 import torch
 from torch import Tensor
 
-from mottle.actors import transport
+from mottle.actors import hosts, nearby, transport
 from mottle.actors.exchange import Door, Exchange
 from mottle.actors.way import Way, connect
 from mottle.core.errors import MottleError
@@ -84,6 +85,7 @@ class ShardLink:
         self._fragments = fragments
         self._sender = sender
         self._wants_news = wants_news
+        self._shelf = nearby.Shelf(hosts.this_process().node)
         self._pushing = threading.Lock()
         self._news: dict[int, dict[int, Any]] = {}
         """Version number -> shard -> its range, as `transport.publish` made it."""
@@ -228,14 +230,35 @@ class ShardLink:
         sender = self._sender if sender is None else sender
         newest = max(self._news, default=-1) if self._wants_news and fragment is None else None
         answers = []
-        with self._pushing:
+        with self._pushing, ExitStack() as shown:
             for shard, part in enumerate(self.spaces(fragment)) if pieces is None else pieces:
-                shipped, large = transport.ship(encode(shard, part), part.size * self._itemsize)
-                push = (name, sender, part.start, part.stop, samples, weight, compute_ns, shipped, newest, fragment)
-                answers += [(shard, replica, replica.ask("push", *push, large=large)) for replica in self._shards[shard]]
+                for replica, shipped, large in self._shipped(shard, encode(shard, part), part.size * self._itemsize, shown):
+                    push = (name, sender, part.start, part.stop, samples, weight, compute_ns, shipped, newest, fragment)
+                    answers.append((shard, replica, replica.ask("push", *push, large=large)))
             taken = {shard for shard, replica, answer in answers if self._confirm(shard, replica, answer)}
         if lost := sorted({shard for shard, _, _ in answers} - taken):
             raise PushLostError(f"no replica of shard {', '.join(map(str, lost))} that was known here lives to have taken the update")
+
+    def _shipped(self, shard: int, payload: Any, num_bytes: int, shown: ExitStack) -> list[tuple[Way, Any, bool]]:
+        """How a payload goes to each replica: a large one is shown to those on this host until `shown` is closed, and shipped to others."""
+        replicas = list(self._shards[shard])
+        rows = transport.rows_of(payload) if num_bytes > transport.INLINE_BYTES else None
+        near = [] if rows is None else [replica for replica in replicas if self._is_near(replica)]
+        shipped: list[tuple[Way, Any, bool]] = []
+        if rows is not None and near:
+            there = transport.Near(rows[0], shown.enter_context(self._shelf.show(rows[1])))
+            shipped = [(replica, there, True) for replica in near]
+        if others := [replica for replica in replicas if replica not in near]:
+            sent = transport.ship(payload, num_bytes)
+            shipped += [(replica, *sent) for replica in others]
+        return shipped
+
+    def _is_near(self, replica: Way) -> bool:
+        """Whether it can read what is shown to it; asked once."""
+        if replica.near is None:
+            with self._shelf.show([np.zeros(1, np.uint8)]) as shown, suppress(ray.exceptions.RayActorError):
+                replica.near = replica.ask("can_read", shown, large=True)()
+        return bool(replica.near)
 
     def await_push(self) -> None:
         """Return once a push that is under way now is through."""

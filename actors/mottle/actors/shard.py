@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from mottle import vectors
-from mottle.actors import copies, hosts, transport
+from mottle.actors import copies, hosts, nearby, transport
 from mottle.actors.exchange import Door, Exchange
 from mottle.actors.lifeline import Lifeline
 from mottle.actors.lines import Line, Message
@@ -139,6 +139,10 @@ class ParameterShard:
     def _serving(self) -> "Session":
         assert self._session is not None, "this process serves no run at present"
         return self._session
+
+    def can_read(self, shown: nearby.Shown) -> bool:
+        """See `nearby.can_read`."""
+        return nearby.can_read(shown, hosts.this_process().node)
 
     @transport.call()
     def push(self, *push: Any) -> tuple[int, Any] | None:
@@ -321,12 +325,25 @@ class Session:
 
         A sender whose newest version is older than the shard's gets that along with the answer, where it is small: the next order will
         most likely be based on it. None for a sender that wants none.
+
+        Raises:
+            OSError, ValueError: the sender's memory could not be read.
         """
-        payload = transport.unship(shipped)
+        payload = self._read(shipped) if isinstance(shipped, transport.Near) else _sent(transport.unship(shipped))
         with self._turn():
             self._handle([sh.Pushed(name, sender, start, stop, samples, compute_ns, payload, weight, fragment)])
             number = self._machine.version.number
             return (number, self._memory.read(number)) if newest is not None and newest < number and self._news_fit else None
+
+    def _read(self, near: transport.Near) -> vectors.Taken:
+        """What lies in the sender's memory, as memory of this process; no more of it than a range has in its plain form."""
+        most = (self._spec.owned.stop - self._spec.owned.start) * self._itemsize
+        nearby.check(near.body, most)
+        with self._turn():
+            room = self._memory.room(near.body.num_bytes)
+        body = room.numpy().view(np.uint8)[: near.body.num_bytes]
+        nearby.read(near.body, body)
+        return vectors.Taken(replace(near.header, body=body), room)
 
     def told(self, told: p.Told, passed: bool = False) -> None:
         """What the coordinator says, or a donor passes on."""
@@ -456,7 +473,7 @@ class Session:
             case sh.Heard(told):
                 newcomer.told.remote(told, True)
             case sh.Pushed(name, sender, start, stop, samples, compute_ns, payload, weight, fragment):
-                shipped, _ = transport.ship(payload, (stop - start) * self._itemsize)
+                shipped, _ = transport.ship(_sent(payload), (stop - start) * self._itemsize)
                 newcomer.push.remote(name, sender, start, stop, samples, weight, compute_ns, shipped, None, fragment)
 
     def _save(self, checkpoint: int, slots: Mapping[str, torch.Tensor]) -> None:
@@ -469,6 +486,11 @@ class Session:
             done = p.SnapshotDone(replica, checkpoint, error=f"{error}")
         with self._turn():
             self._handle([sh.Saved(done)])
+
+
+def _sent(payload: Any) -> Any:
+    """A payload as it travels: what it lies in is this process's own, and no other process can say that of what it sends."""
+    return payload.payload if isinstance(payload, vectors.Taken) else payload
 
 
 def _each(do: Callable[[Any], Any], numbers: vectors.Holding) -> vectors.Holding:

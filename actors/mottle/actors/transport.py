@@ -1,4 +1,5 @@
-"""How vectors travel: small ones inside the message, large ones once through the object store.
+"""How vectors travel: small ones inside the message, large ones once through the object store, or straight from the memory of a sender on
+the same host (`mottle.actors.nearby`).
 
 A Ray object dies with the process that put it, so nothing here is a durable thing: a push counts only after the shard has copied the
 payload, and a published version belongs to the shard that serves it. A tensor made from an object may be shared memory: readers copy it
@@ -7,13 +8,16 @@ into memory of their own before anything else sees it.
 
 import warnings
 from collections.abc import Callable
-from typing import Any, TypeVar
+from dataclasses import replace
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import ray
 import torch
 from torch import Tensor
 
+from mottle.actors import nearby
+from mottle.compression import Identity, Payload
 from mottle.core.layout import Range
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -79,3 +83,35 @@ def ship(payload: Any, num_bytes: int) -> tuple[Any, bool]:
 def unship(shipped: Any) -> Any:
     """The payload behind what `ship` made."""
     return ray.get(shipped[0]) if isinstance(shipped, list) else shipped
+
+
+class Near(NamedTuple):
+    """An encoded range that lies in the sender's memory."""
+
+    header: Payload
+    """Without its body."""
+    body: nearby.Shown
+
+
+def rows_of(payload: Any) -> tuple[Payload, list[nearby.Row]] | None:
+    """A payload without its body, and where that lies; None of what has to go through Ray, as anything that no codec sends.
+
+    Pieces that the plain codec made of consecutive coordinates are one payload, whose body lies in several rows.
+    """
+    pieces = payload if isinstance(payload, tuple) else (payload,)
+    if not all(isinstance(piece, Payload) and _is_row(piece.body) for piece in pieces):
+        return None
+    whole = replace(pieces[0], body=np.empty(0, np.uint8))
+    if len(pieces) > 1:
+        if not all(_is_plain(piece) and piece.p1 == whole.p1 for piece in pieces):
+            return None
+        whole = replace(whole, num_coordinates=sum(piece.num_coordinates for piece in pieces))
+    return whole, [piece.body for piece in pieces]
+
+
+def _is_plain(payload: Payload) -> bool:
+    return payload.codec_id == Identity.codec_id and type(payload.num_coordinates) is int
+
+
+def _is_row(body: Any) -> bool:
+    return isinstance(body, np.ndarray) and body.dtype == np.uint8 and body.ndim == 1 and body.flags.c_contiguous

@@ -25,6 +25,8 @@ class Way:
 
     def __init__(self, handle: Any, line: Line | None = None) -> None:
         self.handle = handle
+        self.near: bool | None = None
+        """Whether it reads what this process shows (`mottle.actors.nearby`); None before it was asked."""
         self._line = line
 
     def tell(self, method: str, *arguments: Any) -> None:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -33,6 +35,17 @@ class Identity:
 
     def decode(self, payload: Payload, out: Tensor) -> None:
         check_out(out)
-        num_bytes = self.num_bytes(len(out), out.dtype)
-        body = check(payload, codec_id=self.codec_id, num_coordinates=len(out), num_bytes=num_bytes, p1=8 * out.itemsize)
-        write(body.view(_WIRE[out.dtype]), out)
+        write(self._values(payload, len(out), out.dtype), out)
+
+    def view(self, payload: Payload, num_coordinates: int, dtype: torch.dtype) -> Tensor:
+        """The coordinates where they lie in the payload, shape (num_coordinates,); writing there writes into its body.
+
+        Raises:
+            PayloadError: the payload is not one of so many coordinates of that dtype.
+        """
+        return torch.from_numpy(self._values(payload, num_coordinates, dtype))
+
+    def _values(self, payload: Payload, num_coordinates: int, dtype: torch.dtype) -> npt.NDArray[np.generic]:
+        num_bytes = self.num_bytes(num_coordinates, dtype)
+        body = check(payload, codec_id=self.codec_id, num_coordinates=num_coordinates, num_bytes=num_bytes, p1=8 * dtype.itemsize)
+        return body.view(_WIRE[dtype])

@@ -5,3 +5,4 @@ from mottle.vectors.memory import Offer as Offer
 from mottle.vectors.memory import Publisher as Publisher
 from mottle.vectors.memory import ShardMemory as ShardMemory
 from mottle.vectors.memory import ShardSpec as ShardSpec
+from mottle.vectors.memory import Taken as Taken

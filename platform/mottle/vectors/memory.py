@@ -1,20 +1,21 @@
 """Executes what `mottle.core.shard.Shard` orders: the driver's half that touches numbers.
 
 Memory of a range of P bytes: the newest version, a published copy of each version that somebody may still read, the optimizer's slots, and
-P for every held vector. A decoded update is copied into memory of its own before it is measured, so a sender that dies, or goes on writing
-into what it sent, changes nothing.
+P for every held vector. An update lies in memory of the shard's own before it is measured, so a sender that dies, or goes on writing into
+what it sent, changes nothing.
 """
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from mottle import compression, optim
-from mottle.compression import PayloadError
+from mottle.compression import Identity, Payload, PayloadError
 from mottle.core import protocol as p
 from mottle.core.errors import ProtocolError
 from mottle.core.exactsum import to_float
@@ -68,6 +69,13 @@ Model = tuple[Tensor, Mapping[str, Tensor]]
 """Values of a range, and the optimizer's slots."""
 Offer = tuple[Any, Mapping[str, Any]]
 """The same as the publisher made them, for other runs to fetch."""
+
+
+class Taken(NamedTuple):
+    """A payload whose body lies in `room`, memory that `ShardMemory.room` gave for it: it may be kept there."""
+
+    payload: Payload
+    room: Tensor
 
 
 @dataclass(slots=True)
@@ -170,11 +178,14 @@ class ShardMemory:
         """
         space, num_params = self._space(fragment), self._num_params(fragment)
         begin, end = start - space.start, stop - space.start
-        held = self._vectors.get(name)
+        codec = self._plain if name.startswith("reference/") else self._codec
+        held, lying = self._vectors.get(name), None
         if held is None:
-            held = self._vectors[name] = _Held(self._buffer(space.size), weight, fragment)
+            lying = self._lying(codec, payload, space.size) if end - begin == space.size else None
+            held = self._vectors[name] = _Held(self._buffer(space.size) if lying is None else lying, weight, fragment)
         try:
-            self._decode(self._plain if name.startswith("reference/") else self._codec, payload, held.values[begin:end])
+            if lying is None:
+                self._decode(codec, payload, held.values[begin:end])
         except (ValueError, TypeError) as error:
             return RangeStored(name, start, stop, False, 0, fault=str(error))
         values = held.values[begin : min(end, num_params)]
@@ -187,13 +198,28 @@ class ShardMemory:
         others = [(each, self._vectors[each].values[begin : begin + len(values)]) for each in references]
         return RangeStored(name, start, stop, True, norm2, tuple((each, exact_dot(values, other_D)) for each, other_D in others))
 
-    @staticmethod
-    def _decode(codec: Any, payload: Any, out: Tensor) -> None:
+    def room(self, num_bytes: int) -> Tensor:
+        """Memory of at least so many bytes for the body of a payload that will be stored as `Taken`."""
+        return self._buffer(-(-num_bytes // self.values.itemsize))
+
+    def _lying(self, codec: Any, payload: Any, size: int) -> Tensor | None:
+        """The coordinates where they lie, of a plain payload that was taken; None of all others, as of one that does not fit."""
+        if not isinstance(payload, Taken) or not isinstance(codec, Identity):
+            return None
+        with suppress(PayloadError):
+            return codec.view(payload.payload, size, self.values.dtype)
+        return None
+
+    def _decode(self, codec: Any, payload: Any, out: Tensor) -> None:
         """A payload, or a tuple of payloads of consecutive coordinates, into `out`.
 
         Raises:
             PayloadError: it is not what the codec sends for that many coordinates.
         """
+        if isinstance(payload, Taken):
+            codec.decode(payload.payload, out)
+            self._recycle(payload.room)
+            return
         if not isinstance(payload, tuple):
             codec.decode(payload, out)
             return
@@ -208,13 +234,17 @@ class ShardMemory:
         fitting = next((index for index, free in enumerate(self._pool) if len(free) == size), None)
         return self.values.new_empty(size) if fitting is None else self._pool.pop(fitting)
 
+    def _recycle(self, buffer: Tensor) -> None:
+        if len(self._pool) < POOLED:
+            self._pool.append(buffer)
+
     def _drop(self, names: tuple[str, ...]) -> None:
         for name in names:
             self._offers.pop(name, None)
             self._fetched.pop(name, None)
             held = self._vectors.pop(name, None)
-            if held is not None and len(self._pool) < POOLED:
-                self._pool.append(held.values)
+            if held is not None:
+                self._recycle(held.values)
 
     # --- commands ---------------------------------------------------------------------------------------------------------------------
 
