@@ -42,6 +42,13 @@ def test_the_middle_of_a_draw_is_the_middle_of_the_range_and_its_spread_the_prec
     assert np.array_equal(policy().draw(7), agent.draw(7)), "of seed and number alone"
 
 
+def test_values_stay_in_their_ranges_and_go_by_factors_where_the_scale_is_logarithmic() -> None:
+    agent = policy(log=("lr",))
+    assert agent.values(np.zeros(2)) == pytest.approx({"lr": 0.005, "local_steps": 21.0})
+    assert agent.values(np.array([-0.25, 0.75])) == pytest.approx({"lr": 5e-4 * 10**0.5, "local_steps": 40.0})
+    assert agent.values(np.array([-2.0, 0.0]))["lr"] == pytest.approx(5e-4)
+
+
 def test_constant_losses_leave_the_policy_as_it_is() -> None:
     agent, before = policy(), policy().state()
     for number in range(8):
@@ -185,6 +192,7 @@ def test_it_learns_a_larger_rate_where_that_helps_and_uses_every_sample_once(tra
     [
         ({"search": {"lrr": [0.1, 1.0]}}, "did you mean 'lr'"),
         ({"search": {"lr": [1.0, 0.1]}}, "0 < low < high for lr"),
+        ({"search": {"lr": [0.1, 1.0]}, "log": ["local_steps"]}, "takes in log what it searches"),
         ({"strategy": "async"}, "around strategies of rounds of local steps"),
         ({"strategy": "fedasync"}, "around strategies of rounds of local steps"),
         ({"strategy": {"local_sgd": {"rule": {"median": {}}}}}, "has no server_lr to search"),

@@ -43,6 +43,8 @@ class AutoFedRLConfig:
     """Of rounds of local steps, with its own options."""
     search: Mapping[str, Range] = field(default_factory=lambda: dict(SEARCHED))
     """Which settings are searched, each with its range: `lr` of the workers, `local_steps`, `server_lr`. The others stay as they are."""
+    log: Sequence[str] = ()
+    """Those of them whose range is gone through by factors: for rates of which the order of magnitude is what is sought."""
     window: int = 5  # Z
     """Rounds that the agent learns from."""
     agent_rate: float = 0.01
@@ -56,6 +58,9 @@ class AutoFedRLConfig:
                 raise ConfigError(f"auto_fedrl searches no {name!r}; {suggestion(name, SEARCHED)}")
             if not (isinstance(ends, Sequence) and len(ends) == 2 and 0 < ends[0] < ends[1]):
                 raise ConfigError(f"auto_fedrl takes [low, high] with 0 < low < high for {name}, got {ends!r}")
+        for name in self.log:
+            if name not in self.search:
+                raise ConfigError(f"auto_fedrl takes in log what it searches; {suggestion(name, self.search)}")
         if self.window < 2 or not self.agent_rate > 0 or self.seed < 0:
             raise ConfigError(
                 f"auto_fedrl needs window >= 2, agent_rate > 0 and seed >= 0, got {self.window}, {self.agent_rate} and {self.seed}"
@@ -96,7 +101,7 @@ class AutoFedRL:
         self._inner = config.inner()
         self.server_optimizer, self.companion = self._inner.server_optimizer, self._inner.companion
         ranges = {name: (float(low), float(high)) for name, (low, high) in config.search.items()}
-        self._policy = SettingPolicy(ranges, window=config.window, rate=config.agent_rate, seed=config.seed)
+        self._policy = SettingPolicy(ranges, window=config.window, rate=config.agent_rate, seed=config.seed, log=config.log)
         self._drawn: dict[int, Floats] = {}
         """By the version that a round makes: what was drawn for it."""
         self._losses: dict[int, float] = {}

@@ -1,17 +1,19 @@
 """A Gaussian policy over the settings of a run's rounds, which learns from a reward a round: the agent of Auto-FedRL.
 
-A setting k with the range [lo, hi] has the value u_k (hi - lo) + (lo + hi) / 2, so the middle of the range is 0. Each round draws
+A setting k with the range [lo, hi] has the value u_k (hi - lo) + (lo + hi) / 2, so the middle of the range is 0; on a logarithmic scale it
+is lo (hi / lo)^(u_k + 1/2), and the geometric middle is 0. Each round draws
 u ~ N(mean, precision^-1). With the rewards r of the last `window` rounds, in which u was tried, and their mean rbar, the policy takes one
 Adam step up the gradient of sum (r - rbar) log P(u); the mean stays in [-0.5, 0.5], the ranges.
 
 The precision is F F^T and F is what is learnt, so that it stays positive. Draws come from the seed and the number of the round.
 
 Source: Guo et al. 2022, Auto-FedRL, arXiv 2203.06338; `federated.md` 2. Differs: all terms of the window's sum are taken, where the
-published code keeps the last one. Aggregation weights are not among the settings: they are tied to a fixed crew.
+published code keeps the last one; values stay inside their ranges, for one rate beyond can end a run that the mean of the policy would not;
+the logarithmic scale is ours. Aggregation weights are not among the settings: they are tied to a fixed crew.
 """
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,13 +71,16 @@ class SettingPolicy:
 
     Args:
         ranges: of the settings, by name; low below high.
+        log: those on a logarithmic scale.
         window: rounds that it learns from.
         rate: of its Adam steps.
         seed: of its draws.
     """
 
-    def __init__(self, ranges: Mapping[str, tuple[float, float]], *, window: int, rate: float, seed: int) -> None:
-        self._ranges = dict(ranges)
+    def __init__(
+        self, ranges: Mapping[str, tuple[float, float]], *, window: int, rate: float, seed: int, log: Collection[str] = ()
+    ) -> None:
+        self._ranges, self._log = dict(ranges), frozenset(log)
         self._rate, self._seed = rate, seed
         num = len(self._ranges)
         self.mean_K: Floats = np.zeros(num)
@@ -92,8 +97,13 @@ class SettingPolicy:
         return drawn
 
     def values(self, u_K: Floats) -> dict[str, float]:
-        """The settings that a draw means; a draw beyond a range is beyond it."""
-        return {name: float(u * (high - low) + (low + high) / 2) for u, (name, (low, high)) in zip(u_K, self._ranges.items(), strict=True)}
+        """The settings that a draw means; one beyond a range is at its end."""
+        bounded = np.clip(u_K, -HALF, HALF)
+        return {name: self._value(name, float(u)) for u, name in zip(bounded, self._ranges, strict=True)}
+
+    def _value(self, name: str, u: float) -> float:
+        low, high = self._ranges[name]
+        return low * (high / low) ** (u + HALF) if name in self._log else u * (high - low) + (low + high) / 2
 
     def learn(self, u_K: Floats, gained: float) -> None:
         """A round that tried `u_K` has gained that much."""
@@ -117,6 +127,7 @@ class SettingPolicy:
         adams = [(each.first.tolist(), each.second.tolist(), each.num_steps) for each in (self._of_mean, self._of_factor)]
         return {
             "settings": list(self._ranges),
+            "log": sorted(self._log),
             "mean": self.mean_K.tolist(),
             "factor": self.factor_KK.tolist(),
             "adam": adams,
@@ -124,8 +135,8 @@ class SettingPolicy:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take it up; that of a policy over other settings means nothing to this one."""
-        if state["settings"] != list(self._ranges):
+        """Take it up; that of a policy over other settings or scales means nothing to this one."""
+        if (state["settings"], state["log"]) != (list(self._ranges), sorted(self._log)):
             return
         self.mean_K, self.factor_KK = np.array(state["mean"]), np.array(state["factor"])
         for adam, (first, second, num_steps) in zip((self._of_mean, self._of_factor), state["adam"], strict=True):
