@@ -341,7 +341,7 @@ def test_a_host_that_dies_with_eight_workers_has_died_once() -> None:
 
 
 def test_nobody_is_put_away_whom_the_rule_cannot_do_without() -> None:
-    crew = Crew(num_workers=5, least_crew=Rules().least_crew({"krum": {"num_byzantine": 1}}))
+    crew = Crew(num_workers=5, rule_crew=Rules().least_crew({"krum": {"num_byzantine": 1}}))
     spoil(crew, 0, 20)
     assert crew.state(0) == "active"
     warnings = [text for text in crew.notices("warning") if "stays, although" in text]
@@ -349,12 +349,12 @@ def test_nobody_is_put_away_whom_the_rule_cannot_do_without() -> None:
     assert len(warnings) == 1
 
 
-def test_a_rule_that_is_set_on_the_way_sets_the_least_crew() -> None:
-    crew = Crew("sync", num_workers=5)
+def test_a_rule_that_is_set_on_the_way_sets_the_least_crew_and_the_strategys_need_stays() -> None:
+    crew = Crew("sync", num_workers=5, least_crew=3)
     crew.tell(p.Configured({"rule": {"krum": {"num_byzantine": 1}}}))
     assert crew.brain.health.least_crew == 5
     crew.tell(p.Configured({"rule": None}))
-    assert crew.brain.health.least_crew == 1
+    assert crew.brain.health.least_crew == 3  # the strategy's
 
 
 def test_when_others_leave_who_was_put_away_comes_back_on_probation() -> None:

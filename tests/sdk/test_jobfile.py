@@ -187,7 +187,7 @@ def test_every_key_reaches_the_run(folder: Path) -> None:
     assert (brain.max_grad_norm, brain.retry_rejected, brain.seed) == (1.5, False, 7)
     assert (brain.rule_samples, brain.lease_floor_ns) == (64, 2_500_000_000)
     assert brain.health == HealthConfig(rejected=5, slow=None, wait_s=1.5, min_crew=2)
-    assert brain.least_crew == 3
+    assert (brain.least_crew, brain.rule_crew) == (1, 3)
 
 
 def test_the_full_file_leaves_no_key_out() -> None:

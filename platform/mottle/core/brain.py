@@ -93,7 +93,7 @@ class Brain:
         deadlines = Deadlines(config.lease_floor_ns, first_ns=config.first_lease_ns)
         floor_ns, barriered = config.lease_floor_ns, strategy.barriered
         self.health = Health(config.health, self.members, deadlines, self._effects, floor_ns=floor_ns, barriered=barriered)
-        self.health.rule_needs = config.least_crew
+        self.health.strategy_needs, self.health.rule_needs = config.least_crew, config.rule_crew
         self.orders = Orders(
             self.book,
             self.chunks,

@@ -44,7 +44,9 @@ class BrainConfig:
     check_samples: int = 32
     """Of a spot check, at most: a micro-batch."""
     least_crew: int = 1
-    """Rows without which the job's robust rule takes no step: so many workers are never put away."""
+    """Workers without which the strategy takes no step: so many are never put away."""
+    rule_crew: int = 1
+    """Rows without which the job's robust rule takes no step: the same of them."""
     coordination_epoch: int = 0
     seed: int = 0
 
@@ -57,6 +59,7 @@ class BrainConfig:
             "rule_samples": 1,
             "first_lease_ns": 1,
             "least_crew": 1,
+            "rule_crew": 1,
             "check_samples": 1,
             "coordination_epoch": 0,
             "seed": 0,

@@ -167,6 +167,8 @@ class Health:
         self._effects = effects
         self._floor_ns = floor_ns
         self._barriered = barriered
+        self.strategy_needs = 1
+        """Workers without which the strategy takes no step."""
         self.rule_needs = 1
         """Rows without which the robust rule takes no step."""
         self._records: dict[int, _Record] = {}
@@ -352,7 +354,7 @@ class Health:
     @property
     def least_crew(self) -> int:
         """Workers that must remain."""
-        return self.rule_needs if self._config is None else max(self.rule_needs, self._config.min_crew)
+        return max(self.strategy_needs, self.rule_needs, 1 if self._config is None else self._config.min_crew)
 
     def settle(self) -> None:
         """Put away who is accused, and take back who is needed."""

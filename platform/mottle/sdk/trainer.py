@@ -168,7 +168,8 @@ class Trainer:
             lease_floor_ns=None if lease_floor_s is None else round(lease_floor_s * 1e9),
             health=health,
             check_samples=micro_batch_size,
-            least_crew=max(strategies.least_workers(strategy), 1 if defaults.get("rule") is None else Rules().least_crew(defaults["rule"])),
+            least_crew=strategies.least_workers(strategy),
+            rule_crew=1 if defaults.get("rule") is None else Rules().least_crew(defaults["rule"]),
             seed=seed,
         )
         strategies.check_coded(
