@@ -82,17 +82,18 @@ def test_a_gangs_local_steps_are_those_of_the_inner_optimizer(tmp_path: Path, op
 
 
 def test_a_stage_killed_in_the_middle_of_a_step_costs_that_order_and_no_number(tmp_path: Path) -> None:
-    """Its samples are computed again by the gang with another process in the lost one's place: the steps are those of plain momentum."""
+    """Its samples are computed again, by another process in the lost one's place, which has its momentum: as if it had lived."""
     job = live.trainer(
         tmp_path,
         live.perceptron,
         optimizer={"sgd": {"lr": LR, "momentum": 0.9}},
+        strategy={"local_sgd": {"local_steps": 2}},
         scaling_config=gang(stage_delay_s=0.02),
         micro_batch_size=5,
         lease_floor_s=None,
     )
     with live.started(job) as run:
-        live.wait_for(run, lambda now: now.version >= 2, "two steps")
+        live.wait_for(run, lambda now: now.version >= 2, "two rounds")
         (follower,) = followers()
         follower.kill()
         live.wait_for_end(run)

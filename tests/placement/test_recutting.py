@@ -10,7 +10,8 @@ from torch import nn
 
 from mottle.placement import DEVICE_CLASSES, InfeasibleError, Link, capture
 from mottle.placement.pipeline import bubble
-from mottle.placement.staging import Bound, Cut, Member, cut_stages, predict_step, recut
+from mottle.placement.staging import Bound, Cut, Drift, Member, cut_stages, predict_step, recut
+from mottle.placement.staging.drifting import Seen
 from mottle.placement.tracing import Capture, Times
 
 ONE = 64 * 64 * 4
@@ -102,3 +103,85 @@ def test_a_repair_leaves_what_is_not_displaced_where_it_was(chain: Capture, pace
     if found.moved == displaced:
         for unit in old.stage_of.keys() - displaced:
             assert stays[found.cut.members[found.cut.stage_of[unit]]] == old.stage_of[unit]
+
+
+# --- measured against predicted ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_cut_is_due_after_20_steps_in_a_row_that_are_off() -> None:
+    drift = Drift(100.0, [40.0, 60.0])
+    for _ in range(19):
+        drift.observe(116.0, [40.0, 60.0])
+    drift.observe(114.0, [40.0, 60.0])  # just in time: the count begins again
+    for _ in range(19):
+        drift.observe(116.0, [40.0, 60.0])
+    assert not drift.due
+    drift.observe(86.0, [40.0, 60.0])
+    assert drift.due
+
+
+def test_averages_follow_what_is_measured_and_the_prediction_does_not() -> None:
+    drift = Drift(100.0, [50.0, 50.0], patience=3)
+    drift.observe(200.0, [100.0, 50.0])
+    assert drift.factors == pytest.approx([1.2, 1.0])
+    assert drift.seen_ns == pytest.approx(120.0)
+    for _ in range(30):
+        drift.observe(200.0, [100.0, 50.0])
+    assert drift.factors == pytest.approx([2.0, 1.0], rel=1e-2)
+    assert drift.due
+    assert drift.step_ns == 100.0
+
+
+def test_what_never_ran_somewhere_is_taken_to_be_no_better_than_what_did() -> None:
+    seen = Seen()
+    assert seen.factor(0, "a") == 1.0
+    seen.learn(0, ["a", "b"], 3.0)
+    seen.learn(1, ["c", "d"], 2.0)
+    assert [seen.factor(0, unit) for unit in "abcd"] == [3, 3, 3, 3]
+    assert [seen.factor(1, unit) for unit in "abcd"] == [3, 3, 2, 2]
+    assert [seen.factor(2, unit) for unit in "abcd"] == [3, 3, 2, 2]  # a newcomer
+    seen.learn(1, ["b", "c", "d"], 0.5)
+    assert [seen.factor(1, unit) for unit in "abcd"] == [3, 1.5, 1, 1]
+    seen.forget(1)
+    assert [seen.factor(1, unit) for unit in "abcd"] == [3, 3, 1, 1]
+
+
+def settled(chain: Capture, truth: list[Member]) -> list[int]:
+    """Bottleneck, in ns, of every cut until none is better; members are believed to be equal, and are looked at whenever it is due."""
+    seen, believed = Seen(), [paced(chain, 1e-3)] * len(truth)
+    cut, found = cut_stages(chain, believed, 4), []
+    while len(found) < 6:
+        stays = {member: stage for stage, member in enumerate(cut.members)}
+        really = recut(chain, cut, truth, stays, "1f1b", 4, horizon=1).cut
+        assert really.divides_like(cut)
+        found.append(max(map(sum, really.times_ns)))
+        predicted_ns, measured_ns = (predict_step(each, "1f1b", 4).makespan for each in (cut, really))
+        if 1 / 1.15 <= measured_ns / predicted_ns <= 1.15:
+            return found
+        for stage, member in enumerate(cut.members):
+            ratio = sum(really.times_ns[stage]) / sum(cut.times_ns[stage])
+            seen.learn(member, [unit for unit, home in cut.stage_of.items() if home == stage], ratio)
+        now = [replace(each, factors={u.id: seen.factor(m, u.id) for u in chain.units}) for m, each in enumerate(believed)]
+        cut = recut(chain, cut, now, stays, "1f1b", 4, horizon=1000).cut
+    raise AssertionError(f"ops go on changing places: {found}")
+
+
+def test_cuts_by_what_was_measured_get_better_and_settle(chain: Capture) -> None:
+    fast, slow, slower = (paced(chain, pace * 1e-3) for pace in (1, 3, 9))
+    assert settled(chain, [slower] * 3) == pytest.approx([72_000_000] * 2)  # what is off everywhere moves nothing
+    for truth in ([slow, fast], [fast, slow], [slow, fast, fast], [slower, slow, fast]):
+        first, *later = settled(chain, truth)
+        assert max(later) <= 0.7 * first
+
+
+def test_a_member_that_has_become_slow_gives_ops_away_if_the_steps_to_come_pay_for_it(chain: Capture) -> None:
+    members = [paced(chain, 1e-3)] * 3
+    old = cut_stages(chain, members, 4)
+    slow = replace(members[1], factors=dict.fromkeys(old.stage_of, 3.0))
+    now = [members[0], slow, members[2]]
+    stays = {0: 0, 1: 1, 2: 2}
+    assert sorted(sizes(recut(chain, old, now, stays, "1f1b", 4, horizon=1000).cut, chain)) == [2, 5, 5]
+    soon = recut(chain, old, now, stays, "1f1b", 4, horizon=1)
+    assert soon.cut.divides_like(old)
+    assert not soon.moved
+    assert [sum(passes) for passes in soon.cut.times_ns] == [8_000_000, 24_000_000, 8_000_000]

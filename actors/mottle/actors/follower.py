@@ -7,6 +7,8 @@ import torch
 from mottle.actors import transport
 from mottle.actors.channels import Formation
 from mottle.actors.exchange import Door, Exchange
+from mottle.actors.gang_copies import Packed
+from mottle.actors.gang_state import Patch
 from mottle.actors.job import Job, WorkerGroup
 from mottle.actors.link import Replica, Shards, ways_to
 from mottle.actors.logs import Output
@@ -81,6 +83,16 @@ class Follower:
     def do(self, method: str, *arguments: Any) -> Any:
         """See `Seat.do`."""
         return self._seat.do(method, *arguments)
+
+    @transport.call(group="run")
+    def hold(self, rank: int, after: int, packed: list[Packed]) -> None:
+        """See `Copies.hold`."""
+        self._seat.copies.hold(rank, after, packed)
+
+    @transport.call(group="run")
+    def copy_of(self, rank: int, before: int) -> list[Patch] | None:
+        """See `Copies.of`."""
+        return self._seat.copies.of(rank, before)
 
     @transport.call(group="mail", answered=False)
     def mention(self, method: str, *arguments: Any) -> None:

@@ -14,12 +14,14 @@ from typing import Any
 
 import ray
 
+from mottle import compression
 from mottle.actors import hosts
 from mottle.actors.channels import Formation, TornError, open_store
 from mottle.actors.exchange import Door
 from mottle.actors.follower import Follower
+from mottle.actors.gang_copies import INNER_LOST, keepers
 from mottle.actors.gang_cut import Cutting
-from mottle.actors.gang_state import Patch, StageFailedError
+from mottle.actors.gang_state import Patch, StageFailedError, is_inner
 from mottle.actors.job import Job, WorkerGroup, placed_config
 from mottle.actors.launching import options_of
 from mottle.actors.link import Replica, Shards
@@ -32,6 +34,8 @@ from mottle.actors.way import Way
 from mottle.core import protocol as p
 from mottle.core import worker as w
 from mottle.placement import Link
+from mottle.placement.staging import Drift
+from mottle.placement.staging.drifting import STEPS
 
 _remote: Any = ray.remote  # its annotations leave out concurrency_groups
 _FOLLOWER = _remote(concurrency_groups={"mail": 1, "run": 1})(Follower)
@@ -91,9 +95,16 @@ class Gang:
         self._put_by: list[w.RunPart] = []
         self.counted: list[Counted] = []
         """Of the last round of micro-batches, by stage."""
-        self._taken_up = dict(map(_keyed, taken_up))
-        """What stages that stand anew go on from."""
-        self._begun, self._has_stood, self._forgets = -1, False, False
+        self._drift: Drift | None = None
+        """Of the cut in force; None where nobody asks."""
+        self._taken_up: list[Patch] | None = list(taken_up)
+        """What stages that are about to stand go on from; None once they do, and have it themselves."""
+        self._patience = STEPS
+        """Rounds in a row that take too long before the cut is looked at again."""
+        self._before, self._forgets = 0, False
+        """The first order that nothing is kept of; and whether nothing that is kept is of use to it."""
+        self._holds_back, self._entrusted = compression.remembers(compression.build(job.codec)), True
+        """Whether the codec keeps something; and whether what is kept now is in a second process as well."""
 
     # --- standing ---------------------------------------------------------------------------------------------------------------------
 
@@ -109,7 +120,8 @@ class Gang:
             InfeasibleError: they do not fit the processes' memory.
         """
         self._bury()
-        self._taken_up |= map(_keyed, self._rescue())
+        if self._taken_up is None:
+            self._taken_up = self._rescue()
         self._stands = False
         for rank in range(1, self._config.stages):
             if rank not in self._followers:
@@ -126,10 +138,12 @@ class Gang:
             lambda stage, actor: actor.join.remote(formation, peers),
             lambda stage: self._seat.join(formation, peers, self._store),
         )
+        self._all("take_up", self._taken_up)
         if self._taken_up:
-            self._all("take_up", list(self._taken_up.values()))
-            self._taken_up = {}
-        self._stands = self._has_stood = True
+            self._entrust(self._before - 1)
+        self._taken_up, self._stands = None, True
+        if self._watches:
+            self._drift = self._cutting.watch(self._patience)
         print(f"gang of {len(self._order)} stages, formation {formation.number}: {told}", flush=True)
 
     def _next_formation(self, order: Sequence[int]) -> tuple[Formation, list[Any]]:
@@ -163,17 +177,37 @@ class Gang:
         return found[0]
 
     def _rescue(self) -> list[Patch]:
-        """What the stages that are left keep, as it was before an order that came to nothing."""
-        if not self._has_stood:
-            return []
-        before = self._begun + 1 if self._stands else self._begun
-        patches: list[Patch] = self._seat.do("kept", before)
-        for follower in (self._followers[rank] for rank in self._order if rank in self._followers and rank not in self._coming):
+        """What the gang keeps, as it was before an order that came to nothing; of a process that is lost, from whoever has a copy."""
+        found: dict[int, list[Patch]] = {0: self._seat.do("kept", self._before)}
+        for rank, actor in self._living():
             try:
-                patches += ray.get(follower.do.remote("kept", before))
+                found[rank] = ray.get(actor.do.remote("kept", self._before))
             except ray.exceptions.RayError:
-                continue  # whoever has no stage any more, or died just now, has nothing to give
+                continue  # it has no stage any more, or died just now
+        lost = set(self._order) - found.keys()
+        copies = {rank: copy for rank in lost if (copy := self._copy_of(rank)) is not None}
+        patches = [patch for each in (*copies.values(), *found.values()) for patch in each]
+        if len(copies) < len(lost) and any(map(is_inner, patches)):
+            print(INNER_LOST, flush=True)
+            return [patch for patch in patches if not is_inner(patch)]
         return patches
+
+    def _copy_of(self, rank: int) -> list[Patch] | None:
+        """What a lost process kept."""
+        if (own := self._seat.copies.of(rank, self._before)) is not None:
+            return own
+        for _, actor in self._living():
+            try:
+                copy: list[Patch] | None = ray.get(actor.copy_of.remote(rank, self._before))
+            except ray.exceptions.RayError:
+                continue  # it died just now
+            if copy is not None:
+                return copy
+        return None
+
+    def _living(self) -> list[tuple[int, Any]]:
+        """Followers that have a stage, as far as is known."""
+        return [(rank, self._followers[rank]) for rank in self._order if rank in self._followers and rank not in self._coming]
 
     def _bury(self) -> None:
         """Forget followers that are dead."""
@@ -184,6 +218,8 @@ class Gang:
             except ray.exceptions.RayActorError:
                 del self._followers[rank]
                 self._reports.pop(rank, None)
+                self._cutting.forget(rank)
+                self._patience = STEPS
 
     def _call(self, rank: int) -> None:
         """Have Ray start a follower."""
@@ -297,7 +333,8 @@ class Gang:
 
     def load(self, reader: str, number: int) -> None:
         """Every stage reads its own ranges of a version; the gang stands again first, where it did not."""
-        if not self._stands or (self._coming and ray.wait(list(self._coming.values()), timeout=0)[0]):
+        come = self._coming and ray.wait(list(self._coming.values()), timeout=0)[0]
+        if not self._stands or come or self._is_better_cut():
             self.form(ROOM_S)
         parts = self._seat.bench.divided(reader, number)
         self._at_once(
@@ -305,9 +342,24 @@ class Gang:
             lambda stage: self._seat.do("load", parts[stage]),
         )
 
+    @property
+    def _watches(self) -> bool:
+        """Whether rounds are held against their prediction; declared delays are in none, and with `dsp` rounds overlap."""
+        return self._config.replan and not self._config.stage_delay_s and self._config.schedule != "dsp"
+
+    def _is_better_cut(self) -> bool:
+        """Whether rounds have been taking so much longer than predicted that the model is to be cut anew, and that is worth it."""
+        if self._drift is None or not self._drift.due or sorted(self._reports) != sorted(self._order):
+            return False
+        self._patience *= 2  # whatever comes of it: what cannot be mended is not looked at again and again
+        if self._cutting.improve(self._reports, self._drift):
+            return True
+        self._drift = self._cutting.watch(self._patience)
+        return False
+
     def begin(self, work_id: int) -> None:
         """An order begins with what is kept when it is cleared for."""
-        self._begun = work_id
+        self._before = work_id
 
     def forget(self) -> None:
         """Nothing of what is kept is of use to the next order."""
@@ -329,8 +381,10 @@ class Gang:
         """See `Bench.clear`."""
         if self._forgets:
             self._all("forget")
-            self._forgets = False
-        self._all("clear", self._begun, local)
+            self._forgets = self._entrusted = False
+        if not self._entrusted and self._keeps(local):  # the order before was never pushed
+            self._entrust(self._before - 1)
+        self._all("clear", self._before, local)
         self._weight, self._compute_ns, self._put_by = 0.0, 0, []
 
     def prefetch(self, epoch: int, start: int, stop: int) -> None:
@@ -363,10 +417,12 @@ class Gang:
             end = min(position + a_round, order.stop)
             self.counted = self._all("compute", order.epoch, position, end, order.coefficient, order.stop)
             self._weight += sum(each.weight for each in self.counted)
+            if self._drift is not None and end - position == a_round:
+                self._drift.observe(max(each.wall_ns for each in self.counted), [each.busy_ns for each in self.counted])
             position = end
         if order.step is not None and position == order.stop:
             self._all("step", order.step, self._weight)
-            self._weight = 0.0
+            self._weight, self._entrusted = 0.0, False
         self._compute_ns += time.monotonic_ns() - began_ns
         return position - order.start
 
@@ -383,16 +439,42 @@ class Gang:
         self._put_by = []
         if parts:
             self.counted = self._all("compute_stale", parts)
+            self._entrusted = False
         self._compute_ns += time.monotonic_ns() - began_ns
 
     def push(self, order: w.Push) -> None:
-        """See `Bench.push`; every stage sends its own ranges."""
+        """See `Bench.push`; every stage sends its own ranges, once a second process has what the next order begins with."""
         self._flush()  # of an order that was cut short
-        self._all("push", p.update_name(order.work_id), order.samples, self._weight, self._compute_ns, order.local)
+        name = p.update_name(order.work_id)
+        if self._keeps(order.local):
+            self._all("conclude", self._weight, order.local)
+            self._entrust(order.work_id)
+            self._all("send", name, order.samples, self._compute_ns)
+        else:
+            self._all("push", name, order.samples, self._weight, self._compute_ns, order.local)
+        self._before = order.work_id + 1
 
+    def _keeps(self, local: p.LocalSteps | None) -> bool:
+        """Whether stages keep anything from order to order."""
+        return self._holds_back or local is not None
 
-def _keyed(patch: Patch) -> tuple[tuple[str, int | None, int], Patch]:
-    return (patch.name, patch.start, patch.values.numel()), patch
+    def _entrust(self, after: int) -> None:
+        """Have a copy of what every follower keeps in another process.
+
+        Args:
+            after: the last order that went into it.
+        """
+        keeper_of = keepers(self._order, {rank: report.node for rank, report in self._reports.items()})
+
+        def ask(stage: int, actor: Any) -> Any:
+            rank, packed = self._order[stage], actor.do.remote("entrusted")
+            keeper = self._followers.get(keeper_of[rank])
+            return packed if keeper is None else keeper.hold.remote(rank, after, packed)
+
+        for stage, packed in enumerate(self._at_once(ask, lambda stage: None)):
+            if packed is not None:
+                self._seat.copies.hold(self._order[stage], after, packed)
+        self._entrusted = True
 
 
 def _make_follower(group: WorkerGroup, taken: Sequence[str]) -> Any:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mottle.actors.channels import TornError
 from mottle.actors.reports import Reports
-from mottle.actors.slot_state import write_part
+from mottle.actors.slot_state import CODEC, write_part
 from mottle.core import protocol as p
 from mottle.core.errors import MottleError
 from mottle.core.layout import Range, Slice
@@ -37,6 +37,11 @@ class Patch(NamedTuple):
     start: int | None
     """Coordinate of the whole model; None of a number."""
     values: Tensor
+
+
+def is_inner(patch: Patch) -> bool:
+    """Whether it is of an inner optimizer, not of a codec."""
+    return not patch.name.startswith(CODEC)
 
 
 def patches_of(state: State, places: Iterable[Place]) -> list[Patch]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mottle.actors.channels import Formation, GlooChannel, Inbox, RayChannel, call_store
+from mottle.actors.gang_copies import Copies
 from mottle.actors.job import Job, WorkerGroup, placed_config
 from mottle.actors.stage_bench import StageBench, capture_for, device_of
 from mottle.actors.way import Way
@@ -31,6 +32,8 @@ class Seat:
         self._bench: StageBench | None = None
         self._trial: Channel | None = None
         self.inbox = Inbox()
+        self.copies = Copies()
+        """Of what other processes keep."""
 
     @property
     def bench(self) -> StageBench:
@@ -61,7 +64,7 @@ class Seat:
 
     def take(self, cut: Cut, stage: int) -> None:
         """Run this stage from here on; the model is made anew where it was another one."""
-        if self._bench is not None and (self._bench.cut, self._bench.stage) == (cut, stage):
+        if self._bench is not None and self._bench.stage == stage and self._bench.cut.divides_like(cut):
             return
         if self._bench is not None:
             self._bench.close()
@@ -79,6 +82,7 @@ class Seat:
             TornError: they did not come.
         """
         self._trial = None
+        self.copies.drop()
         self.bench.join(self._channel(formation, self.bench.stage, peers, store))
 
     def _channel(self, formation: Formation, stage: int, peers: Sequence[Any], store: Any) -> Channel:

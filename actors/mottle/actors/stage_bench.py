@@ -15,7 +15,8 @@ from torch import Tensor
 from mottle import compression, strategies
 from mottle.actors import transport
 from mottle.actors.feed import Feed
-from mottle.actors.gang_state import Patch, patches_of, state_of, stretch_of
+from mottle.actors.gang_copies import Packed, pack
+from mottle.actors.gang_state import Patch, is_inner, patches_of, state_of, stretch_of
 from mottle.actors.job import Job, WorkerGroup, placed_config
 from mottle.actors.link import ShardLink
 from mottle.actors.slot_state import CODEC
@@ -88,8 +89,13 @@ class StageBench:
         self._pieces = [(piece.shard, piece.range) for piece in self._sharing.pieces if piece.stage == stage]
         """(shard, coordinates) that this stage pushes."""
         self._codec = compression.build(job.codec)
+        self._holds_back = compression.remembers(self._codec)
         self._memory: dict[tuple[int, int], Any] = {}
         """What the codec holds back, by shard and first coordinate."""
+        self._own: float | None = None
+        """Weight of the update that was settled last, where the job has its own."""
+        self._encoded: dict[tuple[int, Range], Any] = {}
+        """Of it, what was encoded before it is sent."""
         self._feed = Feed(job.loader)
         self._local: LocalTraining | None = None
         self._taken_up: dict[str, Tensor] = {}
@@ -171,8 +177,8 @@ class StageBench:
     def take_up(self, patches: Sequence[Patch]) -> None:
         """Go on from what a gang, or a worker, kept; in place of what this stage has."""
         self._local, self._kept = None, KeptStates(self._kept.most)
-        inner = [patch for patch in patches if not patch.name.startswith(CODEC)]
-        held_back = [patch._replace(name=patch.name.removeprefix(CODEC)) for patch in patches if patch.name.startswith(CODEC)]
+        inner = [patch for patch in patches if is_inner(patch)]
+        held_back = [patch._replace(name=patch.name.removeprefix(CODEC)) for patch in patches if not is_inner(patch)]
         self._taken_up = state_of(inner, self._engine.places, self._engine.layout.size)
         self._memory = {(shard, run.start): stretch_of(held_back, run) or None for shard, run in self._pieces}
 
@@ -227,14 +233,32 @@ class StageBench:
 
     def push(self, name: str, samples: int, weight: float, compute_ns: int, local: p.LocalSteps | None) -> None:
         """Send the shards what this stage speaks for."""
+        self.conclude(weight, local)
+        self.send(name, samples, compute_ns)
+
+    def conclude(self, weight: float, local: p.LocalSteps | None) -> None:
+        """The order is computed: its update is settled, and so is what the next order begins with."""
         if local is None:
             update_S = self._engine.update(weight)
         else:
             assert self._local is not None, "an update of local steps that were not taken"
             update_S, weight = self._local.update(local), self._local.weight
         self._engine.share_out(update_S, self._sharing)
-        own = weight if self._job.brain.weighted_loss else None
-        self._shards.push(name, self._encode, samples=samples, weight=own, compute_ns=compute_ns, pieces=self._pieces)
+        self._own = weight if self._job.brain.weighted_loss else None
+        self._encoded = {piece: self._encode(*piece) for piece in self._pieces} if self._holds_back else {}
+
+    def entrusted(self) -> list[Packed]:
+        """What the next order begins with, for another process to hold."""
+        return pack(self._now())
+
+    def send(self, name: str, samples: int, compute_ns: int) -> None:
+        """Send what was settled."""
+
+        def encoded(shard: int, run: Range) -> Any:
+            piece = (shard, run)
+            return self._encoded.pop(piece) if piece in self._encoded else self._encode(*piece)
+
+        self._shards.push(name, encoded, samples=samples, weight=self._own, compute_ns=compute_ns, pieces=self._pieces)
 
     def _encode(self, shard: int, run: Range) -> Any:
         values: Tensor = torch.cat(self._engine.parts(run.start, run.stop))

@@ -94,6 +94,9 @@ def place_auto(problem: Problem, budget_s: float | None = 1.0) -> Plan:
         raise InfeasibleError(faults)
     contest = _Contest(problem, Budget(budget_s))
     _try_single(contest)
+    if graph.num_devices == 1 and contest.best is not None:
+        contest.notes.append("there is one device, which is busy all the time in any order")
+        return _finish(contest)
     if budget_s is None or graph.n <= WHOLE_LIST_NODES:
         _try_whole_list(contest)
     else:

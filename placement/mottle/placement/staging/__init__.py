@@ -2,6 +2,7 @@
 
 from mottle.placement.staging.calls import StandIn, call_of
 from mottle.placement.staging.cutting import Activations, Bound, Cut, Member, cut_stages
+from mottle.placement.staging.drifting import Drift
 from mottle.placement.staging.predicting import predict_step
 from mottle.placement.staging.program import Boundary, StageProgram, attributes_of, stages_of
 from mottle.placement.staging.recutting import Recut, recut
@@ -12,6 +13,7 @@ __all__ = [
     "Bound",
     "Boundary",
     "Cut",
+    "Drift",
     "Member",
     "Recut",
     "StageProgram",

@@ -55,6 +55,8 @@ class Member:
     """Times of units on its device, where they are known better than by the rates."""
     loss: Times = NOTHING
     """Of the loss, which is computed where the last stage is."""
+    factors: Mapping[str, float] = field(default_factory=dict)
+    """Unit -> what it is known to take in training over what the above says; 1 where nothing is."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,10 @@ class Cut:
     @property
     def num_stages(self) -> int:
         return len(self.members)
+
+    def divides_like(self, other: "Cut") -> bool:
+        """Whether stages do the same by either; what is predicted of them may differ."""
+        return (self.stage_of, self.num_stages, self.activations) == (other.stage_of, other.num_stages, other.activations)
 
 
 @dataclass(frozen=True)
@@ -248,6 +254,9 @@ def _times(captured: Capture, members: Sequence[Member], activations: Activation
     found = [[member.measured.get(unit.id, table[str(m)][unit.id]) for unit in captured.units] for m, member in enumerate(members)]
     for of_member, member in zip(found, members, strict=True):
         of_member[-1] = Times(of_member[-1].forward + member.loss.forward, of_member[-1].backward + member.loss.backward)
+        for x, unit in enumerate(captured.units):
+            factor = member.factors.get(unit.id, 1.0)
+            of_member[x] = Times(factor * of_member[x].forward, factor * of_member[x].backward)
     if activations != "recompute":
         return found
     return [[Times(each.forward, each.backward + each.forward) for each in of_member] for of_member in found]

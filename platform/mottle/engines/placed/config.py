@@ -47,6 +47,9 @@ class PlacedConfig:
     calibrate: Calibrate = "rates"
     """What the cut is made by: `rates` of the processes, rounded, so that the same machines give the same cut every time; or `ops`, the
     model's own, run in every process at the start. That fits better, and wants room for the whole model and its gradients in each."""
+    replan: bool = True
+    """Whether the model is cut anew, where that is worth it, once 20 rounds in a row are over 15 % off their prediction. The cut then
+    follows the clock; without it the same machines give the same cut every time."""
     stage_delay_s: float = 0.0
     """Declared extra time of each stage's forward pass of a micro-batch, and twice that of its backward pass; for studies of schedules."""
 
@@ -65,6 +68,8 @@ class PlacedConfig:
         ):
             if value not in known:
                 wrong.append(f"{name} {value!r} is unknown; {suggestion(str(value), known)}")
+        if self.replan not in (True, False):
+            wrong.append(f"replan must be true or false, got {self.replan!r}")
         if not self.stage_delay_s >= 0:
             wrong.append(f"stage_delay_s must not be negative, got {self.stage_delay_s!r}")
         if wrong:
