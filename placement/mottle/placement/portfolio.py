@@ -6,6 +6,7 @@ same problem and budget give the same plan on every machine.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from itertools import product
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from mottle.placement.errors import InfeasibleError, UndecidedError
 from mottle.placement.exact import solve_exactly
 from mottle.placement.graph import Graph
 from mottle.placement.judge import Trace, run
-from mottle.placement.ladder import climb
+from mottle.placement.ladder import STRETCHES, climb
 from mottle.placement.local_search import CHAIN_EFFORT, TRIAL_EFFORT, local_search
 from mottle.placement.lower_bounds import memory_faults
 from mottle.placement.mtopo import m_topo
@@ -184,9 +185,10 @@ def _try_coarse(contest: _Contest) -> None:
     """Large graphs: rank the candidates on the guarded-coarsened graph, judge the best two on the original."""
     coarse = coarsen(contest.graph, "guarded")
     contest.budget.spend(coarsen_us(contest.graph) + 4 * sim_us(contest.graph))
-    contest.notes.append("skipped for lack of time: coarsenings none and paper")
     ranking = _Ranking(contest, coarse)
     ranking.add("m-topo", m_topo(coarse.graph))
+    rest: dict[Coarsening, Coarse] = {"none": coarsen(contest.graph, "none")}
+    found = False
     for algorithm in BY_COST:
         cost_us = estimate_us(algorithm, coarse.graph)
         if algorithm != BY_COST[0] and not contest.budget.affords(cost_us):
@@ -194,7 +196,9 @@ def _try_coarse(contest: _Contest) -> None:
             continue
         contest.budget.spend(cost_us)
         ranking.add(algorithm, climb(coarse.graph, placer_for(algorithm, coarse.graph), tries=1)[0])
-    if not ranking.found(*BY_COST):
+        if algorithm == BY_COST[0]:
+            found = _try_on(contest, algorithm, "none", rest)
+    if not found and not ranking.found(*BY_COST):
         ranking.climb(BY_COST[0])
     if contest.budget.affords(split_us := splits_us(coarse.graph)):
         contest.budget.spend(split_us)
@@ -204,8 +208,42 @@ def _try_coarse(contest: _Contest) -> None:
     else:
         contest.notes.append("skipped for lack of time: contiguous splits")
     ranking.judge_best()
+    if contest.best is not None:
+        _try_rest(contest, rest)
     if contest.best is None:  # fused nodes may be too large to pack: the original ops are the last resort, whatever it takes
         _try_whole_list(contest)
+
+
+def _try_rest(contest: _Contest, coarse_by: dict[Coarsening, Coarse]) -> None:
+    """What else of the whole list the budget affords, the cheapest first."""
+    if contest.budget.affords(2 * sim_us(contest.graph)) and not isinstance(filled := m_topo(contest.graph), NoRoom):
+        contest.judge("m-topo", filled, LAST)
+    rules: tuple[Coarsening, ...] = ("none", "paper")
+    for algorithm, rule in list(product(BY_COST, rules))[1:]:
+        _try_on(contest, algorithm, rule, coarse_by)
+
+
+def _try_on(contest: _Contest, algorithm: ListAlgorithm, rule: Coarsening, coarse_by: dict[Coarsening, Coarse]) -> bool:
+    """One placer on one coarsening of a large graph, if the budget affords it; True when it found room.
+
+    The text leaves all but the guarded rule out of a budget. But where fusing does no good (wide forks, backward passes that mirror a
+    chain) HEFT on the graph as it is was up to twice as fast, and takes a fraction of a second: it comes before slower placers.
+
+    Args:
+        coarse_by: coarsenings so far.
+    """
+    graph, runs = contest.graph, 1 if contest.graph.mem_mode == "static" else len(STRETCHES)
+    making_us = 0.0 if rule in coarse_by else coarsen_us(graph)
+    if not contest.budget.affords(making_us + runs * estimate_us(algorithm, graph) + sim_us(graph)):
+        contest.notes.append(f"skipped for lack of time: {algorithm}, {rule}")
+        return False
+    coarse = coarse_by[rule] = coarse_by.get(rule) or coarsen(graph, rule)
+    contest.budget.spend(making_us + runs * estimate_us(algorithm, coarse.graph))
+    placement, _ = climb(coarse.graph, placer_for(algorithm, coarse.graph), tries=1)
+    if isinstance(placement, NoRoom):
+        contest.gave_up(f"{algorithm}, {rule}", placement, coarse.graph, "original")
+        return False
+    return contest.judge(f"{algorithm}, {rule}", coarse.expand(placement), LAST + len(contest.rows))
 
 
 class _Ranking:
