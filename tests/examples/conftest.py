@@ -12,7 +12,7 @@ from nbclient import NotebookClient
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 # Left there: the actors of a run look for modules where the process that starts them does.
-sys.path[:0] = [str(EXAMPLES / "digits"), str(EXAMPLES / "gpt")]
+sys.path[:0] = [str(EXAMPLES / each) for each in ("digits", "gpt", "supernet")]
 
 
 @pytest.fixture(scope="module")
