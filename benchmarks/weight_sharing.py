@@ -53,7 +53,7 @@ def main() -> int:
     seeds = ", ".join(map(str, options.seeds))
     tell(
         f"{options.alone} of {len(searches[0].scores[search.WHOLE])} architectures ranked by a supernet and by training each alone, "
-        f"digits, {options.epochs} epochs, 3 asynchronous workers, seeds {seeds}: Kendall's tau",
+        f"digits, {options.epochs} epochs, 3 asynchronous workers, seed {seeds}: Kendall's tau",
         "; ".join(f"{name} {_several([row[name].kendall for row in rows])}" for name in rows[0]),
     )
     return 0

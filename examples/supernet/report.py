@@ -9,6 +9,7 @@ from typing import Any
 
 import matching
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 from ranking import Correlation, correlate
 from rich.console import Console
 from rich.table import Table
@@ -97,8 +98,6 @@ def draw(found: Found, truth: Truth, out: Path) -> Path:
     for axes, (name, scores) in zip(figure.subplots(*PANELS, sharex=True).flat, found.scores.items(), strict=True):
         axes.plot([true[path] for path in true], [scores[path] for path in true], "o", color=BLUE, ms=4, alpha=0.8)
         axes.set_title(f"{name}: {rows[name]}", loc="left", fontsize=10, color=INK)
-        axes.set_xscale("log")
-        axes.set_yscale("log")
         _dress(axes)
     figure.supxlabel("test loss, trained alone", color=SOFT, fontsize=9)
     figure.supylabel("validation loss with inherited weights", color=SOFT, fontsize=9)
@@ -107,6 +106,11 @@ def draw(found: Found, truth: Truth, out: Path) -> Path:
 
 
 def _dress(axes: Any) -> None:
+    for scale, axis in ((axes.set_xscale, axes.xaxis), (axes.set_yscale, axes.yaxis)):
+        scale("log")
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter("")
     axes.grid(color=GRID, which="both", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.tick_params(colors=SOFT, labelsize=8, length=0, which="both")

@@ -349,12 +349,12 @@ def alone() -> Callable[[Any], Alone]:
     return lambda config: Alone(config.build())
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def train() -> type[Training]:
     """Build a run: `train(spec, problem, speeds=..., num_positions=..., max_samples=...)`."""
     return Training
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def least_squares() -> type[LeastSquares]:
     return LeastSquares

@@ -7,7 +7,7 @@ from mottle.core import protocol as p
 from mottle.core.health import HealthConfig
 
 CHECKING = HealthConfig(spot_checks=0.3, wait_s=50e-9)
-SETTINGS = {"defaults": {"batch_size": 8, "lr": 0.01}, "num_positions": 64, "max_samples": 960, "check_samples": 4}
+SETTINGS = {"defaults": {"batch_size": 8, "lr": 0.01}, "num_positions": 64, "max_samples": 640, "check_samples": 4}
 
 
 def flipped(sum_D):
