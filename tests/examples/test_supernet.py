@@ -442,7 +442,7 @@ def test_random_cuts_follow_their_seed_and_are_balanced() -> None:
 
 @pytest.mark.ray
 def test_the_search_in_short(tmp_path: Path, capsys: pytest.CaptureFixture[str], local_ray: None) -> None:
-    settings = search.Settings(num_layers=2, epochs=1, part_epochs=1, draws=2, alone=4, alone_epochs=1)
+    settings = search.Settings(num_layers=2, epochs=2, part_epochs=1, draws=2, alone=4, alone_epochs=1)
     found = search.search(settings, tmp_path)
     everything = space.paths(space.whole(2))
     assert {name: [*scores] for name, scores in found.scores.items()} == dict.fromkeys(
