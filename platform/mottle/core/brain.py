@@ -285,38 +285,53 @@ class Brain:
 
     def _settle(self) -> None:
         """Let published versions and the strategy's decisions play out until nothing changes, then send the shards their batch."""
-        while self.finished is None:
-            for application in self.pipeline.take_skipped():
-                self._skip(application)
-            for application in self.pipeline.take_published():
-                if application.replaces:
-                    self._tell(p.Published(self.version, self.samples))
-                    self._renew()
-                else:
-                    self._publish(application)
-            for reference in self._references.take_ready():
-                if isinstance(reference, p.RefreshFailed):
-                    self._on_refresh_failed(reference)
-                elif not self._rule_inputs.ready(reference.name):
-                    self._hear(reference)
-            self.health.settle()
-            if self._replacing.under_way is None:
+        pipeline, references, health, heard = self.pipeline, self._references, self.health, self._effects.heard
+        while self.finished is None:  # each part is asked only where something may have happened: almost nowhere, after almost every event
+            if pipeline.skipped:
+                for application in pipeline.take_skipped():
+                    self._skip(application)
+            if pipeline.told:
+                self._take_published()
+            if references.known:
+                self._take_references()
+            health.settle()
+            if self.checks.wanted and self._replacing.under_way is None:
                 self.checks.settle(self.version)
             if self._leaving:
                 self._let_go()
-            replacing = self._replacing.busy  # as after almost no event: what follows is asked only then
-            may_adopt = self._checkpoints.idle and not (replacing and self._replacing.fetching)
-            if self._checkpoint() or (replacing and self._replace()) or (may_adopt and self._newcomers.adopt()):
-                continue  # before the strategy hears of new versions: a barriered one has nothing out then
-            if replacing and self._replacing.under_way is not None:
-                self._effects.heard.clear()  # what follows is another strategy's
-                break
-            if self._effects.heard:
-                self._decide(self._effects.heard.popleft())
+            if self._checkpoints.stirs(self.book.spent) or self._replacing.busy or self._newcomers.phases:
+                if self._stop_for_all():
+                    continue  # before the strategy hears of new versions: a barriered one has nothing out then
+                if self._replacing.under_way is not None:
+                    heard.clear()  # what follows is another strategy's
+                    break
+            if heard:
+                self._decide(heard.popleft())
             elif not (self.orders.offer_again() or self._wind_down()):
                 break
         for batch in self.shards.flush():
             self._tell(batch)
+
+    def _take_published(self) -> None:
+        for application in self.pipeline.take_published():
+            if application.replaces:
+                self._tell(p.Published(self.version, self.samples))
+                self._renew()
+            else:
+                self._publish(application)
+
+    def _take_references(self) -> None:
+        for reference in self._references.take_ready():
+            if isinstance(reference, p.RefreshFailed):
+                self._on_refresh_failed(reference)
+            elif not self._rule_inputs.ready(reference.name):
+                self._hear(reference)
+
+    def _stop_for_all(self) -> bool:
+        """A checkpoint, a replacement or a newcomer, for which steps are held. Whether anything was set going."""
+        replacing = self._replacing.busy
+        may_adopt = self._checkpoints.idle and not (replacing and self._replacing.fetching)
+        return self._checkpoint() or (replacing and self._replace()) or (may_adopt and self._newcomers.adopt())
 
     def _decide(self, event: s.StrategyEvent) -> None:
         for decision in self.strategy.handle(event, self):
@@ -481,8 +496,10 @@ class Brain:
     # --- steps ------------------------------------------------------------------------------------------------------------------------
 
     def _apply(self, decision: s.Apply) -> None:
-        self._end_copies(decision.chunks, "surplus: the step was made without it", keep=frozenset(dict(decision.terms)))
-        stale = {work_id: self.updates.staleness(work_id) for work_id in (*dict(decision.terms), *decision.unselected)}
+        work_ids = [work_id for work_id, _ in decision.terms]
+        if decision.chunks:
+            self._end_copies(decision.chunks, "surplus: the step was made without it", keep=frozenset(work_ids))
+        stale = self.updates.staleness((*work_ids, *decision.unselected))
         application = Application(decision.terms, decision.unselected, chunks=decision.chunks, lead=decision.lead, staleness=stale)
         application.buffers = decision.buffers
         application.scores.update(decision.scores)
@@ -493,7 +510,7 @@ class Brain:
     def _apply_rule(self, decision: s.ApplyRule) -> None:
         terms = tuple((work_id, 0.0) for work_id, _ in decision.rows)
         counts = tuple(count for _, count in decision.rows)
-        stale = {work_id: self.updates.staleness(work_id) for work_id, _ in decision.rows}
+        stale = self.updates.staleness(work_id for work_id, _ in decision.rows)
         self.pipeline.submit(
             Application(
                 terms,

@@ -54,10 +54,13 @@ class Checkpoints:
         """One is wanted as soon as it can be."""
         self._asked = True
 
+    def stirs(self, samples: int) -> bool:
+        """Whether one is due, or being written: else there is nothing to do here."""
+        return self._pending is not None or self._asked or (self._every is not None and samples - self.last_samples >= self._every)
+
     def due(self, samples: int) -> bool:
         """Whether one should be begun now."""
-        periodic = self._every is not None and samples - self.last_samples >= self._every
-        return self._pending is None and (self._asked or periodic)
+        return self._pending is None and self.stirs(samples)
 
     @property
     def idle(self) -> bool:

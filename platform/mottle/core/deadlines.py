@@ -7,7 +7,6 @@ deadline is the median plus a number of deviations of that worker's own last tim
 
 import heapq
 from collections import defaultdict, deque
-from collections.abc import Iterable
 from statistics import median
 
 REMEMBERED = 32
@@ -33,17 +32,25 @@ class Deadlines:
         self._first_ns = first_ns
         self._times: dict[int, deque[tuple[int, int]]] = defaultdict(lambda: deque(maxlen=REMEMBERED))
         """Worker -> (nanoseconds, samples) of its last orders."""
+        self._extremes: dict[int, tuple[int, int, int]] = {}
+        """Worker -> (longest, shortest, fewest samples) of at least those."""
+        self._usual_ns: dict[int, float] = {}
+        """Medians, as long as they hold."""
         self._heap: list[tuple[int, int]] = []
         """(deadline, work id), earliest first; of orders that are done too, until their time comes."""
 
     def note(self, worker: int, duration_ns: int, samples: int) -> None:
         """An order of the worker came back after that time."""
         self._times[worker].append((duration_ns, samples))
+        self._usual_ns.pop(worker, None)
+        longest_ns, shortest_ns, fewest = self._extremes.get(worker, (duration_ns, duration_ns, samples))
+        self._extremes[worker] = max(longest_ns, duration_ns), min(shortest_ns, duration_ns), min(fewest, samples)
 
     def usual_ns(self, worker: int) -> float | None:
         """Median time of its last orders; None before the first."""
-        times = self._times.get(worker)
-        return median(duration for duration, _ in times) if times else None
+        if worker not in self._usual_ns and (times := self._times.get(worker)):
+            self._usual_ns[worker] = median(duration for duration, _ in times)
+        return self._usual_ns.get(worker)
 
     def allowed_ns(self, worker: int, samples: int) -> int | None:
         """Time that an order of that many samples is given; None for no deadline."""
@@ -52,18 +59,17 @@ class Deadlines:
         times = self._times.get(worker)
         if not times:
             return max(self._floor_ns, self._first_ns)
-        if self._surely_short(times, samples):
+        if self._surely_short(*self._extremes[worker], samples):
             return self._floor_ns
+        self._extremes[worker] = (max(times)[0], min(times)[0], min(count for _, count in times))  # others may be forgotten by now
         # An order of more samples than usual may take longer in proportion, one of fewer not less: some of the time is overhead.
         longer = max(1.0, samples / median(count for _, count in times))
         usual = median(duration for duration, _ in times)
         deviation = max(LEAST_DEVIATION * usual, NORMAL * median(abs(duration - usual) for duration, _ in times))
         return max(self._floor_ns, round(longer * (usual + DEVIATIONS * deviation)))
 
-    def _surely_short(self, times: Iterable[tuple[int, int]], samples: int) -> bool:
-        """Whether the floor is above what `allowed_ns` would say for any times between the extremes of these: spares the medians."""
-        (longest_ns, _), (shortest_ns, _) = max(times), min(times)
-        fewest = min([count for _, count in times])
+    def _surely_short(self, longest_ns: int, shortest_ns: int, fewest: int, samples: int) -> bool:
+        """Whether the floor is above what `allowed_ns` would say for any times between these extremes: spares the medians."""
         deviation_ns = max(LEAST_DEVIATION * longest_ns, NORMAL * (longest_ns - shortest_ns))
         assert self._floor_ns is not None
         return max(1.0, samples / fewest) * (longest_ns + DEVIATIONS * deviation_ns) < self._floor_ns

@@ -19,7 +19,7 @@ class Effects:
     _commands: list[Command] = field(default_factory=list)
 
     def tell(self, command: Command) -> None:
-        if isinstance(command, SetTimer):
+        if type(command) is SetTimer:
             self.timers.append(command)
         self._commands.append(command)
 

@@ -1,11 +1,11 @@
 """What the receipts of all shards say together about one update: whether it may be looked at, and its numbers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from mottle.core import exactsum
 from mottle.core.ledger import Order
 from mottle.core.pipeline import exact_totals
-from mottle.core.protocol import Receipt
+from mottle.core.protocol import Receipt, ReplicaId
 from mottle.core.strategy import Update
 
 
@@ -16,10 +16,11 @@ def fault_of(order: Order, receipts: Sequence[Receipt], *, weighted_loss: bool) 
         order: what was asked of the worker; its own claims are checked against it.
         weighted_loss: whether the job's loss has units of its own, so that a claim of weight is in order.
     """
+    finite, least = True, 1 if order.cut else order.samples
+    wanted = None if order.compute.local is None else order.compute.local.send
     for receipt in receipts:
         if receipt.fault:
             return receipt.fault
-        least = 1 if order.cut else order.samples
         if type(receipt.samples) is not int or not least <= receipt.samples <= order.samples:
             return f"claims {receipt.samples} samples, was ordered {order.samples}"
         weight = receipt.weight
@@ -27,12 +28,12 @@ def fault_of(order: Order, receipts: Sequence[Receipt], *, weighted_loss: bool) 
             return f"claims a weight of {receipt.weight}"
         if (receipt.samples, receipt.weight) != (receipts[0].samples, receipts[0].weight):
             return "claims different counts to different shards"
-        wanted = None if order.compute.local is None else order.compute.local.send
         if receipt.fragment != wanted:
             return f"is of fragment {receipt.fragment}, ordered was {wanted}"
         if receipt.weight == 0 and receipt.norm2:
             return "claims a weight of 0 for a sum that is not zero"
-    return "" if all(receipt.finite for receipt in receipts) else "not finite"
+        finite = finite and receipt.finite
+    return "" if finite else "not finite"
 
 
 def is_padding(receipts: Sequence[Receipt]) -> bool:
@@ -45,21 +46,20 @@ def update_of(order: Order, *, now_ns: int) -> Update:
 
     An inner product is known if every replica measured it: one that had not yet got a reference leaves it out.
     """
-    answers = {replica: dict(receipt.dots) for replica, receipt in order.receipts.items()}
-    names = sorted(set.intersection(*(set(dots) for dots in answers.values()))) if all(answers.values()) else []
-    totals = exact_totals({replica: (order.receipts[replica].norm2, *(dots[name] for name in names)) for replica, dots in answers.items()})
-    norm2, *dots = map(exactsum.to_float, totals)
-    compute = order.compute
+    norm2, dots = _measured(order.receipts)
+    compute, took_ns = order.compute, now_ns - order.issued_ns
     weight = next(iter(order.receipts.values())).weight or 0.0
-    claimed_ns = max(receipt.compute_ns for receipt in order.receipts.values())
-    return Update(
-        compute.work_id,
-        compute.worker,
-        compute.base,
-        order.used,
-        norm2,
-        dict(zip(names, dots, strict=True)),
-        weight,
-        compute_ns=max(0, min(claimed_ns, now_ns - order.issued_ns)),
-        took_ns=now_ns - order.issued_ns,
-    )
+    spent_ns = max(0, min(order.claimed_ns, took_ns))
+    return Update(compute.work_id, compute.worker, compute.base, order.used, norm2, dots, weight, spent_ns, took_ns)
+
+
+def _measured(receipts: Mapping[ReplicaId, Receipt]) -> tuple[float, dict[str, float]]:
+    """Squared norm, and inner products by name."""
+    first, *others = receipts.values()
+    if not (others or first.dots):
+        return exactsum.to_float(first.norm2), {}
+    answers = {replica: dict(receipt.dots) for replica, receipt in receipts.items()}
+    names = sorted(set.intersection(*(set(dots) for dots in answers.values()))) if all(answers.values()) else []
+    totals = exact_totals({replica: (receipts[replica].norm2, *(dots[name] for name in names)) for replica, dots in answers.items()})
+    norm2, *sums = map(exactsum.to_float, totals)
+    return norm2, dict(zip(names, sums, strict=True))

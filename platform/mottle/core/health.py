@@ -248,11 +248,11 @@ class Health:
             return
         record.acknowledged += 1
         record.others_before = self._acknowledged - record.acknowledged
-        if self._config is None or self._config.slow is None or self._floor_ns is None or duration_ns * SMALL < self._floor_ns:
+        share = SMALL if record.trials else 1
+        if self._config is None or self._config.slow is None or self._floor_ns is None or duration_ns * share <= self._floor_ns:
             return
         times = [self._deadlines.usual_ns(other) for other in self._members.crew if other != worker]
         known = [each for each in times if each is not None]
-        share = SMALL if record.trials else 1
         if known and duration_ns * share > max(self._floor_ns, self._config.slow * median(known)):
             self._slow(worker, record, duration_ns * share / median(known))
 

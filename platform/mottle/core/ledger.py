@@ -70,6 +70,11 @@ class Order:
     def __post_init__(self) -> None:
         self.samples = sum([part.lease.stop - part.lease.start for part in self.compute.parts])
 
+    @property
+    def claimed_ns(self) -> int:
+        """Time that the worker says it computed; the longest that it said to any replica."""
+        return max([receipt.compute_ns for receipt in self.receipts.values()])
+
 
 class Ledger:
     """Orders by id, and the counts. Every method is one transition."""
@@ -132,6 +137,10 @@ class Ledger:
 
     def get(self, work_id: int) -> Order | None:
         return self._orders.get(work_id)
+
+    def held(self, work_id: int) -> Order:
+        """An order that must be open."""
+        return self._orders[work_id]
 
     def of_worker(self, worker: int) -> tuple[Order, ...]:
         """Issued orders of the worker that have no complete update yet, oldest first."""

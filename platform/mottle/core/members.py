@@ -96,8 +96,8 @@ class Members:
 
     def here(self, slot: int) -> Member:
         """The member, which must be present."""
-        member = self.present(slot)
-        assert member is not None, f"worker {slot} is not here"
+        member = self._all.get(slot)
+        assert member is not None and member.state != "left", f"worker {slot} is not here"
         return member
 
     def ever(self, slot: int) -> Member:

@@ -34,7 +34,7 @@ class Newcomers:
         self._effects = effects
         self._next: dict[int, int] = defaultdict(lambda: first)
         self._failed: dict[int, int] = defaultdict(int)
-        self._phases: dict[p.ReplicaId, str] = {}
+        self.phases: dict[p.ReplicaId, str] = {}
         """`called`, `waiting` for a quiet place, `adopted` or `awaited`, in the order in which they were called."""
         self._instead: dict[p.ReplicaId, p.ReplicaId] = {}
         """Newcomer -> the replica that goes when it is known."""
@@ -45,7 +45,7 @@ class Newcomers:
         """Have one made for a shard that has lost a replica."""
         newcomer = p.ReplicaId(shard, self._next[shard])
         self._next[shard] += 1
-        self._phases[newcomer] = "called"
+        self.phases[newcomer] = "called"
         self._effects.tell(p.MakeReplica(newcomer))
 
     def replace(self, replica: p.ReplicaId) -> None:
@@ -65,33 +65,33 @@ class Newcomers:
     @property
     def settled(self) -> bool:
         """Whether nobody is between what a donor has handed over and being live."""
-        return not {"adopted", "awaited"} & set(self._phases.values())
+        return not {"adopted", "awaited"} & set(self.phases.values())
 
     def came(self, event: p.ReplicaCame) -> None:
-        if self._phases.get(event.replica) == "called":
-            self._phases[event.replica] = "waiting"
+        if self.phases.get(event.replica) == "called":
+            self.phases[event.replica] = "waiting"
 
     def adopt(self) -> bool:
         """Have a donor hand over to a newcomer that waits, if this place is quiet. Whether one did."""
-        if not self._phases:
+        if not self.phases:
             return False
-        newcomer = next((each for each, phase in self._phases.items() if phase == "waiting"), None)
+        newcomer = next((each for each, phase in self.phases.items() if phase == "waiting"), None)
         if newcomer is None or not self._pipeline.hold():
             return False
-        self._phases[newcomer] = "adopted"
+        self.phases[newcomer] = "adopted"
         self._shards.tell(p.Adopt(self._shards.primary(newcomer.shard), newcomer))
         self._shards.seal()
         self._pipeline.go_on()
         return True
 
     def ready(self, event: p.ReplicaReady) -> None:
-        if self._phases.get(event.replica) == "adopted":
-            self._phases[event.replica] = "awaited"
+        if self.phases.get(event.replica) == "adopted":
+            self.phases[event.replica] = "awaited"
             self._shards.tell(p.Sync(event.replica))
             self._shards.wait_for(event.replica)
 
     def synced(self, event: p.ReplicaSynced) -> None:
-        if self._phases.pop(event.replica, None) is None:
+        if self.phases.pop(event.replica, None) is None:
             return
         self._failed.pop(event.replica.shard, None)
         self._shards.admit(event.replica)
@@ -111,7 +111,7 @@ class Newcomers:
 
     def took_over(self) -> None:
         """Another coordinator may not have the answers to what was asked for them."""
-        for newcomer, phase in self._phases.items():
+        for newcomer, phase in self.phases.items():
             if phase == "called":
                 self._effects.tell(p.MakeReplica(newcomer))
         for newcomer in sorted(self._unknown & self._shards.live):
@@ -120,12 +120,12 @@ class Newcomers:
     @property
     def processes(self) -> frozenset[p.ReplicaId]:
         """Those that stand and are not live yet."""
-        return frozenset(newcomer for newcomer, phase in self._phases.items() if phase != "called")
+        return frozenset(newcomer for newcomer, phase in self.phases.items() if phase != "called")
 
     def lose(self, event: p.ReplicaLost) -> bool:
         """Whether it was one of these; another is called then, a few times."""
         newcomer = event.replica
-        phase = self._phases.pop(newcomer, None)
+        phase = self.phases.pop(newcomer, None)
         if phase is None:
             return False
         self._shards.lose(newcomer)

@@ -85,9 +85,9 @@ class Orders:
             self._starving.add(worker)
             self._effects.hear(s.NoWork(worker))
             return False
-        samples = sum(len(lease) for lease in leases)
+        samples = sum([lease.stop - lease.start for lease in leases])
         until = p.Samples(samples) if decision.least is None else p.VersionAfter(version.next(), min(decision.least, samples))
-        self._issue(p.Compute(self.next_work_id, worker, version, tuple(p.Part(lease) for lease in leases), until, decision.local), samples)
+        self._issue(p.Compute(self.next_work_id, worker, version, tuple([p.Part(lease) for lease in leases]), until, decision.local), samples)
         return True
 
     def assign_chunks(self, decision: s.AssignChunks) -> None:

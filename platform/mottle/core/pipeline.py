@@ -158,8 +158,10 @@ class Pipeline:
         self._obtain = obtain
         self._waiting: deque[Application] = deque()
         self._asking: Application | None = None
-        self._told: deque[Application] = deque()
-        self._skipped: list[Application] = []
+        self.told: deque[Application] = deque()
+        """Steps that are told and not published yet, in order."""
+        self.skipped: list[Application] = []
+        """What `take_skipped` will return."""
         self._stepped: dict[Version, set[ReplicaId]] = {}
         self._questions: dict[int, _Question] = {}
         self._next_request = 0
@@ -172,12 +174,12 @@ class Pipeline:
     @property
     def idle(self) -> bool:
         """No step is under way and no question to the shards is open."""
-        return not (self._waiting or self._asking or self._told or self._questions or self._deferred)
+        return not (self._waiting or self._asking or self.told or self._questions or self._deferred)
 
     @property
     def depth(self) -> int:
         """Steps decided and not yet published."""
-        return len(self._waiting) + len(self._told) + (self._asking is not None)
+        return len(self._waiting) + len(self.told) + (self._asking is not None)
 
     # --- in ---------------------------------------------------------------------------------------------------------------------------
 
@@ -215,7 +217,7 @@ class Pipeline:
             Whether every step told so far is published and every question answered: a place for a snapshot or a newcomer.
         """
         self._held = True
-        return self._asking is None and not self._told and not self._questions
+        return self._asking is None and not self.told and not self._questions
 
     def replace(self, source: str) -> None:
         """While held: forget the steps decided and not told, and make a version of a new lineage out of what the shards fetched.
@@ -226,7 +228,7 @@ class Pipeline:
         self.head = Version(self.head.lineage + 1, self.head.number + 1)
         _, holds, released = self._context()
         self._shards.tell(Replace(self.head, source, self.published.number, holds, (source,), released))
-        self._told.append(Application((), version=self.head, replaces=True))
+        self.told.append(Application((), version=self.head, replaces=True))
         self._stepped[self.head] = set()
 
     def forget(self) -> None:
@@ -247,19 +249,19 @@ class Pipeline:
     def take_published(self) -> list[Application]:
         """Steps that every live replica has made since the last call, in order."""
         done = []
-        while self._told:
-            version = self._told[0].version
+        while self.told:
+            version = self.told[0].version
             assert version is not None
             if not self._shards.covered_by(self._stepped[version]):
                 break
             del self._stepped[version]
             self.published = version
-            done.append(self._told.popleft())
+            done.append(self.told.popleft())
         return done
 
     def take_skipped(self) -> list[Application]:
         """Applications whose rule could not run; no step was taken for them."""
-        skipped, self._skipped = self._skipped, []
+        skipped, self.skipped = self.skipped, []
         return skipped
 
     # --- one application at a time ----------------------------------------------------------------------------------------------------
@@ -293,7 +295,7 @@ class Pipeline:
 
     def _skip(self, application: Application, reason: str) -> None:
         application.skip = reason
-        self._skipped.append(application)
+        self.skipped.append(application)
         self._asking = None
 
     @property
@@ -364,7 +366,7 @@ class Pipeline:
         self._shards.tell(step)
         if self.keeps_models:
             self.keep(model_name(self.head.number), PARAMS)
-        self._told.append(application)
+        self.told.append(application)
         self._stepped[self.head] = set()
         self._asking = None
 

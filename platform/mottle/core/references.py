@@ -23,33 +23,34 @@ class References:
 
     def __init__(self, shards: ShardMap) -> None:
         self._shards = shards
-        self._known: dict[str, _Reference] = {}
+        self.known: dict[str, _Reference] = {}
+        """Asked for and not forgotten."""
 
     def ask(self, order: Refresh) -> Refresh:
         """Expect the reference of an order to the validator, which is given back."""
-        self._known[order.name] = _Reference(order)
+        self.known[order.name] = _Reference(order)
         return order
 
     def add_receipt(self, receipt: Receipt) -> bool:
         """Whether the reference was asked for and is still wanted."""
-        reference = self._known.get(receipt.name)
+        reference = self.known.get(receipt.name)
         if reference is not None:
             reference.receipts[receipt.replica] = receipt
         return reference is not None
 
     def forget(self, name: str) -> bool:
         """Whether it was known."""
-        return self._known.pop(name, None) is not None
+        return self.known.pop(name, None) is not None
 
     def forget_all(self) -> tuple[str, ...]:
         """Names of those that were known."""
-        known, self._known = tuple(self._known), {}
+        known, self.known = tuple(self.known), {}
         return known
 
     def take_ready(self) -> list[ReferenceReady | RefreshFailed]:
         """References that every live replica has come to hold since the last call."""
         done: list[ReferenceReady | RefreshFailed] = []
-        for name, reference in self._known.items():
+        for name, reference in self.known.items():
             if reference.ready or not self._shards.covered_by(reference.receipts.keys()):
                 continue
             reference.ready = True
@@ -64,9 +65,9 @@ class References:
     @property
     def pending(self) -> tuple[tuple[str, Version], ...]:
         """Asked for and not yet held: the validator may still have to read that version."""
-        return tuple((name, reference.order.version) for name, reference in self._known.items() if not reference.ready)
+        return tuple((name, reference.order.version) for name, reference in self.known.items() if not reference.ready)
 
     @property
     def awaited(self) -> tuple[Refresh, ...]:
         """The orders of those that are pending."""
-        return tuple(reference.order for reference in self._known.values() if not reference.ready)
+        return tuple(reference.order for reference in self.known.values() if not reference.ready)

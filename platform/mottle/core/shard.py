@@ -316,10 +316,10 @@ class Shard:
         is_reference = event.name.startswith(p.REFERENCE)
         if is_reference:
             self._references[event.name] = vector
-        references = () if is_reference else self.references
+        references = () if is_reference or not self._references else self.references
         weight = float(event.samples) if event.weight is None else event.weight
         order = StoreRange(event.name, event.start, event.stop, weight, event.payload, references, event.fragment)
-        return [*self._pass_on(event), order]
+        return [*self._pass_on(event), order] if self._newcomers else [order]
 
     def _contest(self, event: Pushed, holder: int) -> list[ShardOrder]:
         """Another one holds a vector of that name, and may be the liar: what the second one sends waits until it is known whose it is."""
@@ -355,7 +355,7 @@ class Shard:
             return f"range [{event.start}, {event.stop}) is not inside [{owned.start}, {owned.stop})"
         if (event.start - owned.start) % BLOCK:
             return f"range starts at {event.start}, not at a multiple of {BLOCK}"
-        if any(event.start < stop and start < event.stop for start, stop in vector.ranges):
+        if vector.ranges and any(event.start < stop and start < event.stop for start, stop in vector.ranges):
             return f"range [{event.start}, {event.stop}) overlaps one that has arrived"
         known = (vector.sender, vector.samples, vector.weight, vector.fragment)
         if (event.sender, event.samples, event.weight, event.fragment) != known:
@@ -377,21 +377,9 @@ class Shard:
         whole = sum([part.stop - part.start for part in stored]) == self._owned[vector.fragment].size
         if not whole or len(stored) < len(vector.ranges):
             return []
-        shared = set.intersection(*({name for name, _ in part.dots} for part in stored)) if stored[0].dots else ()
-        dots = tuple((name, sum(dict(part.dots)[name] for part in stored)) for name in sorted(shared))
-        vector.receipt = p.Receipt(
-            self.replica,
-            event.name,
-            vector.sender,
-            vector.samples,
-            all(part.finite for part in stored),
-            sum(part.norm2 for part in stored),
-            dots,
-            vector.compute_ns,
-            vector.weight,
-            next((part.fault for part in stored if part.fault), ""),
-            vector.fragment,
-        )
+        finite, norm2, dots, fault = _measured(stored)
+        about, spent_ns, weight = (self.replica, event.name, vector.sender, vector.samples), vector.compute_ns, vector.weight
+        vector.receipt = p.Receipt(*about, finite, norm2, dots, spent_ns, weight, fault, vector.fragment)
         return [self._say(vector.receipt)]
 
     @property
@@ -410,23 +398,30 @@ class Shard:
         return SendUp(event, self._outbox.put(event))
 
     def _on_fenced(self, event: Fenced) -> list[ShardOrder]:
+        self._fence(event.epoch)
+        return []
+
+    def _fence(self, epoch: int) -> None:
         """What a replaced coordinator said last and cannot be run yet, the new one says again if it knows of it."""
-        if event.epoch > self.epoch:
-            self.epoch = event.epoch
+        if epoch > self.epoch:
+            self.epoch = epoch
             self._early.clear()
             self.log.forget_early()
-        return []
+
+    def _note_page(self, epoch: int, page: p.Page) -> list[ShardOrder]:
+        return [order for new in self.log.add(page) for order in self._pass_on(Heard(p.Told(epoch, page=new), passed=True))]
 
     def _on_heard(self, event: Heard) -> list[ShardOrder]:
         told = event.told
         if not event.passed:
             if told.epoch < self.epoch:
                 return []  # a coordinator that was replaced
-            self._on_fenced(Fenced(told.epoch))
-        orders = [order for page in self.log.add(told.page) for order in self._pass_on(Heard(p.Told(told.epoch, page=page), passed=True))]
-        if self.log.stop >= told.log_stop:  # else what shows that they were heard may yet be lost
+            self._fence(told.epoch)
+        orders = [] if told.page is None else self._note_page(told.epoch, told.page)
+        if told.heard and self.log.stop >= told.log_stop:  # else what shows that they were heard may yet be lost
             self._outbox.heard(told.heard)
-        self.log.rest_on(told.base)
+        if told.base is not None:
+            self.log.rest_on(told.base)
         for batch in told.batches:
             if batch.seq >= self.next_seq:  # else it is said twice
                 self._early[batch.seq] = batch, told.log_stop
@@ -440,7 +435,8 @@ class Shard:
         while self.next_seq in self._early and self._early[self.next_seq][1] <= self.log.stop:
             following, log_stop = self._early.pop(self.next_seq)
             self.next_seq += 1
-            orders += self._pass_on(Heard(p.Told(self.epoch, log_stop, (following,)), passed=True))
+            if self._newcomers:
+                orders += self._pass_on(Heard(p.Told(self.epoch, log_stop, (following,)), passed=True))
             for command in following.commands:
                 orders.append(Run(command))
                 if isinstance(command, p.Adopt) and command.donor == self.replica:
@@ -504,13 +500,14 @@ class Shard:
         self._note_holders(step)
         self._forget(step.drop)
         waiting, self._waiting = self._waiting, []
-        served = [order for read in waiting for order in self._on_read(read)]
+        served = [order for read in waiting for order in self._on_read(read)] if waiting else []
         return [self._say(p.Stepped(self.replica, step.version)), *served, *self._free()]
 
     def _forget(self, names: tuple[str, ...]) -> None:
         for name in names:
             self._vectors.pop(name, None)
-            self._rivals.pop(name, None)
+            if self._rivals:
+                self._rivals.pop(name, None)
             if self._references:
                 self._references.pop(name, None)
 
@@ -553,7 +550,7 @@ class Shard:
 
     def _free(self) -> list[ShardOrder]:
         """Forget versions below the floor that nobody has still to read."""
-        gone = tuple(sorted(number for number in self._kept if number < self._floor and not self._unread.get(number)))
+        gone = tuple(sorted([number for number in self._kept if number < self._floor and not self._unread.get(number)]))
         for number in gone:
             self._kept.discard(number)
             self._moved.pop(number, None)
@@ -570,11 +567,21 @@ class Shard:
         assert all(seq >= self.next_seq for seq in self._early)
 
 
+def _measured(stored: list[RangeStored]) -> tuple[bool, int, tuple[tuple[str, int], ...], str]:
+    """What the parts of a vector say together: whether all are finite, the squared norm, inner products that all have, the first fault."""
+    if len(stored) == 1 and not stored[0].dots:
+        return stored[0].finite, stored[0].norm2, (), stored[0].fault
+    shared = set.intersection(*({name for name, _ in part.dots} for part in stored)) if stored[0].dots else ()
+    dots = tuple((name, sum(dict(part.dots)[name] for part in stored)) for name in sorted(shared))
+    fault = next((part.fault for part in stored if part.fault), "")
+    return all(part.finite for part in stored), sum(part.norm2 for part in stored), dots, fault
+
+
 def _malformed(event: Any) -> str:
     """Why nothing in the message can be relied on: it says things of the wrong kind, and senders are not trusted to say anything else."""
     if not isinstance(event.name, str):
         return "the name of its vector is none"
-    if not all(type(each) is int for each in (event.sender, event.start, event.stop, event.compute_ns)):
+    if not type(event.sender) is type(event.start) is type(event.stop) is type(event.compute_ns) is int:
         return "sender, range and time are whole numbers"
     if not _is_number(event.samples) or not (event.weight is None or _is_number(event.weight)):
         return "samples and weight are numbers"

@@ -82,6 +82,8 @@ class SpotChecks:
         pipeline: Pipeline,
         effects: Effects,
     ) -> None:
+        self.wanted = share > 0
+        """Whether there are any."""
         self._share = share
         self._samples = samples
         self._tolerance = tolerance
@@ -105,7 +107,7 @@ class SpotChecks:
     def settle(self, version: p.Version) -> None:
         """Begin a check if one is due and there are two to compute it."""
         order = self._orders.given
-        if order is None or not self._share:
+        if order is None or not self.wanted:
             return
         for number in range(self._num_orders, self._orders.num_given):
             self._due = self._due or self._draw("order", number) < self._share

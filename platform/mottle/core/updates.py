@@ -1,5 +1,7 @@
 """Updates from their first receipt to their one verdict. Knows no step and no strategy's reasons."""
 
+from collections.abc import Iterable
+
 from mottle.core import protocol as p
 from mottle.core import strategy as s
 from mottle.core.chunks import Chunks
@@ -60,11 +62,10 @@ class Updates:
         published = self._pipeline.published
         return p.Version(published.lineage, published.number + self._pipeline.depth)
 
-    def staleness(self, work_id: int) -> int:
-        """Steps decided since the version that the update was computed on."""
-        order = self._ledger.get(work_id)
-        assert order is not None
-        return self.head.number - order.compute.base.number
+    def staleness(self, work_ids: Iterable[int]) -> dict[int, int]:
+        """Of each of these updates, the steps decided since the version that it was computed on."""
+        head = self.head.number
+        return {work_id: head - self._ledger.held(work_id).compute.base.number for work_id in work_ids}
 
     # --- coming in --------------------------------------------------------------------------------------------------------------------
 
@@ -161,11 +162,11 @@ class Updates:
             drop: whether the shards still hold it.
             spent: whether the samples of a discarded update count as those of a rejected one: tried once more elsewhere, then given up.
         """
-        staleness = self.staleness(work_id) if staleness is None else staleness
+        staleness = self.staleness((work_id,))[work_id] if staleness is None else staleness
         order = self._ledger.decide(work_id, verdict)
         worker, parts = order.compute.worker, order.compute.parts if leases else ()
         samples = self._chunks.judged(order, verdict) if leases and order.chunks else order.used
-        redone = sum(len(part.lease) for part in parts if self._book.lent_before(part.lease))
+        redone = sum([len(part.lease) for part in parts if self._book.lent_before(part.lease)])
         left = order.used
         for part in () if order.chunks else parts:
             if verdict == "discarded" and not spent:
@@ -174,11 +175,10 @@ class Updates:
                 used = min(left, len(part.lease))
                 self._book.spend(part.lease, used, _ENDS[verdict], worker=worker)
                 left -= used
-        spent_ns = max(receipt.compute_ns for receipt in order.receipts.values())
-        member = self._members.ever(worker)
+        member, spent_ns = self._members.ever(worker), order.claimed_ns
         member.note_verdict(verdict, staleness=staleness, samples=samples, compute_ns=spent_ns, redone=redone / order.samples)
         self._health.judged(worker, verdict)
-        if streak := member.take_streak(REJECTED_STREAK):
+        if member.rejected_in_a_row and (streak := member.take_streak(REJECTED_STREAK)):
             self._effects.tell(p.Notice("rejected_streak", f"worker {worker}: {streak} updates rejected in a row", worker))
         if drop:
             self._pipeline.drop((p.update_name(work_id),))

@@ -15,9 +15,8 @@ the fragment has been read.
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from typing import Any
 
 from mottle.core.protocol import Compute, LocalSteps, Mix, Version, VersionAfter, WorkReturned
@@ -288,17 +287,23 @@ class _Job:
 
 def _pieces(compute: Compute, least: int) -> list[RunPart]:
     """The order's parts, cut where `least` samples are reached, or where a local step ends."""
-    local, total = compute.local, sum(len(part.lease) for part in compute.parts)
-    edges = [least] if local is None else [*range(local.batch, total, local.batch), total]
-    ends, pieces, before = set(edges), [], 0
+    work_id, local = compute.work_id, compute.local
+    if local is None:
+        edges: Sequence[int] = (least,) if least else ()
+    else:
+        total = sum(len(part.lease) for part in compute.parts)
+        edges = (*range(local.batch, total, local.batch), total)
+    ends, pieces, before = frozenset(edges), [], 0
     for index, part in enumerate(compute.parts):
         lease = part.lease
-        offset = lease.start - before
-        before += len(lease)
-        inside = [offset + edge for edge in edges if lease.start < offset + edge < lease.stop]
-        for start, stop in pairwise([lease.start, *inside, lease.stop]):
-            step = local if stop - offset in ends else None
-            pieces.append(RunPart(compute.work_id, index, lease.epoch, start, stop, part.coefficient, step))
+        offset, start = lease.start - before, lease.start
+        before += lease.stop - lease.start
+        for edge in edges:
+            if start < offset + edge < lease.stop:
+                pieces.append(RunPart(work_id, index, lease.epoch, start, offset + edge, part.coefficient, local))
+                start = offset + edge
+        step = local if local is not None and lease.stop - offset in ends else None
+        pieces.append(RunPart(work_id, index, lease.epoch, start, lease.stop, part.coefficient, step))
     return pieces
 
 
@@ -352,22 +357,28 @@ class Worker:
 
     def interrupted(self, work_id: int) -> bool:
         """Whether the computation should stop at this micro-batch boundary."""
-        for job in self._jobs:
-            if job.compute.work_id == work_id:
-                return job.must_stop
-        return False
+        job = self._job_of(work_id)
+        return job is not None and job.must_stop
 
     # --- orders in --------------------------------------------------------------------------------------------------------------------
 
     def _on_ordered(self, event: Ordered) -> list[WorkerOrder]:
         compute = event.compute
-        if self._leaving or compute.work_id in self._ended or any(job.compute.work_id == compute.work_id for job in self._jobs):
+        if self._leaving or compute.work_id in self._ended or self._job_of(compute.work_id) is not None:
             return []  # said twice, or too late
         job = _Job(compute, self._epoch)
         self._jobs.append(job)
         orders: list[WorkerOrder] = [Fetch(piece.epoch, piece.start, piece.stop) for piece in job.left]
-        early = self._early.pop(compute.work_id, None)
-        return orders + self._start_next() + ([] if early is None else self._on_mix_asked(MixAsked(early)))
+        orders += self._start_next()
+        if self._early and (early := self._early.pop(compute.work_id, None)) is not None:
+            orders += self._on_mix_asked(MixAsked(early))
+        return orders
+
+    def _job_of(self, work_id: int) -> _Job | None:
+        for job in self._jobs:
+            if job.compute.work_id == work_id:
+                return job
+        return None
 
     def _start_next(self) -> list[WorkerOrder]:
         if not self._jobs:
@@ -421,7 +432,7 @@ class Worker:
 
     def _on_mix_asked(self, event: MixAsked) -> list[WorkerOrder]:
         mix = event.mix
-        job = next((job for job in self._jobs if job.compute.work_id == mix.work_id), None)
+        job = self._job_of(mix.work_id)
         if job is None:
             if mix.work_id not in self._ended and mix.work_id not in self._pushing and len(self._early) < _REMEMBERED_ENDED:
                 self._early[mix.work_id] = mix
@@ -432,7 +443,7 @@ class Worker:
         return [ReadFragment(mix)]
 
     def _on_fragment_read(self, event: FragmentRead) -> list[WorkerOrder]:
-        job = next((job for job in self._jobs if job.compute.work_id == event.work_id), None)
+        job = self._job_of(event.work_id)
         if job is None or job.mix_read:
             return []
         job.mix_read, job.mix_error = True, event.error

@@ -122,8 +122,9 @@ class Hosts:
 
     def told(self, told: p.Told, replicas: Iterable[p.ReplicaId], alive: Alive | None = None) -> None:
         """Deliver what the coordinator says, `alive` as long as it is."""
+        heard = sh.Heard(told)
         for replica in replicas:
-            self._post.message(partial(self._handle, replica, sh.Heard(told)), alive)
+            self._post.message(partial(self._handle, replica, heard), alive)
 
     def add(self, replica: p.ReplicaId, *, known: bool) -> None:
         """A process for a replica; a newcomer's is not `known` before it is introduced."""
@@ -262,7 +263,9 @@ class Hosts:
         self._clock.at(host.given_ns, MESSAGE, NOBODY, partial(self._handle, newcomer, event))
 
     def _say(self, event: p.Event, number: int, host: Host, delay_ns: int) -> None:
-        tell = partial(self._tell, event, Reported(host.machine.replica, number), host.machine.log.stop)
+        machine = host.machine
+        numbered = (Reported(machine.replica, number), machine.log.stop) if self._logged else (None, 0)
+        tell = partial(self._tell, event, *numbered)
         if delay_ns:
             self._post.at(self._clock.now_ns + delay_ns, PUSH_ARRIVES, NOBODY, tell, lambda: host.alive)
         else:

@@ -32,7 +32,7 @@ class Link:
     def send(self, num_bytes: int, now_ns: int) -> int:
         """When the last of these bytes has left the link, but for the latency."""
         self.num_bytes += num_bytes
-        begin_ns = max(now_ns, self.free_ns)
+        begin_ns = now_ns if now_ns > self.free_ns else self.free_ns
         if self.bandwidth_bytes_per_s is not None:
             self.free_ns = begin_ns = begin_ns + ns(num_bytes / self.bandwidth_bytes_per_s)
         return begin_ns
