@@ -339,7 +339,7 @@ class Brain:
 
     def _wind_down(self) -> bool:
         """When all is spent: let the strategy close its books, evaluate the last model, finish. Whether anything was set going."""
-        if not self._started or (self._paused and not self._stopping) or self.book.free or not self.pipeline.idle:
+        if self.book.free or not self._started or (self._paused and not self._stopping) or not self.pipeline.idle:
             return False
         if self.chunks.leases and not self._stopping:  # a round is not over, though nobody may be there to compute it
             return False

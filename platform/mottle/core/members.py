@@ -97,7 +97,8 @@ class Members:
     def here(self, slot: int) -> Member:
         """The member, which must be present."""
         member = self._all.get(slot)
-        assert member is not None and member.state != "left", f"worker {slot} is not here"
+        if member is None or member.state == "left":
+            raise AssertionError(f"worker {slot} is not here")
         return member
 
     def ever(self, slot: int) -> Member:

@@ -87,7 +87,8 @@ class Orders:
             return False
         samples = sum([lease.stop - lease.start for lease in leases])
         until = p.Samples(samples) if decision.least is None else p.VersionAfter(version.next(), min(decision.least, samples))
-        self._issue(p.Compute(self.next_work_id, worker, version, tuple([p.Part(lease) for lease in leases]), until, decision.local), samples)
+        parts = tuple([p.Part(lease) for lease in leases])
+        self._issue(p.Compute(self.next_work_id, worker, version, parts, until, decision.local), samples)
         return True
 
     def assign_chunks(self, decision: s.AssignChunks) -> None:

@@ -15,11 +15,12 @@ from mottle.core import protocol as p
 from mottle.core.fragments import Fragments
 from mottle.core.keeping import KeptLog, Outbox
 from mottle.core.layout import BLOCK, Range
+from mottle.core.messages import message
 
 # --- facts that the driver brings -------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Pushed:
     """Coordinates [start, stop) of vector `name` have arrived from `sender`; `payload` is the driver's handle of the encoded range.
 
@@ -37,7 +38,7 @@ class Pushed:
     fragment: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class RangeStored:
     """Answer to `StoreRange`. `dots` are with the references that the order listed."""
 
@@ -50,7 +51,7 @@ class RangeStored:
     fault: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Heard:
     """The coordinator has said this; `passed` on by a donor, which had obeyed it."""
 
@@ -58,21 +59,21 @@ class Heard:
     passed: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Fenced:
     """A new coordinator takes over: from here on nobody of a smaller epoch is obeyed."""
 
     epoch: int
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Saved:
     """A snapshot's part is on storage, or could not be written."""
 
     done: p.SnapshotDone
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Ran:
     """Answer to `Run`: `values` of a measurement. A snapshot is answered when it is taken; `SnapshotDone` follows when it is on storage."""
 
@@ -80,7 +81,7 @@ class Ran:
     values: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class ReadAsked:
     """`reader` wants version `number`, or one fragment of it."""
 
@@ -89,14 +90,14 @@ class ReadAsked:
     fragment: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class TakenOver:
     """A newcomer has been handed what its donor held; what was passed on since comes after this, in the donor's order."""
 
     holding: "Holding"
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class FetchEnded:
     """What a `Fetch` was to get is held as `name`, or `error` says why not. However long it takes, other facts go on."""
 
@@ -112,7 +113,7 @@ NOBODY = -2
 # --- orders to the driver ---------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class StoreRange:
     """Decode, check and copy the payload into own memory; answer `RangeStored` with norm and inner products over the parameters."""
 
@@ -126,7 +127,7 @@ class StoreRange:
     fragment: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Run:
     """Execute one command of a batch and answer `Ran`. Before a step or a replacement, save version `number - 1`: somebody may still read
     it. A fetch is answered when it has begun; `FetchEnded` follows."""
@@ -134,14 +135,14 @@ class Run:
     command: p.ShardCommand
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Serve:
     reader: str
     number: int
     fragment: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Refuse:
     reader: str
     number: int
@@ -149,12 +150,12 @@ class Refuse:
     fragment: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class FreeVersions:
     numbers: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class SendUp:
     """Tell the coordinator, which knows what it has heard by the number."""
 
@@ -162,7 +163,7 @@ class SendUp:
     number: int = field(default=0, compare=False)
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class HandOver:
     """Give a newcomer a copy of the newest version, the optimizer's slots, every vector held, and `holding`; it answers `TakenOver`."""
 
@@ -170,7 +171,7 @@ class HandOver:
     holding: "Holding"
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class PassOn:
     """Give a newcomer this fact, after all that it was given before."""
 
@@ -194,7 +195,7 @@ class _Vector:
     receipt: p.Receipt | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class KnownVector:
     """A vector as `Holding` has it."""
 
@@ -209,7 +210,7 @@ class KnownVector:
     """Once all of its ranges are stored."""
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Holding:
     """What a replica knows at a place of the command order, for another one to go on from."""
 
@@ -534,10 +535,12 @@ class Shard:
         if reason := self._why_not(event.number, event.fragment):
             return [Refuse(event.reader, event.number, reason, event.fragment)]
         self._has_read.setdefault(event.number, set()).add(event.reader)
-        if self._holding.get(event.reader) == event.number:
-            del self._holding[event.reader]
-            self._unread[event.number].discard(event.reader)
-        return [Serve(event.reader, event.number, event.fragment), *self._free()]
+        serve = Serve(event.reader, event.number, event.fragment)
+        if self._holding.get(event.reader) != event.number:
+            return [serve]
+        del self._holding[event.reader]
+        self._unread[event.number].discard(event.reader)
+        return [serve, *self._free()] if event.number < self._floor else [serve]
 
     def _why_not(self, number: int, fragment: int | None) -> str:
         """Why it cannot be read; empty if it can. Of older versions only the fragment that moved is kept by itself."""

@@ -8,17 +8,18 @@ Update vectors on the shards are gradient *sums* over the samples of their order
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Protocol, runtime_checkable
 
 from mottle.core.fragments import Fragmentation
+from mottle.core.messages import message
 from mottle.core.naming import Spec
 from mottle.core.protocol import LocalSteps, Settings, Version
 
 # --- what a strategy hears --------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Update:
     """An acknowledged update that waits for its verdict.
 
@@ -46,24 +47,24 @@ class Update:
             object.__setattr__(self, "weight", float(self.samples))
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class WorkerIdle:
     """The worker could take an order now."""
 
     worker: int
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class WorkerGone:
     worker: int
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class UpdateArrived:
     update: Update
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class OrderIssued:
     """An `Assign` became an order."""
 
@@ -72,14 +73,14 @@ class OrderIssued:
     samples: int
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class NoWork:
     """An `Assign` found no free samples for this worker; it is offered again when that changes."""
 
     worker: int
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class OrderEnded:
     """No update will come of an order: its worker died or gave it back, its update failed the gate, or nothing in it counts."""
 
@@ -90,12 +91,12 @@ class OrderEnded:
     """Its update came, and was refused for its content."""
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class VersionPublished:
     version: Version
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class ReferenceReady:
     """The shards hold the reference vector `name`: the gradient of the mean trusted loss at `version`."""
 
@@ -104,13 +105,13 @@ class ReferenceReady:
     norm2: float
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class ReferenceFailed:
     name: str
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class LossMeasured:
     """The mean loss of `version` on the trusted data; None where it could not be measured."""
 
@@ -118,31 +119,31 @@ class LossMeasured:
     loss: float | None
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class DotsMeasured:
     tag: str
     dots: tuple[float, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class DistancesMeasured:
     tag: str
     squared: tuple[float, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class AlarmRang:
     name: str
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class RuleChanged:
     """The user put another robust rule in the place of the strategy's, from the next step on; None is the mean."""
 
     rule: Settings | None
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class ChunksReleased:
     """These chunks ended without a step."""
 
@@ -151,14 +152,14 @@ class ChunksReleased:
     """Whether some samples among them may be what is wrong: all that came of them was refused for its content."""
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Planned:
     """The answer to `AskPlan`: the strategy to go on with."""
 
     spec: Spec
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class NothingLeft:
     """No samples are left to lend, no order is out and no step is under way; undecided updates may still be held."""
 
@@ -187,7 +188,7 @@ StrategyEvent = (
 # --- what it decides --------------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Assign:
     """Order up to `samples` samples from the worker, at the newest published version. If none are free the worker is idle again later."""
 
@@ -199,7 +200,7 @@ class Assign:
     """Given, the worker takes inner optimizer steps; cut, it stops after a whole one."""
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class LendChunk:
     """Lend samples to the round itself, under a number of the strategy's own: several workers may then be ordered to compute them, at the
     version that is the newest now. At most `View.free_samples`; the round ends with `Apply` or `ReleaseChunks`."""
@@ -208,7 +209,7 @@ class LendChunk:
     samples: int
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class AssignChunks:
     """Order the sum of coefficient * gradient sum over these chunks, all of one version, from a worker that has room for an order."""
 
@@ -216,7 +217,7 @@ class AssignChunks:
     parts: tuple[tuple[int, float], ...]
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class ReleaseChunks:
     """Nothing comes of these chunks: orders of them are given up, their samples are free again (or rejected, see `mottle.core.chunks`)."""
 
@@ -224,7 +225,7 @@ class ReleaseChunks:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Apply:
     """Step with direction sum of weight * update over `terms`, added in that order; `unselected` updates are spent without a part in it.
 
@@ -247,7 +248,7 @@ class Apply:
     """Factor on the learning rate of this step, beside the schedule's."""
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class ApplyRule:
     """Step with the direction that a robust rule makes of the updates' means; rows are (work id, weight)."""
 
@@ -263,7 +264,7 @@ class ApplyRule:
     """As in `Apply`."""
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Reject:
     """A verdict on content; the samples are tried once more elsewhere, or counted as rejected."""
 
@@ -272,7 +273,7 @@ class Reject:
     score: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Discard:
     """Late, stale or surplus: the samples are free again."""
 
@@ -280,12 +281,12 @@ class Discard:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class CutOrder:
     work_id: int
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class MixIn:
     """Have the worker of an order that adopts a fragment mix in that of the newest version; see `protocol.Mix`."""
 
@@ -294,13 +295,13 @@ class MixIn:
     share: float
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class AbandonOrder:
     work_id: int
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class RequestReference:
     """Ask the validator for a reference at the newest published version; the shards then measure arriving updates against it."""
 
@@ -308,12 +309,12 @@ class RequestReference:
     num_samples: int
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class MeasureLoss:
     """Ask the validator for the loss of the newest published version on all of the trusted data; training goes on meanwhile."""
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class MeasureDots:
     """Inner products of held vectors: update ids with a reference name."""
 
@@ -322,7 +323,7 @@ class MeasureDots:
     reference: str
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class KeepModels:
     """From here on shards keep the model of every version that an undecided order began at, as the vector `protocol.model_name`.
 
@@ -330,7 +331,7 @@ class KeepModels:
     """
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Keep:
     """Copy a vector that the shards hold (an update becomes its mean) to `protocol.KEPT` + name, over what was there."""
 
@@ -338,7 +339,7 @@ class Keep:
     source: str
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class MeasureDistances:
     """Squared distances of pairs of held vectors, each taken as a mean."""
 
@@ -346,20 +347,20 @@ class MeasureDistances:
     pairs: tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Forget:
     """Drop a reference that is no longer used."""
 
     name: str
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class SetAlarm:
     name: str
     after_ns: int
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Warn:
     """Something that people should know."""
 
@@ -368,14 +369,14 @@ class Warn:
     """Of the notice: `batch` where a step has another size from here on."""
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class AskPlan:
     """Ask which strategy suits the crew; `measured` is what is known of it, as JSON types. Answered by `Planned`, or not at all."""
 
     measured: Settings
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Halt:
     """The run cannot go on."""
 

@@ -19,40 +19,41 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from mottle.core.messages import message
 from mottle.core.protocol import Compute, LocalSteps, Mix, Version, VersionAfter, WorkReturned
 
 # --- facts ------------------------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Ordered:
     compute: Compute
     epoch: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class CutAsked:
     work_id: int
     epoch: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class AbandonAsked:
     work_id: int
     epoch: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class DismissAsked:
     epoch: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class LetGo:
     """The owner of the worker's process wants it back: the same, whoever coordinates the run."""
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Attached:
     """A new coordinator has taken over. These orders are open; whatever else is in hand it does not know of, or no longer wants."""
 
@@ -62,13 +63,13 @@ class Attached:
     """Of them, those that are to be pushed as they are."""
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class MixAsked:
     mix: Mix
     epoch: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class FragmentRead:
     """What the order is to mix in has come, or cannot be had."""
 
@@ -76,21 +77,21 @@ class FragmentRead:
     error: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class SaveAsked:
     checkpoint: int
     before: int
     epoch: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Loaded:
     """The parameters of the order's base version are in place."""
 
     work_id: int
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Computed:
     """Positions of part `part` up to `stop` are in the accumulator."""
 
@@ -99,14 +100,14 @@ class Computed:
     stop: int
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class PushConfirmed:
     """Every shard has its range; the accumulator is free."""
 
     work_id: int
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class WorkFailed:
     """Loading, computing or pushing failed."""
 
@@ -133,7 +134,7 @@ WorkerEvent = (
 # --- orders to the driver ---------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class LoadBase:
     """Read `version` from all shards into the worker's own memory and clear the accumulator; get ready for `local` steps."""
 
@@ -142,7 +143,7 @@ class LoadBase:
     local: LocalSteps | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class ClearAccumulator:
     """The wanted version is already in place, or where local steps began that may have left it; answer `Loaded`."""
 
@@ -150,7 +151,7 @@ class ClearAccumulator:
     local: LocalSteps | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class GoOn:
     """Get ready for `local` steps from where the last order ended; answer `Loaded`."""
 
@@ -158,21 +159,21 @@ class GoOn:
     local: LocalSteps
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class ReadFragment:
     """Read a fragment of a version from all shards while computing goes on; answer `FragmentRead`."""
 
     mix: Mix
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Blend:
     """Mix in the fragment that was read."""
 
     mix: Mix
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class RunPart:
     """Add the gradient sums of positions [start, stop) of a part's epoch, one micro-batch at a time, until `interrupted`."""
 
@@ -186,7 +187,7 @@ class RunPart:
     """The inner step to take once `stop` is reached."""
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Push:
     """Send the update, `samples` strong, to every shard; that of one fragment while what follows is done. Answer `PushConfirmed`."""
 
@@ -196,7 +197,7 @@ class Push:
     """What was done with the samples, where it was not a gradient sum."""
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Fetch:
     """These positions come next: read them while computing."""
 
@@ -205,7 +206,7 @@ class Fetch:
     stop: int
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Unfetch:
     """These positions will not be computed after all: forget what was read of them."""
 
@@ -214,7 +215,7 @@ class Unfetch:
     stop: int
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class SaveState:
     """Write what is kept from order to order, as it was before the first order from `before` on, and tell the coordinator `SlotSaved`;
     nothing waits for it."""
@@ -223,21 +224,21 @@ class SaveState:
     before: int
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Answer:
     """Tell the coordinator."""
 
     event: WorkReturned
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Exit:
     pass
 
 
 WorkerOrder = LoadBase | ClearAccumulator | GoOn | ReadFragment | Blend | RunPart | Push | Fetch | Unfetch | SaveState | Answer | Exit
 
-_SAID = (Ordered, CutAsked, AbandonAsked, DismissAsked, SaveAsked, Attached, MixAsked)
+_SAID = frozenset((Ordered, CutAsked, AbandonAsked, DismissAsked, SaveAsked, Attached, MixAsked))
 """What a coordinator says."""
 
 _REMEMBERED_ENDED = 64  # orders done with, that are told apart from new ones; more than a transport can hold of repeats for one worker
@@ -345,10 +346,11 @@ class Worker:
 
     def handle(self, event: WorkerEvent) -> list[WorkerOrder]:
         """Take one fact; return what the driver must do, in order."""
-        if isinstance(event, _SAID):
-            if event.epoch < self._epoch:
+        if type(event) in _SAID:
+            epoch = event.epoch  # type: ignore[union-attr]  # all of these have one
+            if epoch < self._epoch:
                 return []  # of a coordinator that was replaced
-            self._epoch = event.epoch
+            self._epoch = epoch
         return self._handlers[type(event)](event)
 
     @property

@@ -114,6 +114,16 @@ class Hosts:
         self.num_facts = 0
         self._bandwidth = servers.bandwidth_bytes_per_s
         self._version = version
+        self._obeying: dict[type, Callable[[p.ReplicaId, Host, Any], None]] = {
+            sh.StoreRange: self._store,
+            sh.Run: self._run,
+            sh.SendUp: self._send_up,
+            sh.Serve: self._serve,
+            sh.Refuse: self._refuse,
+            sh.FreeVersions: lambda replica, host, order: self._numbers.free(replica, order.numbers),
+            sh.HandOver: self._hand_over,
+            sh.PassOn: lambda replica, host, order: self._give(order.newcomer, order.event, 0),
+        }
         self.all: dict[p.ReplicaId, Host] = {}
         for replica in sorted(replicas):
             self.add(replica, known=True)
@@ -222,38 +232,40 @@ class Hosts:
             return
         self.num_facts += 1
         for order in host.machine.handle(event):
-            self._obey(replica, host, order)
+            self._obeying[type(order)](replica, host, order)
         if self._checks:
             host.machine.check()
 
-    def _obey(self, replica: p.ReplicaId, host: Host, order: sh.ShardOrder) -> None:
-        match order:
-            case sh.StoreRange():
-                self._handle(replica, self._numbers.store(replica, order))
-            case sh.Run():
-                if isinstance(order.command, p.Step | p.Replace):
-                    host.moved = order.command.fragment if isinstance(order.command, p.Step) else None
-                self._handle(replica, self._numbers.run(replica, order.command))
-                if isinstance(order.command, p.Snapshot):
-                    saved = partial(self._handle, replica, sh.Saved(p.SnapshotDone(replica, order.command.checkpoint)))
-                    self._clock.at(self._clock.now_ns + self._save_ns, MESSAGE, NOBODY, saved)
-                elif isinstance(order.command, p.Fetch):
-                    ended = sh.FetchEnded(order.command.name, self._numbers.fetch(replica, order.command))
-                    time_ns = arrival_ns(self._numbers.version_bytes(replica.shard), self._clock.now_ns, Link(None), host.down)
-                    self._post.at(time_ns, PULL_DONE, NOBODY, partial(self._handle, replica, ended), lambda: host.alive)
-            case sh.SendUp():
-                self._say(order.event, order.number, host, self._step_ns(host.moved) if isinstance(order.event, p.Stepped) else 0)
-            case sh.Serve(reader, number, fragment):
-                self._readers.pop((replica, reader, number), _nobody)(self._numbers.read(replica, number, fragment), True)
-            case sh.Refuse(reader, number):
-                self._readers.pop((replica, reader, number), _nobody)(None, False)
-            case sh.FreeVersions(numbers):
-                self._numbers.free(replica, numbers)
-            case sh.HandOver(newcomer, holding):
-                self._numbers.hand_over(replica, newcomer)
-                self._give(newcomer, sh.TakenOver(holding), self._numbers.version_bytes(newcomer.shard))
-            case sh.PassOn(newcomer, event):
-                self._give(newcomer, event, 0)
+    def _store(self, replica: p.ReplicaId, host: Host, order: sh.StoreRange) -> None:
+        self._handle(replica, self._numbers.store(replica, order))
+
+    def _run(self, replica: p.ReplicaId, host: Host, order: sh.Run) -> None:
+        command = order.command
+        if isinstance(command, p.Step | p.Replace):
+            host.moved = command.fragment if isinstance(command, p.Step) else None
+        self._handle(replica, self._numbers.run(replica, command))
+        if isinstance(command, p.Snapshot):
+            saved = partial(self._handle, replica, sh.Saved(p.SnapshotDone(replica, command.checkpoint)))
+            self._clock.at(self._clock.now_ns + self._save_ns, MESSAGE, NOBODY, saved)
+        elif isinstance(command, p.Fetch):
+            ended = sh.FetchEnded(command.name, self._numbers.fetch(replica, command))
+            time_ns = arrival_ns(self._numbers.version_bytes(replica.shard), self._clock.now_ns, Link(None), host.down)
+            self._post.at(time_ns, PULL_DONE, NOBODY, partial(self._handle, replica, ended), lambda: host.alive)
+
+    def _send_up(self, replica: p.ReplicaId, host: Host, order: sh.SendUp) -> None:
+        self._say(order.event, order.number, host, self._step_ns(host.moved) if type(order.event) is p.Stepped else 0)
+
+    def _serve(self, replica: p.ReplicaId, host: Host, order: sh.Serve) -> None:
+        values = self._numbers.read(replica, order.number, order.fragment)
+        self._readers.pop((replica, order.reader, order.number), _nobody)(values, True)
+
+    def _refuse(self, replica: p.ReplicaId, host: Host, order: sh.Refuse) -> None:
+        self._readers.pop((replica, order.reader, order.number), _nobody)(None, False)
+
+    def _hand_over(self, replica: p.ReplicaId, host: Host, order: sh.HandOver) -> None:
+        newcomer = order.newcomer
+        self._numbers.hand_over(replica, newcomer)
+        self._give(newcomer, sh.TakenOver(order.holding), self._numbers.version_bytes(newcomer.shard))
 
     def _give(self, newcomer: p.ReplicaId, event: sh.ShardEvent, num_bytes: int) -> None:
         """Over the donor's own connection to it, where nothing is overtaken."""

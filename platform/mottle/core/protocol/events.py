@@ -1,19 +1,20 @@
 """Facts that reach the brain."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from mottle.core.messages import message
 from mottle.core.protocol.names import ReplicaId, Settings, Version
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Started:
     """The shards hold version `version`; training may begin."""
 
     version: Version
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Joined:
     worker: int
     device: str = "cpu"
@@ -24,7 +25,7 @@ class Joined:
     """Of its arithmetic: workers of one kind make the same bits of the same samples. Empty: of no kind that is known."""
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Left:
     """A worker is gone: it died, was removed, or its node drained."""
 
@@ -33,7 +34,7 @@ class Left:
     died: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class RemoveAsked:
     """Let this worker go: it finishes what it has and gets nothing new; or at once, and what it has in hand is for others."""
 
@@ -41,21 +42,21 @@ class RemoveAsked:
     at_once: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class OfferAsked:
     """Another run wants this one's model, under that name."""
 
     name: str
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class OfferOver:
     """It has it, or does not want it any more."""
 
     name: str
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class ReplaceAsked:
     """Put the model that another run offers as `source` in the place of this one's, and change settings with it."""
 
@@ -63,7 +64,7 @@ class ReplaceAsked:
     settings: Settings = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Fetched:
     """A replica holds its range of a model that it was to fetch, or `error` says why not."""
 
@@ -72,7 +73,7 @@ class Fetched:
     error: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Receipt:
     """A replica holds its whole range of an update, or of a reference vector.
 
@@ -96,7 +97,7 @@ class Receipt:
     """What it is an update of; None: everything."""
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Contested:
     """Two senders push under one name; a replica does not know whose order it is and waits for `Award`."""
 
@@ -106,20 +107,20 @@ class Contested:
     """Who came first, and the other."""
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Measured:
     replica: ReplicaId
     request: int
     values: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Stepped:
     replica: ReplicaId
     version: Version
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class SnapshotDone:
     """A replica's part of a checkpoint is on storage; `saved` names it for the manifest."""
 
@@ -129,7 +130,7 @@ class SnapshotDone:
     error: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class ModelSaved:
     """The model's part of a checkpoint is on storage; `saved` names it for the manifest."""
 
@@ -138,7 +139,7 @@ class ModelSaved:
     error: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class SlotSaved:
     """A worker's part of a checkpoint is on storage; `saved` names it for the manifest, and is empty where there was nothing to save."""
 
@@ -148,7 +149,7 @@ class SlotSaved:
     error: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class CheckpointWritten:
     """The manifest is on storage (or the error that kept it away)."""
 
@@ -156,12 +157,12 @@ class CheckpointWritten:
     error: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class CheckpointAsked:
     pass
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class WorkReturned:
     """A worker gives an order back without an update; `done`: it was asked about one that it had pushed or given back before."""
 
@@ -171,13 +172,13 @@ class WorkReturned:
     done: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class RefreshFailed:
     name: str
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Scored:
     """Loss before minus loss after each update, in the order asked; NaN where the loss after it is not finite."""
 
@@ -186,7 +187,7 @@ class Scored:
     error: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Evaluated:
     version: Version
     metrics: Mapping[str, float] = field(default_factory=dict)
@@ -196,19 +197,19 @@ class Evaluated:
     """As in `Evaluate`; `metrics` has the `loss` then."""
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class TimerFired:
     name: str
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Configured:
     """The user changed something while the run goes on: `lr`, `rule` (None is the mean), `paused`."""
 
     settings: Settings
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Planned:
     """Which strategy to go on with, why, and how all candidates were rated, best first."""
 
@@ -217,13 +218,13 @@ class Planned:
     ranking: tuple[Settings, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class ReplicaLost:
     replica: ReplicaId
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class HostDraining:
     """A machine will be taken away: its workers are to leave in time."""
 
@@ -232,42 +233,42 @@ class HostDraining:
     """Until then; None where nobody knows."""
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class ReplicaDraining:
     """A replica lies on a machine that will be taken away: another is to take its place before."""
 
     replica: ReplicaId
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class ReplicaCame:
     """The process of a newcomer stands, empty."""
 
     replica: ReplicaId
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class ReplicaReady:
     """A newcomer has taken up what its donor handed over; receipts for all of that were sent before."""
 
     replica: ReplicaId
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class ReplicaSynced:
     """A newcomer has come to the place that it was told of."""
 
     replica: ReplicaId
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class ReplicaKnown:
     """Every sender sends to the newcomer by itself."""
 
     replica: ReplicaId
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class StopAsked:
     """Lend nothing more and end with what is out; `checkpoint`: save when all of that is applied."""
 
@@ -275,7 +276,7 @@ class StopAsked:
     checkpoint: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class TookOver:
     """A new coordinator goes on where the log of a lost one ends; nobody was heard for a while."""
 

@@ -1,8 +1,9 @@
 """Names of versions, shards, spans of the data and vectors."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple
+
+from mottle.core.messages import message
 
 Settings = Mapping[str, Any]
 
@@ -39,7 +40,7 @@ class ReplicaId(NamedTuple):
     replica: int
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Lease:
     """Positions [start, stop) of the data order of one epoch, lent to a worker."""
 
@@ -52,7 +53,7 @@ class Lease:
         return self.stop - self.start
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Part:
     """A lease inside a work order; `coefficient` multiplies its gradient sum (gradient coding)."""
 

@@ -1,12 +1,12 @@
 """Commands to shards: the same batches, in the same order, to every replica; and the coordinator's log, as the shards keep it."""
 
-from dataclasses import dataclass
 from typing import Any
 
+from mottle.core.messages import message
 from mottle.core.protocol.names import ReplicaId, Settings, Version
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Combine:
     """vector[into] = sum over terms of weight * vector[name], added in the given order; the terms are used up by it."""
 
@@ -14,7 +14,7 @@ class Combine:
     terms: tuple[tuple[str, float], ...]
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class ApplyRule:
     """Run a robust rule on rows vector[name] / count; `decision` is None for a coordinate-wise rule, else what the brain decided."""
 
@@ -24,7 +24,7 @@ class ApplyRule:
     decision: Settings | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Measure:
     """Answer with the exact partial inner products of the named pairs over the parameters of the range."""
 
@@ -32,7 +32,7 @@ class Measure:
     pairs: tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Distances:
     """Answer with the exact partial squared distances of the named pairs, each vector as a mean, over the parameters of the range."""
 
@@ -40,7 +40,7 @@ class Distances:
     pairs: tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Keep:
     """vector[into] = a copy of vector[source] as a mean, or of the parameters as they are at this place of the command order."""
 
@@ -48,7 +48,7 @@ class Keep:
     source: str
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class RuleStatistics:
     """Answer with the exact partial statistics that the rule asks of its rows, and of a reference vector where it needs one."""
 
@@ -58,7 +58,7 @@ class RuleStatistics:
     reference: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Step:
     """Make `version` out of its predecessor with direction scale * vector[source]; then free `drop`.
 
@@ -84,14 +84,14 @@ class Step:
     """Factor on the learning rate, beside the schedule's."""
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Offer:
     """Keep a copy of the range and the optimizer's slots, as they are at this place of the command order, for others to fetch as `name`."""
 
     name: str
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Fetch:
     """Get this range of what another run offers as `source`, and keep it as `name`; answer `Fetched`."""
 
@@ -99,7 +99,7 @@ class Fetch:
     source: str
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Replace:
     """Make `version`, of a new lineage, by putting what was fetched as `source` in the place of parameters and optimizer's slots. Else as
     `Step`."""
@@ -112,14 +112,14 @@ class Replace:
     released: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Drop:
     """Forget these vectors (updates that were decided, references that were replaced)."""
 
     names: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Award:
     """The vector of that name is `sender`'s: what others have pushed under it is forgotten."""
 
@@ -127,21 +127,21 @@ class Award:
     sender: int
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Configure:
     """Change optimizer settings from here on (`lr`, ...)."""
 
     settings: Settings
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Snapshot:
     """Save the optimizer's slots of the range, as they are at this place of the command order."""
 
     checkpoint: int
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Adopt:
     """The donor hands all it holds at this place to a newcomer, and passes on what it takes from here on. Last in its batch."""
 
@@ -149,14 +149,14 @@ class Adopt:
     newcomer: ReplicaId
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Sync:
     """A newcomer that comes to this place has all that its donor had here, and says so."""
 
     newcomer: ReplicaId
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Wean:
     """Everybody knows the newcomer: nothing has to be passed on to it any more."""
 
@@ -184,7 +184,7 @@ ShardCommand = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Batch:
     """Commands number `seq`, first told in coordination epoch `epoch`; every replica runs all batches in order, each once."""
 
@@ -193,7 +193,7 @@ class Batch:
     commands: tuple[ShardCommand, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Page:
     """Entries [first, stop) of the log; their content is nothing that a shard looks into."""
 
@@ -202,7 +202,7 @@ class Page:
     content: Any
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Base:
     """The coordinator's machine as it was after `at` entries: with it those are not needed any more."""
 
@@ -210,7 +210,7 @@ class Base:
     content: Any
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Told:
     """What the coordinator of an epoch says to replicas at once.
 

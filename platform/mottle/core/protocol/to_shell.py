@@ -1,17 +1,16 @@
 """Commands to the shell, which has the clock, the checkpoints and the processes."""
 
-from dataclasses import dataclass
-
+from mottle.core.messages import message
 from mottle.core.protocol.names import ReplicaId, Settings, Version
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class SetTimer:
     name: str
     at_ns: int
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Verdict:
     """What became of an acknowledged update: accepted, unselected, rejected or discarded, and why."""
 
@@ -24,7 +23,7 @@ class Verdict:
     score: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Notice:
     """Something a person wants to know: joined, left, quarantined, configured, warning ..."""
 
@@ -33,7 +32,7 @@ class Notice:
     worker: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Published:
     """A version exists: every shard has stepped."""
 
@@ -41,7 +40,7 @@ class Published:
     samples: int
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class SaveCheckpoint:
     """Every other part of the checkpoint is on storage: write the brain's state, then the manifest."""
 
@@ -55,42 +54,42 @@ class SaveCheckpoint:
     """Slot, group and saved part of each worker that keeps something from order to order."""
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class ForgetCheckpoint:
     """The checkpoint failed: what there is of it is of no use and takes room on storage."""
 
     checkpoint: int
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class MakeReplica:
     """Make a process for a newcomer, known to the replicas of its shard; answer `ReplicaCame`, or `ReplicaLost` where none is to be had."""
 
     replica: ReplicaId
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Introduce:
     """The replica is as good as any other: batches go to it, and workers and the validator get to know it. Answer `ReplicaKnown`."""
 
     replica: ReplicaId
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class PlanWanted:
     """Find out which strategy suits the crew, from what was measured of it (JSON types); answer `Planned`."""
 
     measured: Settings
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Retire:
     """Another replica has taken this one's place, as was planned: nobody needs its process any more."""
 
     replica: ReplicaId
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Finished:
     """The run has nothing left to do, or cannot go on."""
 

@@ -1,11 +1,10 @@
 """Commands to the validator."""
 
-from dataclasses import dataclass
-
+from mottle.core.messages import message
 from mottle.core.protocol.names import Version
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Refresh:
     """Compute the gradient of the mean loss on trusted data at `version` and push it to the shards as `name`."""
 
@@ -15,7 +14,7 @@ class Refresh:
     num_samples: int
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Score:
     """Compute, on one trusted sample, by how much each of these updates alone would lower the loss of `version`; answer `Scored`.
 
@@ -31,7 +30,7 @@ class Score:
     lr: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Evaluate:
     """Compute the metrics of `version` on the test data; or its mean loss on the `trusted` data, for the strategy."""
 
@@ -39,7 +38,7 @@ class Evaluate:
     trusted: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class SaveModel:
     """Write the parameters and buffers of `version`, by name, as part of the checkpoint; read under the name `checkpoint/N`."""
 

@@ -1,18 +1,17 @@
 """Commands to workers, and what an order may ask a worker to make of its samples."""
 
-from dataclasses import dataclass
-
+from mottle.core.messages import message
 from mottle.core.protocol.names import Part, Settings, Version
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Samples:
     """All samples of the order's parts."""
 
     count: int
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class VersionAfter:
     """Until that version exists (the worker is then told by `Cut`); unused leases go back."""
 
@@ -24,7 +23,7 @@ class VersionAfter:
 Until = Samples | VersionAfter
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class LocalSteps:
     """Take an inner optimizer step after every `batch` samples, and push where they led instead of a gradient sum.
 
@@ -59,7 +58,7 @@ class LocalSteps:
     """Inner steps of this order before the fragment that `Mix` names is mixed in, at the latest at its end; None: nothing is."""
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Compute:
     """Compute the gradient sum of `parts` at version `base`, or what `local` steps from there make of them; push it to every shard."""
 
@@ -71,7 +70,7 @@ class Compute:
     local: LocalSteps | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Cut:
     """Stop at the next micro-batch boundary and push what is there."""
 
@@ -79,7 +78,7 @@ class Cut:
     work_id: int
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Abandon:
     """Stop at the next micro-batch boundary and push nothing; the leases are already back with the coordinator."""
 
@@ -87,14 +86,14 @@ class Abandon:
     work_id: int
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Dismiss:
     """The worker has left the crew: finish nothing, stop."""
 
     worker: int
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Mix:
     """In that order, at the step that it names: x <- share * x + (1 - share) * the fragment of `version`, which is the base of its next
     pseudo-gradient."""
@@ -106,7 +105,7 @@ class Mix:
     share: float
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class SaveSlot:
     """Save what the worker keeps from order to order, as it was before its first order from `before` on; answer `SlotSaved`."""
 
@@ -116,7 +115,7 @@ class SaveSlot:
     """The oldest of its orders that the checkpoint does not contain, or an id that none has yet."""
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Reattach:
     """From here on the worker hears the coordinator of a new epoch; of its orders these are open, and `cut` of them are to be pushed."""
 
