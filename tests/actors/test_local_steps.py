@@ -105,9 +105,9 @@ def deep() -> nn.Module:
     return nn.Sequential(nn.Linear(live.NUM_FEATURES, 256), nn.ReLU(), nn.Linear(256, 64), nn.ReLU(), nn.Linear(64, live.NUM_CLASSES))
 
 
-def streaming(folder: Path, **options: Any) -> Trainer:
+def streaming(folder: Path, download: str = "float32", **options: Any) -> Trainer:
     """Twelve inner steps of two workers, a fragment sent after every second one, mixed in one step later."""
-    settings = {"local_steps": 4, "fragments": 2, "overlap": 1}
+    settings = {"local_steps": 4, "fragments": 2, "overlap": 1, "download": download}
     defaults = {"data": live.blobs(120), "optimizer": {"adamw": ADAMW}, "batch_size": 20, "lease_floor_s": None}
     return live.trainer(folder, deep, strategy={"streaming_diloco": settings}, **{**defaults, **options})
 
@@ -154,10 +154,11 @@ def test_streaming_diloco_is_its_loops_in_plain_pytorch_and_goes_on_bit_by_bit(t
     assert all(torch.equal(again[name], ours[name]) for name in ours)
 
 
-def test_a_worker_killed_and_one_added_leave_streaming_going_with_four_bits_a_coordinate(tmp_path: Path) -> None:
+def test_a_worker_killed_and_one_added_leave_streaming_going_with_four_bits_a_coordinate_up_and_sixteen_down(tmp_path: Path) -> None:
     job = streaming(
         tmp_path,
         codec="e3m0",
+        download="bf16",
         data=live.blobs(2000),
         until={"epochs": 3},
         test_data=live.blobs(200, seed=1),

@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mottle.compression.bf16 import narrowed
 from mottle.core.errors import ConfigError
-from mottle.core.layout import Entry, pack
+from mottle.core.fragments import Fragments
+from mottle.core.layout import Entry, Range, pack
 from mottle.core.protocol import LocalSteps
 from mottle.engines import LocalTraining, TorchEngine, add_companions, flatten, layout_of
 from mottle.engines.companions import companions
@@ -53,6 +55,19 @@ def test_an_update_is_the_weight_times_the_way_back_to_the_base() -> None:
     training.rewind()
     training.start(order)
     assert (values.tolist(), training.weight) == ([1.0], 0.0)
+
+
+def test_a_fragment_that_came_in_bfloat16_is_what_the_next_pseudo_gradient_is_measured_from() -> None:
+    values = torch.tensor([1.0, 1.001])  # the second is none of bfloat16's numbers
+    training = LocalTraining(pack([Entry("x", (2,), "float32")], ()), values, None, Fragments(((Range(0, 2),),), narrow=True))
+    order = LocalSteps(1, {"sgd": {"lr": 0.5}}, send=0)
+    training.start(order)
+    assert values.tolist() == [1.0, 1.0]
+    training.step(order, torch.tensor([1.0, 1.0]), 1.0)
+    assert training.update(order).tolist() == [0.5, 0.5]
+    training.mix(0, narrowed(torch.tensor([3.0, 3.001])), 0.5)
+    assert values.tolist() == [1.75, 1.75]
+    assert training.update(order).tolist() == [1.25, 1.25]
 
 
 def test_samples_that_count_for_nothing_are_no_step_but_their_place_in_the_schedule() -> None:

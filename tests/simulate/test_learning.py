@@ -172,6 +172,26 @@ def test_fewer_bytes_take_less_time() -> None:
     assert half.crew.all[0].side.up.num_bytes < 0.6 * whole.crew.all[0].side.up.num_bytes
 
 
+def streamed(download: str) -> Simulation:
+    """Two steady workers, of whom nothing but fragments is sent after the start."""
+    spec = {"streaming_diloco": {"local_steps": 4, "fragments": 1, "overlap": 1, "download": download}}
+    strategy, task = strategies.build(spec, {"batch_size": 8, "optimizer": SGD}), problem()
+    assert isinstance(strategy, Fragmented)
+    brain = Brain(BrainConfig(seed=SEED, num_positions=NUM_SAMPLES, max_samples=4 * NUM_SAMPLES), strategy)
+    fragments = fragments_of(task.layout, strategy.fragmentation)
+    numbers = Learning(task, brain.shards.live, optimizer=strategy.server_optimizer, fragments=fragments)
+    return Simulation(brain, Fleet(workers=(Workers(count=2, sample_s=0.001),)), numbers).run()
+
+
+def test_fragments_that_come_down_in_sixteen_bits_take_half_the_bytes_and_lead_nearly_the_same_way() -> None:
+    whole, narrow = streamed("float32"), streamed("bf16")
+    down = [run.crew.all[0].side.down.num_bytes for run in (whole, narrow)]
+    model = problem().layout.size * 4  # read once, in full, at the start
+    assert down[1] - model == (down[0] - model) // 2
+    assert not torch.equal(end(narrow), end(whole))
+    torch.testing.assert_close(end(narrow), end(whole), rtol=0.02, atol=0.02)
+
+
 def test_the_cut_of_the_model_changes_no_bit() -> None:
     assert torch.equal(end(train("async")), end(train("async", num_shards=3)))
 

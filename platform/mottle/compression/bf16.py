@@ -11,6 +11,16 @@ from mottle.compression.base import Memory, as_vector, check_out, write
 from mottle.compression.payload import Payload, check
 
 
+def narrowed(values: Tensor) -> Tensor:
+    """The bfloat16 patterns of the values, as int16: a dtype that numpy has too."""
+    return values.to(torch.bfloat16).view(torch.int16)
+
+
+def widened(patterns: Tensor) -> Tensor:
+    """What `narrowed` has made patterns of, in bfloat16."""
+    return patterns.view(torch.bfloat16)
+
+
 @dataclass(frozen=True)
 class BFloat16:
     r"""Body: one little-endian 16-bit pattern a coordinate; `p1` is 16.

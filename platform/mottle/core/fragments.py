@@ -27,6 +27,8 @@ class Fragmentation:
     """F, at least 1."""
     pattern: Pattern = "strided"
     """Layer l belongs to fragment l mod F; or `sequential`: fragments of neighbouring layers."""
+    narrow: bool = False
+    """Whether a fragment that has moved travels to the workers in bfloat16."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,8 @@ class Fragments:
     """`ranges[p]`: where fragment p lies in the layout, ascending; every range begins with a block."""
 
     ranges: tuple[tuple[Range, ...], ...]
+    narrow: bool = False
+    """Whether versions of a fragment travel in bfloat16."""
 
     def __len__(self) -> int:
         return len(self.ranges)
@@ -81,7 +85,7 @@ def fragments_of(layout: Layout, wanted: Fragmentation) -> Fragments:
         raise ConfigError(
             f"fragments {empty} of {wanted.number} have no block of {BLOCK} coordinates of their own; ask for fewer fragments"
         )
-    return Fragments(tuple(map(tuple, ranges)))
+    return Fragments(tuple(map(tuple, ranges)), wanted.narrow)
 
 
 def _append(pieces: list[Range], start: int, stop: int) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mottle.compression.bf16 import narrowed, widened
 from mottle.core.fragments import Fragments
 from mottle.core.layout import Layout
 from mottle.core.protocol import LocalSteps
@@ -39,6 +40,7 @@ class LocalTraining:
         self._values_D = values_D
         self._schedule = schedule
         self._fragments = fragments
+        self._narrow = fragments is not None and fragments.narrow
         self._base_D = torch.empty_like(values_D)
         self._method: InnerMethod | None = None
         self._spec: Any = None
@@ -60,6 +62,8 @@ class LocalTraining:
         An order that follows another one begins where that one ended, and its bases are those of the fragments last mixed in.
         """
         if order.follows is None:
+            if self._narrow:  # as it is known to those who were here when it moved
+                self._values_D.copy_(widened(narrowed(self._values_D)))
             self._base_D.copy_(self._values_D)
             self._go_on_from_checkpoint(order)
         self._wanders = order.send is not None
@@ -97,10 +101,10 @@ class LocalTraining:
         """x <- share * x + (1 - share) * theta on a fragment, whose next pseudo-gradient is measured from theta.
 
         Args:
-            theta_F: in the fragment's own coordinates.
+            theta_F: in the fragment's own coordinates; what `narrowed` made of it, where fragments travel so.
             share: alpha of Streaming DiLoCo; 0 gives theta, bit by bit.
         """
-        for values_P, base_P, theta_P in self._pieces(fragment, theta_F):
+        for values_P, base_P, theta_P in self._pieces(fragment, widened(theta_F) if self._narrow else theta_F):
             base_P.copy_(theta_P)
             values_P.copy_(torch.lerp(base_P, values_P, share))
 

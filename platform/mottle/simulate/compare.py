@@ -77,8 +77,9 @@ def timing_task(fleet: Fleet, *, seconds: float) -> Task:
 
     def numbers(brain: Brain) -> Numbers:
         vectors = 1 if brain.strategy.companion is None else 2
-        number = brain.strategy.fragmentation.number if isinstance(brain.strategy, Fragmented) else 0
-        return Synthetic(vectors * work.model_bytes, brain.config.num_shards, num_fragments=number)
+        wanted = brain.strategy.fragmentation if isinstance(brain.strategy, Fragmented) else None
+        number, narrow = (0, False) if wanted is None else (wanted.number, wanted.narrow)
+        return Synthetic(vectors * work.model_bytes, brain.config.num_shards, num_fragments=number, narrow=narrow)
 
     return Task(
         config=BrainConfig(num_positions=work.num_samples, max_ns=round(seconds * 1e9)),

@@ -112,7 +112,8 @@ class Learning:
     # --- shards -----------------------------------------------------------------------------------------------------------------------
 
     def version_bytes(self, shard: int, fragment: int | None = None) -> int:
-        return self._spaces(fragment)[shard].size * self._dtype.itemsize
+        narrow = fragment is not None and self.fragments is not None and self.fragments.narrow
+        return self._spaces(fragment)[shard].size * (torch.bfloat16 if narrow else self._dtype).itemsize
 
     def _spaces(self, fragment: int | None) -> tuple[Range, ...]:
         """What each shard holds of a fragment, in its coordinates; of the layout for None."""

@@ -101,12 +101,14 @@ class Synthetic:
         num_bytes: of one update and of one version, over all shards.
         num_shards: equal parts.
         num_fragments: equal parts of each shard that are stepped apart; 0 for none.
+        narrow: versions of them travel at half the size.
         disagree: inner products and norms drawn from the vectors' names instead, for studies of rejections.
     """
 
     num_bytes: int
     num_shards: int = 1
     num_fragments: int = 0
+    narrow: bool = False
     disagree: bool = False
     others: tuple[str, ...] = ()
     """Models that other runs offer."""
@@ -125,12 +127,16 @@ class Synthetic:
         return tuple(Range(each.start + fragment * BLOCK, each.start + (fragment + 1) * BLOCK) for each in self.ranges)
 
     def version_bytes(self, shard: int, fragment: int | None = None) -> int:
+        num_bytes = self._update_bytes(shard, fragment)
+        return num_bytes // 2 if self.narrow and fragment is not None else num_bytes
+
+    def _update_bytes(self, shard: int, fragment: int | None) -> int:
         if fragment is None:
             return self._bytes[shard]
         return self._bytes[shard] * (fragment + 1) // self.num_fragments - self._bytes[shard] * fragment // self.num_fragments
 
     def _shipment(self, fragment: int | None = None) -> Shipment:
-        sizes = tuple(self.version_bytes(shard, fragment) for shard in range(self.num_shards))
+        sizes = tuple(self._update_bytes(shard, fragment) for shard in range(self.num_shards))
         return Shipment((None,) * self.num_shards, sizes, fragment=fragment)
 
     def store(self, replica: p.ReplicaId, order: StoreRange) -> RangeStored:

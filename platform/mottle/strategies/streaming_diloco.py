@@ -19,7 +19,7 @@ with outer rate 1 and no momentum as well, and one worker, the inner optimizer; 
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 from mottle.core import strategy as s
 from mottle.core.errors import ConfigError
@@ -27,6 +27,8 @@ from mottle.core.fragments import Fragmentation, Pattern
 from mottle.core.naming import Spec
 from mottle.core.protocol import LocalSteps, Settings, Version
 from mottle.strategies.rounds import Round, even_shares
+
+Download = Literal["float32", "bf16"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +52,8 @@ class StreamingDiLoCoConfig:
     outer_lr: float = 0.4
     outer_momentum: float = 0.9
     """mu, in [0, 1); Nesterov's."""
+    download: Download = "float32"
+    """How a fragment that has moved travels to the workers, which measure from what came; the shards step what they have in full."""
     rule: Settings | None = None
     """Robust rule on the workers' pseudo-gradients of a fragment in place of their mean."""
 
@@ -66,6 +70,8 @@ class StreamingDiLoCoConfig:
             )
         if self.pattern not in ("strided", "sequential"):
             raise ConfigError(f"pattern is strided or sequential, got {self.pattern!r}")
+        if self.download not in get_args(Download):
+            raise ConfigError(f"download is {' or '.join(get_args(Download))}, got {self.download!r}")
         if not (0 <= self.alpha <= 1 and self.outer_lr > 0 and 0 <= self.outer_momentum < 1):
             raise ConfigError(
                 "streaming_diloco needs 0 <= alpha <= 1, outer_lr > 0 and 0 <= outer_momentum < 1, got "
@@ -102,7 +108,7 @@ class StreamingDiLoCo:
 
     def __init__(self, config: StreamingDiLoCoConfig) -> None:
         self.config = config
-        self.fragmentation = Fragmentation(number=config.fragments, pattern=config.pattern)
+        self.fragmentation = Fragmentation(number=config.fragments, pattern=config.pattern, narrow=config.download == "bf16")
         momentum = {"momentum": config.outer_momentum, "nesterov": True} if config.outer_momentum else {}
         self.server_optimizer: Settings = {"outer_sgd": {"lr": config.outer_lr, **momentum}}
         self._rule = config.rule

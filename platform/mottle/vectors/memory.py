@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mottle import compression, optim
 from mottle.compression import Identity, Payload, PayloadError
+from mottle.compression.bf16 import narrowed
 from mottle.core import protocol as p
 from mottle.core.errors import ProtocolError
 from mottle.core.exactsum import to_float
@@ -425,8 +426,12 @@ class ShardMemory:
         if wanted not in self._published:
             if number != self.version:
                 raise ProtocolError(f"version {number} was not kept, the newest is {self.version}")
-            self._published[wanted] = self.publish(self.values if fragment is None else self._gathered(self.values, fragment))
+            self._published[wanted] = self.publish(self.values if fragment is None else self._travelling(fragment))
         return self._published[wanted]
+
+    def _travelling(self, fragment: int) -> Tensor:
+        values = self._gathered(self.values, fragment)
+        return narrowed(values) if self._fragments.narrow else values
 
     def _gathered(self, values: Tensor, fragment: int) -> Tensor:
         """A fragment's part of the range, in memory of its own."""
