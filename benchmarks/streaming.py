@@ -1,6 +1,6 @@
 """Streaming DiLoCo against synchronous training: bytes on the wire and final loss, on the byte-level GPT of `examples/gpt`.
 
-    python benchmarks/streaming.py [--width 160] [--samples 16000] [--set alpha=0.5 --set outer_lr=0.4 ...]
+    python benchmarks/streaming.py [--width 160] [--samples 16000] [--set outer_lr=0.9 --set local_steps=17 --set download=bf16 ...]
 
 The learning simulator runs the very machines, engine and codecs of a live run and counts what each worker's links carry, up and down; time
 plays no part. Same model, data, inner optimizer, schedule and number of samples; two workers that share a batch of 8.
@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples" / "gp
 import gpt
 import torch
 import train
+import yaml
 from table import tell
 
 from mottle import strategies
@@ -80,10 +81,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    chosen = {
-        "fragments": 2,
-        **{name: float(value) if "." in value else int(value) for name, value in (each.split("=") for each in options.set)},
-    }
+    chosen = {"fragments": 2, **{name: yaml.safe_load(value) for name, value in (each.split("=") for each in options.set)}}
     described = job(options.samples, options.width, options.depth, options.seed)
     sync_loss, sync_bytes, size = outcome(described, "sync", "identity")
     print(f"sync: loss {sync_loss:.4f}, {sync_bytes:,.0f} bytes a sample", flush=True)
