@@ -4,5 +4,8 @@ Each shell is imported from its own module: every process of a run imports this 
 record (pandas: half a second and 50 MB).
 """
 
-from mottle.actors.job import Job as Job
-from mottle.actors.job import WorkerGroup as WorkerGroup
+from mottle.actors.importing import collector_off
+
+with collector_off():
+    from mottle.actors.job import Job as Job
+    from mottle.actors.job import WorkerGroup as WorkerGroup

@@ -13,6 +13,7 @@ import torch
 from mottle.actors import transport
 from mottle.actors.comeback import come_back
 from mottle.actors.coordination import Session
+from mottle.actors.importing import keep_imported
 from mottle.actors.job import Job, Resumption
 from mottle.actors.logs import Output
 from mottle.actors.memory import forget_peak
@@ -32,6 +33,7 @@ class Coordinator:
     """
 
     def __init__(self) -> None:
+        keep_imported()
         torch.set_num_threads(1)
         sys.setswitchinterval(SWITCH_S)
         self._output = Output()

@@ -19,6 +19,7 @@ import torch
 from mottle import vectors
 from mottle.actors import copies, hosts, nearby, transport
 from mottle.actors.exchange import Door, Exchange
+from mottle.actors.importing import keep_imported
 from mottle.actors.lifeline import Lifeline
 from mottle.actors.lines import Line, Message
 from mottle.actors.logs import Output
@@ -67,6 +68,7 @@ class ParameterShard:
     """
 
     def __init__(self, coordinator: Any = None) -> None:
+        keep_imported()
         torch.set_num_threads(1)
         self._lifeline = Lifeline(coordinator)
         self._output = Output()

@@ -14,6 +14,7 @@ import torch
 from mottle import compression
 from mottle.actors.exchange import Exchange
 from mottle.actors.held_out import read_rows
+from mottle.actors.importing import keep_imported
 from mottle.actors.job import Job
 from mottle.actors.lifeline import Lifeline
 from mottle.actors.link import ShardLink, Shards, ways_to
@@ -50,6 +51,7 @@ class Validator:
     """
 
     def __init__(self, coordinator: Any = None) -> None:
+        keep_imported()
         self._lifeline = Lifeline(coordinator)
         self._answers: OrderedDict[tuple[str, Order], p.Event | None] = OrderedDict()
         self._about: ray.ObjectRef[Any] | None = None

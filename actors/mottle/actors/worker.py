@@ -25,6 +25,7 @@ from mottle.actors.bench import Bench
 from mottle.actors.exchange import Door, Exchange
 from mottle.actors.gang import Gang
 from mottle.actors.gang_state import GangState, Patch, patches_in
+from mottle.actors.importing import keep_imported
 from mottle.actors.job import Job, WorkerGroup, placed_config
 from mottle.actors.lifeline import Lifeline
 from mottle.actors.lines import Line, Message
@@ -62,6 +63,7 @@ class TrainingWorker:
     """
 
     def __init__(self, coordinator: Any = None) -> None:
+        keep_imported()
         self._lifeline = Lifeline(coordinator)
         self._output = Output()
         self._working: Working | None = None
