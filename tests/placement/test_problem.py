@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mottle.placement import place
 from mottle.placement.errors import ProblemError
 from mottle.placement.generate import SmallShape, small_problem
 from mottle.placement.graph import ABSENT
@@ -108,6 +109,16 @@ def test_communication_is_exact_beyond_64_bits() -> None:
     there, back = graph.link_class[0][1], graph.link_class[1][0]
     costs = dict(zip(graph.tensor_names, zip(graph.cost_rows[there], graph.cost_rows[back], strict=True), strict=True))
     assert costs == {"a": (7 + -(-size // 3), 2), "control": (7, 2), "b": (3, 3)}
+
+
+def test_a_step_that_could_outlast_the_numbers_is_refused() -> None:
+    """Each transfer would do by itself; a schedule that makes them one after the other would not."""
+    ops = tuple(Op(name, 1) for name in "abc")
+    edges = (Edge("a", "b", 2**59), Edge("b", "c", 2**59))
+    slow = {"ops": ops, "edges": edges, "devices": (Device("d", "x", 1 << 62), Device("e", "x", 1 << 62)), "default_link": Link(1, 10**9)}
+    with pytest.raises(ProblemError, match=r"all transfers together come to 1152921504606846978 ticks, beyond 2\*\*60"):
+        place(Problem(**slow, tick_ns=1))  # type: ignore[arg-type]  # fields as a dict
+    assert place(Problem(**slow, tick_ns=2)).makespan == 3  # type: ignore[arg-type]
 
 
 def test_a_new_device_list_keeps_the_ops_and_drops_links_of_lost_devices() -> None:

@@ -138,6 +138,9 @@ def _communication(problem: "Problem", sizes: Ints, explicit: Ints) -> tuple[lis
         if link is not None:
             ticks = np.array([_linear_ticks(link, size, problem.tick_ns) for size in distinct.tolist()], np.int64)
             cost[c] = np.where(explicit >= 0, explicit, ticks[inverse])
+    receivers = 1 if problem.comm_mode == "parallel" else max(1, len(ids) - 1)
+    if (total := receivers * int(cost.max(axis=0, initial=0).sum(dtype=object))) > LARGEST:
+        raise ProblemError([f"all transfers together come to {total} ticks, beyond 2**60: use a longer tick or a faster link"])
     return link_class, cost
 
 
