@@ -350,7 +350,7 @@ def test_a_reader_of_the_future_is_served_when_it_comes(ear: Ear) -> None:
 
 
 def test_versions_from_the_floor_on_are_kept(ear: Ear) -> None:
-    ear.hear(batch(0, step(1), step(2)))
+    ear.hear(sh.ReadAsked("anybody", 0), batch(0, step(1), step(2)))
     for number in (0, 1, 2):
         assert ear.hear(sh.ReadAsked("anybody", number)) == [sh.Serve("anybody", number)]
     assert sh.FreeVersions((0, 1)) in ear.hear(batch(1, step(3, floor=2)))
@@ -360,6 +360,7 @@ def test_versions_from_the_floor_on_are_kept(ear: Ear) -> None:
 
 def test_a_version_that_is_held_is_kept_until_its_holder_has_read_it(ear: Ear) -> None:
     holds = ((0, ("reference/1", "work/5")),)
+    ear.hear(sh.ReadAsked("work/4", 0))
     assert sh.FreeVersions((0,)) not in ear.hear(batch(0, step(1, floor=0), step(2, floor=1, holds=holds)))
     assert ear.hear(sh.ReadAsked("work/5", 0)) == [sh.Serve("work/5", 0)]
     assert ear.hear(sh.ReadAsked("reference/1", 0)) == [sh.Serve("reference/1", 0), sh.FreeVersions((0,))]
@@ -371,17 +372,34 @@ def test_a_holder_that_read_before_the_step_holds_nothing_back(ear: Ear) -> None
 
 
 def test_a_holder_that_is_released_holds_nothing_back(ear: Ear) -> None:
+    ear.hear(sh.ReadAsked("work/4", 0))
     ear.hear(batch(0, step(1), step(2, floor=1, holds=((0, ("work/5",)),))))
     assert sh.FreeVersions((0,)) in ear.hear(batch(1, step(3, floor=1, released=("work/5",))))
 
 
 def test_reading_a_version_that_nobody_holds_does_not_free_one_above_the_floor(ear: Ear) -> None:
-    ear.hear(batch(0, step(1)))
+    ear.hear(sh.ReadAsked("work/4", 0), batch(0, step(1)))
     assert ear.hear(sh.ReadAsked("work/5", 0), sh.ReadAsked("work/5", 0)) == [sh.Serve("work/5", 0)] * 2
 
 
+def test_a_replica_that_nobody_reads_saves_no_version_while_nobody_holds_any(ear: Ear) -> None:
+    told = step(1, holds=((0, ("evaluate",)),)), step(2, floor=1, released=("evaluate",)), step(3, floor=2)
+    assert [ear.machine.wants_saved(told[0]), sh.FreeVersions((0,)) in ear.hear(batch(0, told[0]))] == [True, False]
+    assert ear.machine.wants_saved(step(2, floor=1)), "the evaluation may come for an older one; orders of now may follow"
+    assert ear.machine.wants_saved(step(2, floor=0, released=("evaluate",))), "orders that name this version may follow"
+    assert [ear.machine.wants_saved(told[1]), sh.FreeVersions((1, 0)) in ear.hear(batch(1, told[1]))] == [False, True]
+    assert not ear.machine.wants_saved(told[2])
+    assert ear.hear(sh.ReadAsked("work/5", 1)) == [sh.Refuse("work/5", 1, "version 1 is gone, the newest is 2")], "its primary is dead"
+    assert ear.machine.wants_saved(told[2])
+
+
+def test_where_fragments_are_stepped_apart_a_replica_that_nobody_reads_saves_them_all() -> None:
+    plain, of_a_fragment = step(1), replace(step(1), fragment=0)
+    assert [Ear(fragments=FRAGMENTS).machine.wants_saved(each) for each in (plain, of_a_fragment)] == [False, True]
+
+
 def test_the_newest_version_is_never_freed(ear: Ear) -> None:
-    orders = ear.hear(*(batch(number - 1, step(number, floor=number - 1)) for number in range(1, 6)))
+    orders = ear.hear(sh.ReadAsked("work/4", 0), *(batch(number - 1, step(number, floor=number - 1)) for number in range(1, 6)))
     assert [order.numbers for order in orders if isinstance(order, sh.FreeVersions)] == [(0,), (1,), (2,), (3,)]
     assert ear.hear(sh.ReadAsked("evaluate", 5)) == [sh.Serve("evaluate", 5)]
 
@@ -412,6 +430,17 @@ def test_a_donor_hands_over_what_it_has_at_that_place_and_passes_on_what_follows
     assert ear.hear(rest) == [], "said twice"
     ear.hear(batch(2, p.Wean(NEWCOMER)))
     assert not any(isinstance(order, sh.PassOn) for order in ear.hear(pushed("update/3"), batch(3, p.Drop(("update/2",)))))
+
+
+def test_a_newcomer_keeps_the_versions_that_its_donor_keeps_for_somebody(ear: Ear) -> None:
+    ear.hear(sh.ReadAsked("work/4", 0))
+    chunk = step(1, floor=1, holds=((0, ("chunk/7", "work/4")),))
+    (handed,) = [each for each in ear.hear(batch(0, chunk, p.Adopt(DONOR, NEWCOMER))) if isinstance(each, sh.HandOver)]
+    assert handed.holding.kept == (sh.KeptVersion(0, None, ("chunk/7",)), sh.KeptVersion(1, None, ()))
+    newcomer = Ear()
+    newcomer.hear(sh.TakenOver(handed.holding))
+    assert newcomer.hear(sh.ReadAsked("work/9", 0)) == [sh.Serve("work/9", 0)], "its donor may be dead"
+    assert sh.FreeVersions((0,)) in newcomer.hear(batch(1, step(2, floor=1, released=("chunk/7",))))
 
 
 def test_others_hand_over_nothing(ear: Ear) -> None:

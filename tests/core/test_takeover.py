@@ -59,6 +59,17 @@ def test_the_log_gives_back_the_brain_and_what_a_replica_lacks() -> None:
     assert taken.lacking(behind) == (3, (LOG[3], LOG[4]), (batch,))
 
 
+def test_a_newcomer_that_was_handed_over_to_is_asked_to_repeat_that_it_is_ready() -> None:
+    newcomer, base = p.ReplicaId(0, 2), p.Base(0, None)
+    log = [*LOG[:3], Entry(70, p.ReplicaLost(R1, "died")), Entry(80, p.ReplicaCame(newcomer))]
+    taken = takeover(Standing(R0, 0, 4, 0), Standing(R1, 0, 3, 0), Standing(newcomer, 0, 0, 0), log=log)
+    (batch,) = taken.batches.values()
+    assert taken.words(1, base, lambda first, entries: p.Page(first, first + len(entries), entries)) == [
+        (R0, p.Told(1, 5, (batch,), p.Page(4, 5, (log[4],)), base=base, again=True)),
+        (newcomer, p.Told(1, again=True)),
+    ]
+
+
 def test_workers_are_told_what_is_open_and_numbers_of_lost_orders_are_not_given_again() -> None:
     taken = takeover(Standing(R0, 0, 5, 1), Standing(R1, 0, 5, 1))
     commands = taken.brain.handle(p.TookOver(1, 40), now_ns=100)

@@ -33,6 +33,13 @@ def test_the_last_worker_and_the_last_replica_and_the_own_host_are_spared() -> N
     assert choose(("workers", "shards"), rest, HOME, random.Random(0)) is None
 
 
+def test_a_host_with_the_last_replica_of_a_shard_is_spared() -> None:
+    """Its other replica has just died, and a newcomer is on its way."""
+    rest = {name: place for name, place in PLACES.items() if name != "shard0"}
+    assert candidates("nodes", rest, HOME) == []
+    assert candidates("nodes", {**rest, "shard0-replica3": Place(8, HOME)}, HOME) == [OTHER]
+
+
 def test_a_seed_repeats_its_victims_and_every_kind_has_its_turn() -> None:
     kinds = ("workers", "shards", "nodes")
     first, second = ([choose(kinds, PLACES, HOME, dice) for _ in range(30)] for dice in (random.Random(3), random.Random(3)))

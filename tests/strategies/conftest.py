@@ -121,10 +121,10 @@ class Saved:
 class Saving(Learning):
     """Keeps what shards save at a snapshot."""
 
-    def run(self, replica: p.ReplicaId, command: p.ShardCommand) -> Ran:
+    def run(self, replica: p.ReplicaId, command: p.ShardCommand, *, save: bool = True) -> Ran:
         if isinstance(command, p.Snapshot):
             self.__dict__.setdefault("saved", {})[replica.shard] = self.memories[replica].optimizer_state()
-        return super().run(replica, command)
+        return super().run(replica, command, save=save)
 
     @property
     def slots(self) -> Mapping[str, torch.Tensor]:

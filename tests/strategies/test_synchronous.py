@@ -101,6 +101,20 @@ def test_the_deadline_abandons_the_late_once_a_quorum_is_in(sync) -> None:
     assert machine.hear(s.UpdateArrived(update(10, 0, 2))) == [late, s.Apply(((10, 0.25), (12, 0.25)))]
 
 
+def test_the_last_sample_goes_to_a_worker_that_delivers(sync) -> None:
+    machine = sync(batch_size=2, deadline_s=0.5)
+    machine.hear(s.VersionPublished(V0), s.OrderIssued(10, 0, 1), s.OrderIssued(11, 1, 1), s.UpdateArrived(update(11, 1, 1)))
+    assert machine.hear(s.AlarmRang("round-0"))[0] == s.AbandonOrder(10, "missed the round's deadline")
+    machine.view.free_samples = 1
+    assert machine.hear(machine.view.publish(1))[0] == s.Assign(1, 1), "worker 0 would hold the end of the epoch up for a whole lease"
+    machine.hear(s.OrderIssued(12, 1, 1), s.UpdateArrived(update(12, 1, 1, V1)))
+    machine.view.free_samples = 2
+    machine.hear(machine.view.publish(2), s.OrderIssued(13, 0, 1), s.OrderIssued(14, 1, 1))
+    machine.hear(s.UpdateArrived(update(13, 0, 1)), s.UpdateArrived(update(14, 1, 1)))
+    machine.view.free_samples = 1
+    assert machine.hear(machine.view.publish(3))[0] == s.Assign(0, 1), "it delivers again"
+
+
 def test_an_alarm_of_a_round_that_is_over_does_nothing(sync) -> None:
     machine = sync(deadline_s=0.5)
     machine.hear(s.VersionPublished(V0), s.OrderIssued(10, 0, 3), s.OrderIssued(11, 1, 2))

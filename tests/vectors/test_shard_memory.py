@@ -394,6 +394,15 @@ def test_a_version_that_nobody_has_read_yet_survives_the_step_that_replaces_it()
     assert torch.equal(memory.read(0), vector(0, PLAIN))
 
 
+def test_a_version_that_nobody_will_read_is_not_copied() -> None:
+    memory = Cut.of(vector(0, PLAIN), 1, PLAIN).shards[0]
+    memory.store("update/0", 0, PLAIN.size, 1.0, encoded(vector(1, PLAIN)), ())
+    memory.run(step(1, "update/0", 1.0), save=False)
+    with pytest.raises(ProtocolError, match="version 0 was not kept"):
+        memory.read(0)
+    assert torch.equal(memory.read(1), vector(0, PLAIN) - 0.5 * vector(1, PLAIN))
+
+
 @pytest.mark.parametrize("num_shards", [1, 2, 3])
 def test_distances_are_those_of_means_and_do_not_cancel(num_shards: int) -> None:
     """Two gradients of nearly the same direction, as sums over unlike numbers of samples; and two models, one of them kept on the way."""
@@ -478,6 +487,8 @@ def test_a_newcomer_goes_on_bit_for_bit_and_shares_no_memory() -> None:
     donor.store("update/1", 0, PLAIN.size, 4.0, encoded(vector(2, PLAIN)), ())
     newcomer = ShardMemory.of(spec, donor.holding(), copied)
     assert newcomer.held == ("update/1",)
+    assert torch.equal(newcomer.read(0), vector(0, PLAIN)), "somebody may still read it"
+    assert newcomer.read(0).data_ptr() != donor.read(0).data_ptr()
     for memory in (donor, newcomer):  # one after the other: what they shared would be changed twice
         memory.run(p.Measure(1, (("update/1", "update/1"),)))
         memory.run(step(2, "update/1", 0.25))

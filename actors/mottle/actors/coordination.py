@@ -244,11 +244,8 @@ class Session:
         self._last_ns = brain.now_ns
         self._earlier_ns = brain.now_ns + round(found.heard_s * 1e9)
         self._began_ns = time.monotonic_ns()
-        for standing in takeover.listening:
-            first, entries, batches = takeover.lacking(standing)
-            page, heard = page_of(first, entries) if entries else None, takeover.journal.heard
-            told = p.Told(epoch, takeover.journal.stop, batches, page, heard, found.base, again=True, confirm=True)
-            self._tell_shards([standing.replica], told)
+        for replica, told in takeover.words(epoch, found.base, page_of):
+            self._tell_shards([replica], replace(told, confirm=True))
         self._logbook.open()
         groups = {group.name: group for group in self._job.groups}
         workers = {slot: joined(slot, working.where, groups[working.group]) for slot, (_, working, _) in found.workers.items()}

@@ -286,7 +286,8 @@ class Session:
             numbers: with what `transport.publish` made in the place of each tensor.
         """
         with self._turn():
-            received = _each(transport.receive, numbers)
+            versions = {wanted: transport.receive(published) for wanted, published in numbers.versions.items()}
+            received = replace(_each(transport.receive, numbers), versions=versions)
             self._memory = ShardMemory.of(self._spec, received, transport.publish)
             self._handle([sh.TakenOver(holding)])
 
@@ -424,6 +425,8 @@ class Session:
                 case sh.Run(p.Fetch(name, source)):
                     threading.Thread(target=self._fetch, args=(name, source), name="fetch", daemon=True).start()
                     self._obey(self._machine.handle(sh.Ran(order.command)))
+                case sh.Run(p.Step() | p.Replace() as step):
+                    self._obey(self._machine.handle(self._memory.run(step, save=self._machine.wants_saved(step))))
                 case sh.Run(command):
                     self._obey(self._machine.handle(self._memory.run(command)))
                 case sh.Serve(reader, number, fragment):
@@ -496,7 +499,7 @@ def _sent(payload: Any) -> Any:
 
 
 def _each(do: Callable[[Any], Any], numbers: vectors.Holding) -> vectors.Holding:
-    """The same with `do` of each tensor in its place."""
+    """The same with `do` of each tensor in its place; versions were published before."""
     return replace(
         numbers,
         values=do(numbers.values),

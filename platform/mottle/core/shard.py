@@ -129,8 +129,8 @@ class StoreRange:
 
 @message
 class Run:
-    """Execute one command of a batch and answer `Ran`. Before a step or a replacement, save version `number - 1`: somebody may still read
-    it. A fetch is answered when it has begun; `FetchEnded` follows."""
+    """Execute one command of a batch and answer `Ran`. Before a step or a replacement save the version that it replaces, if the machine
+    `wants_saved` it then. A fetch is answered when it has begun; `FetchEnded` follows."""
 
     command: p.ShardCommand
 
@@ -165,7 +165,7 @@ class SendUp:
 
 @message
 class HandOver:
-    """Give a newcomer a copy of the newest version, the optimizer's slots, every vector held, and `holding`; it answers `TakenOver`."""
+    """Give a newcomer a copy of every version kept, the optimizer's slots, every vector held, and `holding`; it answers `TakenOver`."""
 
     newcomer: p.ReplicaId
     holding: "Holding"
@@ -211,6 +211,17 @@ class KnownVector:
 
 
 @message
+class KeptVersion:
+    """A version as `Holding` has it."""
+
+    number: int
+    moved: int | None
+    """The fragment that the step to it moved."""
+    unread: tuple[str, ...]
+    """Holders that have yet to read it."""
+
+
+@message
 class Holding:
     """What a replica knows at a place of the command order, for another one to go on from."""
 
@@ -218,6 +229,8 @@ class Holding:
     epoch: int
     next_seq: int
     floor: int
+    kept: tuple[KeptVersion, ...]
+    """The newest version and older ones, ascending: a newcomer may be the only one left when somebody comes for them."""
     vectors: tuple[KnownVector, ...]
     log: KeptLog
 
@@ -276,6 +289,8 @@ class Shard:
         """The same by holder."""
         self._has_read: dict[int, set[str]] = {}
         self._floor = version.number
+        self._is_read = False
+        """Whether anybody has ever come here for a version: of a shard's replicas they all read the primary."""
         self._waiting: list[ReadAsked] = []
         self._newcomers: dict[p.ReplicaId, int] = {}
         """Who is given everything that comes in, and the first batch that is passed on."""
@@ -473,12 +488,15 @@ class Shard:
 
     def _holding_for(self, newcomer: p.ReplicaId) -> Holding:
         vectors = tuple(map(_known, self._vectors.items()))
-        return Holding(self.version, self.epoch, self._newcomers[newcomer], self._floor, vectors, self.log.copy())
+        kept = tuple(KeptVersion(each, self._moved.get(each), tuple(sorted(self._unread.get(each, ())))) for each in sorted(self._kept))
+        return Holding(self.version, self.epoch, self._newcomers[newcomer], self._floor, kept, vectors, self.log.copy())
 
     def _on_taken_over(self, event: TakenOver) -> list[ShardOrder]:
         holding = event.holding
-        self.version, self._floor, self._kept = holding.version, holding.floor, {holding.version.number}
-        self._moved = {}
+        self.version, self._floor, self._kept = holding.version, holding.floor, {each.number for each in holding.kept}
+        self._moved = {each.number: each.moved for each in holding.kept}
+        self._unread = {each.number: set(each.unread) for each in holding.kept}
+        self._holding = {name: each.number for each in holding.kept for name in each.unread}
         self.epoch, self.next_seq = max(self.epoch, holding.epoch), holding.next_seq
         self.log = holding.log.copy()
         self._early = {seq: early for seq, early in self._early.items() if seq >= self.next_seq}
@@ -493,16 +511,31 @@ class Shard:
 
     # --- steps ------------------------------------------------------------------------------------------------------------------------
 
+    def wants_saved(self, step: p.Step | p.Replace) -> bool:
+        """Whether somebody may still read the version that a step, which is about to be run, replaces.
+
+        A copy of every version is a good part of what a backup costs, and nobody reads it. So a backup saves none where it replaces the
+        version that was published when the step was told and nobody was said to hold any, as between two synchronous rounds. Should the
+        primary die before an order has read that was given while such a step was under way, the order comes back. Where fragments are
+        stepped apart workers read when it suits them.
+        """
+        if self._is_read or step.floor < self.version.number or (isinstance(step, p.Step) and step.fragment is not None):
+            return True
+        told = {name for _, names in step.holds for name in names}
+        return bool((self._holding.keys() | told) - set(step.released))
+
     def _stepped(self, step: p.Step | p.Replace) -> list[ShardOrder]:
+        unsaved = () if self.wants_saved(step) else (self.version.number,)
         self.version = step.version
         self._floor = step.floor
         self._moved[step.version.number] = step.fragment if isinstance(step, p.Step) else None
         self._kept.add(step.version.number)
+        self._kept.difference_update(unsaved)
         self._note_holders(step)
         self._forget(step.drop)
         waiting, self._waiting = self._waiting, []
         served = [order for read in waiting for order in self._on_read(read)] if waiting else []
-        return [self._say(p.Stepped(self.replica, step.version)), *served, *self._free()]
+        return [self._say(p.Stepped(self.replica, step.version)), *served, *self._free(unsaved)]
 
     def _forget(self, names: tuple[str, ...]) -> None:
         for name in names:
@@ -529,6 +562,7 @@ class Shard:
     # --- versions out -----------------------------------------------------------------------------------------------------------------
 
     def _on_read(self, event: ReadAsked) -> list[ShardOrder]:
+        self._is_read = True
         if event.number > self.version.number:
             self._waiting.append(event)
             return []
@@ -551,9 +585,9 @@ class Shard:
         kept = fragment is None or number == self.version.number or fragment == self._moved.get(number)
         return "" if kept else f"fragment {fragment} of version {number} is gone, the newest is {self.version.number}"
 
-    def _free(self) -> list[ShardOrder]:
-        """Forget versions below the floor that nobody has still to read."""
-        gone = tuple(sorted([number for number in self._kept if number < self._floor and not self._unread.get(number)]))
+    def _free(self, unsaved: tuple[int, ...] = ()) -> list[ShardOrder]:
+        """Forget versions below the floor that nobody has still to read, and those that were not saved."""
+        gone = (*unsaved, *sorted([number for number in self._kept if number < self._floor and not self._unread.get(number)]))
         for number in gone:
             self._kept.discard(number)
             self._moved.pop(number, None)

@@ -101,10 +101,24 @@ class Takeover:
         needs_seq = max(standing.next_seq, shards.first_seq(standing.replica))
         return (standing.log_stop >= self.first or not needs_log) and (needs_seq >= min(self.batches, default=0) or not self.batches)
 
-    @property
-    def listening(self) -> list[Standing]:
-        """Those who are to be told what they lack."""
-        return [standing for standing in self.standings if standing.replica in self.brain.shards.listeners]
+    def words(self, epoch: int, base: p.Base, page_of: Callable[[int, tuple[Entry, ...]], p.Page]) -> list[tuple[p.ReplicaId, p.Told]]:
+        """What the new coordinator says first, and to whom: what each lacks, and that it is to repeat what the log does not show.
+
+        A newcomer whose donor has handed over is asked to repeat as well, though all else comes to it from the donor: that it is ready may
+        have been said to nobody.
+        """
+        said = []
+        for standing in self.standings:
+            if standing.replica in self.brain.shards.listeners:
+                first, entries, batches = self.lacking(standing)
+                page = page_of(first, entries) if entries else None
+                told = p.Told(epoch, self.journal.stop, batches, page, self.journal.heard, base, again=True)
+            elif standing.replica in self.brain.replicas:
+                told = p.Told(epoch, again=True)
+            else:
+                continue
+            said.append((standing.replica, told))
+        return said
 
     def lacking(self, standing: Standing) -> tuple[int, tuple[Entry, ...], tuple[p.Batch, ...]]:
         """(first entry, entries, batches) of the replayed log that a replica does not have, and does not get from a donor."""

@@ -48,8 +48,6 @@ def candidates(kind: str, places: Mapping[str, Place], home: str) -> list[str]:
     """
     if kind == "coordinator":
         return ["coordinator"]
-    if kind == "nodes":
-        return sorted({place.node for place in places.values()} - {home, places["coordinator"].node})
     if kind == "workers":
         workers = sorted(name for name in places if name.startswith("w"))
         return workers if len(workers) > 1 else []
@@ -57,7 +55,10 @@ def candidates(kind: str, places: Mapping[str, Place], home: str) -> list[str]:
     for name in sorted(places):
         if name.startswith("shard"):
             replicas[name.partition("-")[0]].append(name)
-    return [name for names in replicas.values() if len(names) > 1 for name in names]
+    if kind == "shards":
+        return [name for names in replicas.values() if len(names) > 1 for name in names]
+    nodes = sorted({place.node for place in places.values()} - {home, places["coordinator"].node})
+    return [node for node in nodes if all(any(places[name].node != node for name in names) for names in replicas.values())]
 
 
 def choose(kinds: Sequence[str], places: Mapping[str, Place], home: str, dice: random.Random) -> tuple[str, str] | None:

@@ -240,10 +240,11 @@ class Hosts:
         self._handle(replica, self._numbers.store(replica, order))
 
     def _run(self, replica: p.ReplicaId, host: Host, order: sh.Run) -> None:
-        command = order.command
+        command, save = order.command, True
         if isinstance(command, p.Step | p.Replace):
             host.moved = command.fragment if isinstance(command, p.Step) else None
-        self._handle(replica, self._numbers.run(replica, command))
+            save = host.machine.wants_saved(command)
+        self._handle(replica, self._numbers.run(replica, command, save=save))
         if isinstance(command, p.Snapshot):
             saved = partial(self._handle, replica, sh.Saved(p.SnapshotDone(replica, command.checkpoint)))
             self._clock.at(self._clock.now_ns + self._save_ns, MESSAGE, NOBODY, saved)

@@ -132,8 +132,8 @@ class Learning:
             order.name, order.start, order.stop, order.weight, order.payload, order.references, order.fragment
         )
 
-    def run(self, replica: p.ReplicaId, command: p.ShardCommand) -> Ran:
-        return self.memories[replica].run(command)
+    def run(self, replica: p.ReplicaId, command: p.ShardCommand, *, save: bool = True) -> Ran:
+        return self.memories[replica].run(command, save=save)
 
     def read(self, replica: p.ReplicaId, number: int, fragment: int | None = None) -> Tensor:
         values_D: Tensor = self.memories[replica].read(number, fragment)

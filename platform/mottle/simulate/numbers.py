@@ -65,7 +65,8 @@ class Numbers(Protocol):
 
     def store(self, replica: p.ReplicaId, order: StoreRange) -> RangeStored: ...
 
-    def run(self, replica: p.ReplicaId, command: p.ShardCommand) -> Ran: ...
+    def run(self, replica: p.ReplicaId, command: p.ShardCommand, *, save: bool = True) -> Ran:
+        """Execute a command; `save`: the version that a step or a replacement ends may still be read."""
 
     def read(self, replica: p.ReplicaId, number: int, fragment: int | None = None) -> Any:
         """A version of a replica's range, or of a fragment there; it stays as it is while somebody holds it."""
@@ -143,7 +144,7 @@ class Synthetic:
         dots = tuple((name, self._product(order.name, name, replica.shard)) for name in order.references)
         return RangeStored(order.name, order.start, order.stop, True, self._product(order.name, order.name, replica.shard), dots)
 
-    def run(self, replica: p.ReplicaId, command: p.ShardCommand) -> Ran:
+    def run(self, replica: p.ReplicaId, command: p.ShardCommand, *, save: bool = True) -> Ran:
         if isinstance(command, p.Measure | p.Distances):
             return Ran(command, tuple(self._product(a, b, replica.shard) for a, b in command.pairs))
         if isinstance(command, p.Step | p.Replace) and self.disagree:

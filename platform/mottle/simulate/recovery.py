@@ -152,11 +152,8 @@ class Recovery:
         absent_ns, self.lost_ns = self._clock.now_ns - self.lost_ns, None
         self._base, self._base_at, self._flushing = None, self.journal.stop, False
         self.num_takeovers += 1
-        for standing in takeover.listening:
-            first, entries, batches = takeover.lacking(standing)
-            page = p.Page(first, self.journal.stop, entries) if entries else None
-            told = p.Told(epoch, self.journal.stop, batches, page, self.journal.heard, log.base, again=True)
-            self._hosts.told(told, [standing.replica], self.speaks(self.incarnation))
+        for replica, told in takeover.words(epoch, log.base, lambda first, entries: p.Page(first, first + len(entries), entries)):
+            self._hosts.told(told, [replica], self.speaks(self.incarnation))
         self._took_over(takeover, epoch, absent_ns)
 
 

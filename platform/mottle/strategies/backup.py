@@ -4,7 +4,7 @@ A step takes as long as the N-th fastest worker, at the price of k / (N + k) of 
 and an abandoned order returns its own to it, so a worker that is always late costs no sample its turn.
 
 N is the crew less k (at least 1), and every worker computes 1 / N of the batch. What is left at the end of an epoch may be too little for
-backups: then those who made the last step come first.
+backups: then those whose last order was given up come last.
 
 Source: Chen et al., "Revisiting Distributed Synchronous SGD", arXiv 1604.00981; `heterogeneous.md` 2. Neutral reference: with k = 0
 synchronous SGD, step for step.
@@ -53,8 +53,6 @@ class Backup(Barriered):
         self.config = config
         self._needed = 0
         """Updates that the round's step is made of: N."""
-        self._prompt: frozenset[int] = frozenset()
-        """Who made the last step."""
 
     def _orders(self, crew: list[int], free: int) -> list[s.Assign]:
         """The batch for N workers, and as much as one of those has for each backup that there are samples for."""
@@ -63,9 +61,7 @@ class Backup(Barriered):
         self._needed = min(len(makers), batch)
         least = batch // self._needed
         num_backups = min(len(crew) - self._needed, (free - batch) // least)
-        num_members = self._needed + num_backups
-        if num_members < len(crew):
-            crew = sorted(sorted(crew, key=lambda worker: (worker not in self._prompt, worker))[:num_members])
+        crew = self._takers(crew, self._needed + num_backups)
         first = even_shares(batch, crew[: self._needed])
         return [s.Assign(worker, share) for worker, share in (*first, *((worker, least) for worker in crew[self._needed :]))]
 
@@ -73,7 +69,6 @@ class Backup(Barriered):
         return len(current.arrived) >= self._needed
 
     def _step(self, current: Round) -> s.Apply | s.ApplyRule:
-        self._prompt = frozenset(current.arrived)
         return current.step(self._rule, self._needed)
 
     def _heard(self, event: s.StrategyEvent, current: Round | None) -> list[s.Decision]:

@@ -44,6 +44,8 @@ class Barriered(ABC):
         """Rounds begun; the one that is out is the last of them."""
         self._late = False
         """The round's deadline is past."""
+        self._missed: set[int] = set()
+        """Workers whose last order came to nothing; not kept by a checkpoint, for the crew is another one then."""
 
     # --- what they differ in ----------------------------------------------------------------------------------------------------------
 
@@ -79,11 +81,21 @@ class Barriered(ABC):
         if isinstance(event, s.RuleChanged):
             self._rule = event.rule
         decisions = self._heard(event, current)
+        self._note_missed(event)
         if current is None:
             return decisions
         current.hear(event)
         self._late = self._late or event == s.AlarmRang(self._alarm)
         return decisions + self._close_if_done(current, view)
+
+    def _note_missed(self, event: s.StrategyEvent) -> None:
+        match event:
+            case s.UpdateArrived(update):
+                self._missed.discard(update.worker)
+            case s.OrderEnded(_, worker):
+                self._missed.add(worker)
+            case s.WorkerGone(worker):
+                self._missed.discard(worker)
 
     @property
     def _alarm(self) -> str:
@@ -106,11 +118,19 @@ class Barriered(ABC):
         if not current.complete and (current.asked or not self._enough(current)):
             return []
         self._round = None
+        self._missed.update(current.orders)
         decisions = current.abandon_rest(self._surplus)
         if not current.arrived:
             return decisions + self._begin(view, current.refused)
         step = self._step(current)
         return [*decisions, *([step] if self._policy is None else self._policy.step(step, current.updates))]
+
+    def _takers(self, crew: list[int], most: int) -> list[int]:
+        """At most so many of the crew, ascending slot: where there is too little for all, those come last whose last order came to nothing.
+
+        Else the last sample of an epoch would go to a worker that never delivers, round after round.
+        """
+        return sorted(sorted(crew, key=lambda worker: (worker in self._missed, worker))[:most])
 
     def _batch(self, crew: list[int], free: int, most: int | None = None) -> int:
         """Samples of the round that begins, over these workers; see `round_batch`."""

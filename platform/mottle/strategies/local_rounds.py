@@ -91,7 +91,8 @@ class LocalRounds(Barriered):
         most = 1 if self._rounds < config.warmup_rounds else config.local_steps
         crew = self._members(crew)
         whole, rest = divmod(min(config.batch_size * most, free), config.batch_size)
-        each, last = dict(even_shares(config.batch_size, crew)), dict(even_shares(rest, crew))
+        each = dict(even_shares(config.batch_size, crew))
+        last = dict(even_shares(rest, self._takers(crew, rest))) if rest else {}
         shares = {worker: whole * batch + last.get(worker, 0) for worker, batch in each.items()}
         steps = whole + (rest > 0)
         self._lead = (steps - 1) * config.batch_size

@@ -54,7 +54,8 @@ class SyncSGD(Barriered):
 
     def _orders(self, crew: list[int], free: int) -> list[s.Assign]:
         """Share the batch, or what is left of the epoch, among the crew; the first `rem` workers get one sample more."""
-        return [s.Assign(worker, share) for worker, share in even_shares(self._batch(crew, free), crew)]
+        batch = self._batch(crew, free)
+        return [s.Assign(worker, share) for worker, share in even_shares(batch, self._takers(crew, batch))]
 
     def _enough(self, current: Round) -> bool:
         return self._late and len(current.arrived) >= self.config.quorum

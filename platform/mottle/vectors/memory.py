@@ -63,6 +63,8 @@ class Holding:
     slots: Mapping[str, Tensor]
     vectors: Mapping[str, tuple[Tensor, float, int | None]]
     """With what each sum is divided by to give a mean, and the fragment that it is of."""
+    versions: Mapping[tuple[int, int | None], Any]
+    """Older versions that are kept, and fragments of them, as the publisher made them."""
     settings: Mapping[str, Any]
 
 
@@ -249,8 +251,14 @@ class ShardMemory:
 
     # --- commands ---------------------------------------------------------------------------------------------------------------------
 
-    def run(self, command: p.ShardCommand) -> Ran:
-        """Execute one command of a batch."""
+    def run(self, command: p.ShardCommand, *, save: bool = True) -> Ran:
+        """Execute one command of a batch.
+
+        Args:
+            save: whether the version that a step or a replacement ends may still be read.
+        """
+        if save and isinstance(command, p.Step | p.Replace):
+            self._publish_newest()
         match command:
             case p.Step():
                 self._step(command)
@@ -351,7 +359,6 @@ class ShardMemory:
         self._vectors[order.into] = _Held(direction, 1.0, fragment)
 
     def _step(self, step: p.Step) -> None:
-        self._publish_previous(step.version)
         source = self._vectors[step.source]
         scale = step.scale
         if self._optimizer.wants_mean:
@@ -400,7 +407,6 @@ class ShardMemory:
 
     def _replace(self, command: p.Replace) -> None:
         """Slots of another optimizer are left behind: this one's then begin afresh."""
-        self._publish_previous(command.version)
         values, slots = self._fetched[command.source]
         self.values.copy_(values)
         try:
@@ -411,12 +417,10 @@ class ShardMemory:
         self.version, self._moved = command.version.number, None
         self._drop(command.drop)
 
-    def _publish_previous(self, version: p.Version) -> None:
-        """The version before that one may still be read."""
-        previous = version.number - 1
-        self.read(previous)
+    def _publish_newest(self) -> None:
+        self.read(self.version)
         if self._moved is not None:  # what workers read of it
-            self.read(previous, self._moved)
+            self.read(self.version, self._moved)
 
     # --- versions ---------------------------------------------------------------------------------------------------------------------
 
@@ -458,16 +462,24 @@ class ShardMemory:
     def holding(self) -> Holding:
         """What a newcomer goes on from."""
         vectors = {name: (held.values, held.weight, held.fragment) for name, held in self._vectors.items()}
-        slots = self._optimizer.state()
-        return Holding(version=self.version, values=self.values, slots=slots, vectors=vectors, settings=dict(self._settings))
+        versions = {wanted: published for wanted, published in self._published.items() if wanted[0] != self.version}
+        return Holding(
+            version=self.version,
+            values=self.values,
+            slots=self._optimizer.state(),
+            vectors=vectors,
+            versions=versions,
+            settings=dict(self._settings),
+        )
 
     @classmethod
     def of(cls, spec: ShardSpec, holding: Holding, publish: Publisher) -> "ShardMemory":
-        """A newcomer's memory: copies of what it was handed."""
+        """A newcomer's memory: copies of what it was handed; its versions are tensors again."""
         memory = cls(spec, holding.values.clone(), holding.version, publish)
         memory.restore_optimizer(holding.slots)
         memory._configure(holding.settings)
         memory._vectors |= {name: _Held(values.clone(), weight, fragment) for name, (values, weight, fragment) in holding.vectors.items()}
+        memory._published = {wanted: publish(values) for wanted, values in holding.versions.items()}
         return memory
 
     # --- checkpoints ------------------------------------------------------------------------------------------------------------------
