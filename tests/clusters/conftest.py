@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mottle.clusters.testbed import Detection, HostSpec, Testbed, missing
+from mottle.clusters.testbed import Detection, HostSpec, Testbed, missing, tables
 
 ROOT = str(Path(__file__).resolve().parents[2])
 if ROOT not in sys.path:
@@ -44,10 +44,12 @@ def two_hosts(_two_hosts: Testbed) -> Iterator[Testbed]:
             _two_hosts.resume(host)
 
 
-@pytest.fixture
-def durable_hosts(_possible: None) -> Iterator[Testbed]:
-    """`h1` and `h2` of a Ray of their own whose GCS keeps its tables on disk."""
-    with Testbed(2, detection=Detection(period_ms=300, timeout_ms=3000), durable=True) as bed:
+@pytest.fixture(params=["redis", pytest.param("rocksdb", marks=pytest.mark.soak)])
+def durable_hosts(_possible: None, request: pytest.FixtureRequest) -> Iterator[Testbed]:
+    """`h1` and `h2` of a Ray of their own whose GCS keeps its tables where they outlive it."""
+    if reason := tables.lacking(request.param):
+        pytest.skip(reason)
+    with Testbed(2, detection=Detection(period_ms=300, timeout_ms=3000), tables=request.param) as bed:
         yield bed
 
 

@@ -3,7 +3,6 @@
 import json
 import os
 import secrets
-import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -20,6 +20,8 @@ from mottle.clusters.testbed.commands import TestbedError, missing
 from mottle.clusters.testbed.network import Network
 from mottle.clusters.testbed.quota import CpuQuota
 from mottle.clusters.testbed.specs import Detection, HostSpec
+from mottle.clusters.testbed.tables import Tables, prepare
+from mottle.clusters.testbed.tables import lacking as lacks
 from mottle.core.naming import suggestion
 
 PORT = 6379
@@ -40,7 +42,7 @@ class Testbed:
         detection: how soon a lost host is noticed.
         owned: whether it ends with this process; one that is not stays until it is taken down by name.
         ray: whether Ray is started; without, the hosts are bare.
-        durable: whether Ray's GCS keeps its tables on disk (RocksDB), so that a cluster survives its restart.
+        tables: where Ray's GCS keeps its tables; a cluster survives its restart only where they are on disk (`rocksdb`) or in a `redis`.
     Raises:
         TestbedError: no root, no iproute2, the name is taken, or Ray does not start.
     """
@@ -55,16 +57,16 @@ class Testbed:
         detection: Detection | None = None,
         owned: bool = True,
         ray: bool = True,
-        durable: bool = False,
+        tables: Tables = "memory",
     ) -> None:
-        if lacking := missing():
+        if lacking := missing() or lacks(tables):
             raise TestbedError(lacking)
         specs = [HostSpec(name=f"h{place}") for place in range(1, hosts + 1)] if isinstance(hosts, int) else list(hosts)
         if not specs:
             raise TestbedError("a testbed has at least one host, got 0")
         registry.remove_stale()
         self.has_ray = ray
-        self._durable = durable
+        self._tables = tables
         self._detection = detection or Detection()
         self._hosts: dict[str, HostSpec] = {}
         self._places: dict[str, int] = {}
@@ -93,7 +95,7 @@ class Testbed:
             raise TestbedError(f"no testbed {name!r} is up; {suggestion(name, known) if known else 'none is'}")
         self = cls.__new__(cls)
         self.number, self.folder, self._network = entry.number, entry.folder, Network(entry.number)
-        self.has_ray, self._durable = bool(entry.state["ray"]), bool(entry.state["durable"])
+        self.has_ray, self._tables = bool(entry.state["ray"]), entry.state["tables"]
         self._detection = Detection(**entry.state["detection"])
         self._hosts = {each["name"]: HostSpec(**each) for each in entry.state["hosts"]}
         self._places, self._states = dict(entry.state["places"]), dict(entry.state["states"])
@@ -213,7 +215,7 @@ class Testbed:
     def start(self, host: str) -> None:
         """Start Ray again on a host that was killed; where that is the head's, on the others too, for it is a new Ray.
 
-        Also of a `durable` testbed: `ray start` finds the others' processes, which name the head, and takes it to be running.
+        Also where its tables outlive it: `ray start` finds the others' processes, which name the head, and takes it to be running.
         """
         self._network.heal(self._places[self._known(host)])
         others = [each for each, state in self._states.items() if host == self.head and each != host and state == "up"]
@@ -250,7 +252,7 @@ class Testbed:
         """Ray's GCS is dead (SIGKILL) inside the block, and started again at its end; all other processes live on.
 
         Raises:
-            TestbedError: it does not answer within 60 s, or some host has died of it; for a testbed that is not `durable` that is so.
+            TestbedError: it does not answer within 60 s, or some host has died of it, as all do where its tables are in memory.
         """
         (gcs,) = processes.named(self._namespace(self.head), "gcs_server")
         command, environment = processes.invocation(gcs)
@@ -358,10 +360,8 @@ class Testbed:
         if spec.labels:
             command.append(f"--labels={','.join(f'{key}={value}' for key, value in spec.labels.items())}")
         environment = {name: value for name, value in self.environment(host).items() if name != "RAY_ADDRESS"}
-        if host == self.head and self._durable:
-            tables = self.folder / "gcs"
-            shutil.rmtree(tables, ignore_errors=True)
-            environment |= {"RAY_gcs_storage": "rocksdb", "RAY_gcs_storage_path": str(tables)}
+        if host == self.head:
+            environment |= prepare(self._tables, self.folder, self.address(host), partial(self.popen, host))
         return self.popen(
             host,
             command,
@@ -411,6 +411,6 @@ class Testbed:
             "states": self._states,
             "detection": asdict(self._detection),
             "ray": self.has_ray,
-            "durable": self._durable,
+            "tables": self._tables,
         }
         registry.update(self.number, known)
