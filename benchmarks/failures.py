@@ -1,11 +1,12 @@
 """What processes cost that die: a worker, a shard's primary and the coordinator, killed with SIGKILL in the middle of a run; what a worker
 costs that joins; and what a backup costs when nobody dies.
 
-    python benchmarks/failures.py [--rounds 3] [--params 25]
+    python benchmarks/failures.py [--rounds 3] [--parts deaths backups] [--params 25]
 
 The first runs train a linear model synchronously with 3 workers whose declared delay makes a step 50 ms; a pause is the longest time
 between two published versions after the first ten, and stands beside the usual one. The cost of backups is the step time of
-`step_time.py`'s model with a backup of each shard over that without, taking turns; all of it shares one machine.
+`step_time.py`'s model with a backup of each shard over that without, taking turns; all of it shares one machine, whose processors a backup
+takes from the workers. So the processor time of each process is told as well: a backup on another host takes its own.
 """
 
 import argparse
@@ -20,9 +21,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import psutil
 import ray
 import torch
-from step_time import gaps, mottle
+from step_time import WARM_UP, gaps, job
 from table import tell
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
@@ -32,6 +34,9 @@ from mottle.sdk import Run, Trainer, WorkerGroup, kept_processes
 STEPS = 150
 BATCH = 15
 KILL_AT = 40
+BACKED_STEPS = 25
+BACKED_BATCH = 16
+"""Steps, and samples of each worker, as in `step_time.py`."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,8 @@ EVENTS: dict[str, tuple[Callable[[Run], None], int, str]] = {
 }
 """What happens to the run, with its replicas, and how long the longest pause may be."""
 
+PARTS = ["deaths", "backups"]
+
 
 def disturbed(happens: Callable[[Run], None], replicas: int) -> Outcome:
     """A run to which something happens at its 40th version."""
@@ -117,27 +124,61 @@ def tell_event(name: str, outcomes: list[Outcome], aim: str) -> None:
     tell(f"{name}, 3 workers, synchronous steps of 50 ms", f"longest pause {longest} s, the usual step {usual_s:.2f} s; {kept}", aim)
 
 
+def backups(params: float, rounds: int) -> None:
+    """What backups of both shards cost a run in which nobody dies."""
+    ratios, costs = [], []
+    with kept_processes():
+        for _ in range(rounds):
+            (alone, _), (backed, spent) = (stepped(params, replicas) for replicas in (0, 1))
+            ratios.append(backed / alone)
+            costs.append(spent)
+            shown = ", ".join(f"{role} {ms:.0f} ms" for role, ms in spent.items())
+            print(f"step {alone:.3f} s without backups, {backed:.3f} s with, {ratios[-1]:.2f}x; processor time a step: {shown}", flush=True)
+    median = {role: statistics.median(spent[role] for spent in costs) for role in costs[0]}
+    rest = sum(median.values()) - median["backups"]
+    tell(
+        f"backups of both shards, {params:g} M parameters, 2 workers, {BACKED_BATCH} samples each, all on {os.cpu_count()} cores",
+        f"step {', '.join(f'{ratio:.2f}' for ratio in sorted(ratios))} times that without; processor time a step: the two backups "
+        f"{median['backups']:.0f} ms, all others {rest:.0f} ms",
+        "1.15",
+    )
+
+
+def stepped(params: float, replicas: int) -> tuple[float, dict[str, float]]:
+    """Median seconds of a step, and milliseconds of processor time that it takes by role."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = job(f"{folder}/run", params, BACKED_STEPS, BACKED_BATCH, 2, replicas).start()
+        since, before = spent_s(run, WARM_UP)
+        until, after = spent_s(run, WARM_UP + BACKED_STEPS - 2)
+        run.result()
+        step_s = statistics.median(gaps(f"{folder}/run"))
+    return step_s, {role: 1000 * (after[role] - before[role]) / (until - since) for role in before}
+
+
+def spent_s(run: Run, version: int) -> tuple[int, dict[str, float]]:
+    """A version from that one on, and the processor time that the run's processes had taken when it was there."""
+    while (now := run.progress.version) < version:
+        time.sleep(0.01)
+    spent = dict.fromkeys(("coordinator", "workers", "primaries", "backups"), 0.0)
+    for name, place in run.places().items():
+        role = "coordinator" if name == "coordinator" else "workers" if name.startswith("w") else "backups" if "-" in name else "primaries"
+        times = psutil.Process(place.pid).cpu_times()
+        spent[role] += times.user + times.system
+    return now, spent
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--params", type=float, default=25.0, help="millions")
     arguments = parser.parse_args()
     ray.init(address="local", num_cpus=8, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
-    for name, (happens, replicas, aim) in EVENTS.items():
-        tell_event(name, [disturbed(happens, replicas) for _ in range(arguments.rounds)], aim)
-    with kept_processes():
-        ratios = []
-        for _ in range(arguments.rounds):
-            alone, backed = (statistics.median(mottle(arguments.params, 20, 4, 2, replicas)) for replicas in (0, 1))
-            ratios.append(backed / alone)
-            print(
-                f"{arguments.params:g} M parameters: step {alone:.3f} s without backups, {backed:.3f} s with, {ratios[-1]:.2f}x", flush=True
-            )
-    tell(
-        f"backups of both shards, {arguments.params:g} M parameters, 2 workers, all on {os.cpu_count()} cores",
-        f"step {', '.join(f'{ratio:.2f}' for ratio in sorted(ratios))} times that without",
-        "1.15",
-    )
+    if "deaths" in arguments.parts:
+        for name, (happens, replicas, aim) in EVENTS.items():
+            tell_event(name, [disturbed(happens, replicas) for _ in range(arguments.rounds)], aim)
+    if "backups" in arguments.parts:
+        backups(arguments.params, arguments.rounds)
     return 0
 
 

@@ -92,26 +92,30 @@ def gaps(folder: str) -> list[float]:
     return [b - a for a, b in zip(ends[WARM_UP:], ends[WARM_UP + 1 :], strict=False)]
 
 
-def mottle(params: float, steps: int, batch: int, shards: int, replicas: int = 0) -> list[float]:
+def job(folder: str, params: float, steps: int, batch: int, shards: int, replicas: int = 0) -> Trainer:
+    """Of so many steps, those of warming up besides, by two workers with `batch` samples each."""
+    return Trainer(
+        partial(build, params),
+        loss,
+        dataset(2 * batch * (steps + WARM_UP)),
+        optimizer={"sgd": {"lr": 0.01}},
+        batch_size=2 * batch,
+        micro_batch_size=batch,
+        until={"epochs": 1},
+        strategy="sync",
+        scaling_config=WorkerGroup(count=2, num_cpus=1),
+        shards=shards,
+        replicas=replicas,
+        evaluate_every=10**12,
+        seed_samples=False,
+        folder=folder,
+    )
+
+
+def mottle(params: float, steps: int, batch: int, shards: int) -> list[float]:
     """Seconds between published versions."""
     with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(
-            partial(build, params),
-            loss,
-            dataset(2 * batch * (steps + WARM_UP)),
-            optimizer={"sgd": {"lr": 0.01}},
-            batch_size=2 * batch,
-            micro_batch_size=batch,
-            until={"epochs": 1},
-            strategy="sync",
-            scaling_config=WorkerGroup(count=2, num_cpus=1),
-            shards=shards,
-            replicas=replicas,
-            evaluate_every=10**12,
-            seed_samples=False,
-            folder=f"{folder}/run",
-        )
-        trainer.fit()
+        job(f"{folder}/run", params, steps, batch, shards).fit()
         return gaps(f"{folder}/run")
 
 
