@@ -181,8 +181,9 @@ def test_a_restart_of_rays_gcs_stops_nobody_and_a_death_meanwhile_is_found_out(d
         assert_each_sample_once(run.ask("end", False))
 
 
-def test_the_host_of_the_coordinator_is_lost_and_a_detached_run_goes_on_elsewhere(two_hosts: Testbed, tmp_path: Path) -> None:
-    """The coordinator and a shard's primary are on that host."""
+@pytest.mark.parametrize("fault", ["kill", pytest.param("cut", marks=pytest.mark.soak)])
+def test_the_host_of_the_coordinator_is_lost_and_a_detached_run_goes_on_elsewhere(two_hosts: Testbed, tmp_path: Path, fault: str) -> None:
+    """The coordinator and a shard's primary are on that host. Cut off, they live on, and what they do counts for nothing."""
     two_hosts.join(HostSpec(name="h3"))
     try:
         options = {"groups": [on("h1", 1), on("h2", 1)], "model": "perceptron", "strategy": "async", "replicas": 1, "until": ENDLESS}
@@ -190,12 +191,17 @@ def test_the_host_of_the_coordinator_is_lost_and_a_detached_run_goes_on_elsewher
             run.wait_for(lambda now: all(row(now, worker)["accepted"] for worker in ("w0", "w1")), "an update of each")
             before, coordinator = run.ask("processes"), run.ask("coordinator")
             assert coordinator in two_hosts.pids("h3")
-            two_hosts.kill("h3")
+            getattr(two_hosts, fault)("h3")
             began_s = time.monotonic()
             back = run.wait_for(lambda now: any(event["kind"] == "coordinator" for event in now["events"]), "another coordinator")
             run.wait_for(lambda now: now["version"] >= back["version"] + 20, "twenty more versions")
             print(f"went on {time.monotonic() - began_s:.1f} s after its host was lost")
             assert run.ask("processes") == before
+            assert (coordinator in two_hosts.pids("h3")) == (fault == "cut"), "the other side does not know yet"
+            if fault == "cut":
+                two_hosts.heal("h3")
+                healed = run.ask("snapshot")
+                run.wait_for(lambda now: now["version"] >= healed["version"] + 20, "twenty more versions when all hear of each other again")
             run.ask("stop")
             assert_each_sample_once(run.ask("end", False))
     finally:
