@@ -220,10 +220,21 @@ def test_what_is_no_result_is_refused(text: str, words: str) -> None:
         result_from_json(text)
 
 
+def test_a_run_that_was_stopped_may_leave_two_epochs_open_however_far_apart(result: RunResult) -> None:
+    """A worker that had fallen silent had the rest of the first one in hand."""
+    epochs = tuple(replace(result.epochs[1], index=index, missed=0) for index in range(5))
+    cut = replace(result, stopped="time", epochs=(replace(epochs[0], missed=3), *epochs[1:4], replace(epochs[4], missed=7)))
+    assert cut.problems() == []
+    assert replace(cut, stopped="samples").problems() == ["epoch 0 ended with 3 samples unused"]
+    lost = replace(cut, epochs=(*cut.epochs[:2], replace(epochs[2], missed=1), *cut.epochs[3:]))
+    assert lost.problems() == ["epoch 0 ended with 3 samples unused"]
+
+
 def test_a_sound_result_has_no_problems_and_each_contradiction_is_told(result: RunResult) -> None:
     assert result.problems() == []
     broken = replace(
         result,
+        stopped="samples",
         updates=replace(result.updates, accepted=result.updates.accepted + 1, lost=2, duplicated=1),
         epochs=(
             replace(result.epochs[0], missed=3),
