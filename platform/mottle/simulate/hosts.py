@@ -169,6 +169,11 @@ class Hosts:
 
     # --- what workers and the validator do --------------------------------------------------------------------------------------------
 
+    def hold(self, name: str) -> bool:
+        """Whether a living replica of every shard has taken something of that vector."""
+        holding = {replica.shard for replica, host in self.all.items() if host.alive and name in host.machine.held}
+        return len(holding) == len(self._numbers.ranges)
+
     def read(
         self,
         reader: str,

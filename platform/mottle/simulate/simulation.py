@@ -306,7 +306,11 @@ class Simulation:
 
         def push(base: Base) -> None:
             shipment = self.numbers.reference(order, base)
-            self.hosts.push(order.name, self._validator, 1, 0, shipment, lambda: None)
+            self.hosts.push(order.name, self._validator, 1, 0, shipment, through)
+
+        def through() -> None:
+            if not self.hosts.hold(order.name):
+                self.tell(p.RefreshFailed(order.name, "no replica of a shard lived to take it"))
 
         failed = partial(self._post.message, partial(self.tell, p.RefreshFailed(order.name, "a shard did not answer")))
         self._read(order.name, order.version, lambda base: self._later(duration_ns, partial(push, base)), failed)
