@@ -13,7 +13,7 @@ from pathlib import Path
 from benchmarks.table import PAGE, replaced, rows_of
 
 HERE = Path(__file__).resolve().parent
-ARGUMENTS: dict[str, list[str]] = {"step_time": ["--batch", "4"]}
+ARGUMENTS: dict[str, list[str]] = {"step_time": ["--steps", "25"], "memory": ["--steps", "10"]}
 """What the page's figures are taken with, where that is not the default."""
 
 
