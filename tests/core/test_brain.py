@@ -113,6 +113,20 @@ def test_two_orders_in_flight_are_two_orders() -> None:
     assert only(ear.start(1), p.Compute) == [order(0, 0, 0, 4), order(1, 0, 4, 8)]
 
 
+def test_when_the_last_samples_are_out_it_says_for_how_many_workers_there_is_something_to_do() -> None:
+    ear = Ear()
+    assert only(ear.start(), p.Compute) == [order(0, 0, 0, 4), order(1, 1, 4, 8)]
+    assert ear.brain.usable is None, "four are left"
+    assert only(ear.hear(receipt(1, 1), p.Stepped(R0, V1)), p.Compute) == [order(2, 1, 8, 12, base=V1)]
+    assert (ear.brain.usable, ear.brain.unoccupied) == (2, [])
+    ear.hear(receipt(0, 0), p.Stepped(R0, V2))
+    assert (ear.brain.usable, ear.brain.unoccupied) == (1, [0])
+    assert only(ear.hear(p.RemoveAsked(0)), p.Dismiss) == [p.Dismiss(0)]
+    ear.hear(p.Left(0, "dismissed"), p.Left(1, "died: killed", died=True))
+    assert ear.brain.usable is None, "what it had is to be computed again"
+    assert only(ear.hear(p.Joined(3)), p.Compute) == [order(3, 3, 8, 12, base=V2)]
+
+
 # --- the gate ---------------------------------------------------------------------------------------------------------------------------
 
 

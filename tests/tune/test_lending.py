@@ -60,6 +60,18 @@ def test_a_trial_that_has_nothing_left_to_do_gets_nothing_more() -> None:
     assert ear.hear(l.WorkerBack("w0", "a", over=True), l.WorkerBack("w1", "a", over=True)) == []
 
 
+def test_a_trial_whose_last_samples_are_out_gives_way_and_is_served_again_if_some_come_back() -> None:
+    ear = Ear(3).standing()
+    ear.hear(l.TrialCame("a", 2, 3))
+    assert ear.hear(l.TrialWants("a", 1, told_ns=5), l.TrialWants("a", None, told_ns=4)) == [], "the second one comes too late"
+    ear.hear(l.TrialCame("b", 1, 3), l.WorkerBack("w0", "a"))
+    assert ear.machine.lent_to("b") == ["w0"]
+    assert ear.machine.crew("a") == 2, "it knows best who has something to do, and sends the others by itself"
+    assert ear.hear(l.WorkerBack("w2", "a")) == [l.Lend("w2", "b")]
+    assert ear.hear(l.TrialWants("a", None, told_ns=6)) == [l.Recall("w0", "b", False)]
+    assert ear.hear(l.WorkerBack("w0", "b")) == [l.Lend("w0", "a")]
+
+
 def test_a_worker_that_comes_back_though_nobody_asked_is_lent_again() -> None:
     """As when a coordinator takes over, and the worker had not begun."""
     ear = Ear(2).standing()
@@ -205,6 +217,8 @@ def test_whatever_happens_everybody_gets_a_turn_and_every_worker_comes_back(seed
             tell(l.TrialCame(name, low, rng.randint(low, size)))
         elif choice < 0.8 and alive:
             tell(l.TrialReported(rng.choice(sorted(alive)), rng.randint(0, 1000)))
+        elif choice < 0.82 and alive:
+            tell(l.TrialWants(rng.choice(sorted(alive)), rng.choice([None, None, 0, 1]), ear.now_ns))
         elif choice < 0.86 and alive:
             over = rng.choice(sorted(alive))
             del alive[over]
@@ -213,6 +227,8 @@ def test_whatever_happens_everybody_gets_a_turn_and_every_worker_comes_back(seed
             worker = rng.choice(sorted(lent))
             del lent[worker]
             tell(l.WorkerLost(worker, "killed"))
+    for name in sorted(alive):
+        tell(l.TrialWants(name, None, ear.now_ns))
     while pending or alarms or alive:
         ear.now_ns += S
         if pending:

@@ -132,6 +132,8 @@ class Session:
         self._fleet: Fleet | None = None
         self._exchange = exchange or Exchange(self.hear, self.lost)
         self._closed = threading.Event()
+        self._usable: int | None = None
+        """Workers that the lender was told to have use for; None: any number."""
         self._machines: Machines | None = None
         chronicle = self._chronicle
         self._logbook = Logbook(
@@ -361,7 +363,22 @@ class Session:
             self._logbook.send(commands)
             for command in commands:
                 self._guard(command, partial(self._obey, command))
+            if self._job.lent_crew:
+                self._let_go_of_spare()
             self._changed.notify_all()
+
+    def _let_go_of_spare(self) -> None:
+        """When the last samples are out, guests that have nothing left to do go back, and no more are sent than there is work for."""
+        usable = self._brain.usable
+        if usable == self._usable or self._brain.finished is not None or self._fleet is None:
+            return
+        self._usable = usable
+        self._job.lender.wants.remote(self._job.run_dir, usable, self._brain.now_ns)
+        if usable is not None:
+            spare = [slot for slot in self._brain.unoccupied if slot in self._fleet.guests and self._fleet.guests.is_wanted(slot)]
+            for slot in spare:
+                self._fleet.guests.unwant(slot)
+            self.events([p.RemoveAsked(slot) for slot in spare])
 
     def _guard(self, about: object, do: Callable[[], None]) -> None:
         try:

@@ -268,6 +268,16 @@ class Brain:
         return self.book.free if self.orders.lending else 0
 
     @property
+    def usable(self) -> int | None:
+        """How many workers the run has something to do for, when its last samples are out; None before: any number."""
+        return None if not self.book.all_lent else sum(bool(member.orders) for member in self.members.all)
+
+    @property
+    def unoccupied(self) -> list[int]:
+        """Slots of workers that are here and have nothing in hand."""
+        return [member.slot for member in self.members.all if member.state != "left" and not member.orders]
+
+    @property
     def replacing(self) -> bool:
         """Whether its model or strategy is to be replaced."""
         return self._replacing.busy

@@ -255,6 +255,12 @@ class LeaseBook:
                 return free
         return self._room(self._newest + 1) if self._may_open_next() else 0
 
+    @property
+    def all_lent(self) -> bool:
+        """Whether the last positions are out: there will be nothing more to lend but what comes back of them."""
+        left = (epoch.num_free + max(0, self._room(epoch.index) - epoch.cursor) for epoch in self._open.values())
+        return self._stopped or (self._room(self._newest + 1) <= 0 and not any(left))
+
     def will_be_retried(self, lease: Lease) -> bool:
         """Whether positions of a lease that is out, should they be rejected, are tried once more."""
         return self._retry and not self._known(lease).retried

@@ -67,6 +67,19 @@ class TrialReported:
 
 
 @dataclass(frozen=True, slots=True)
+class TrialWants:
+    """Its last samples are out: it has something to do for `usable` workers. None takes that back, for some must be computed again.
+
+    Args:
+        told_ns: when that was; what was told before it and comes later does not count.
+    """
+
+    trial: str
+    usable: int | None
+    told_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class TrialOver:
     """It was stopped, has failed or is done: it computes nothing more."""
 
@@ -93,7 +106,7 @@ class AlarmRang:
     pass
 
 
-Fact = WorkerCame | WorkerLost | WorkerLacking | TrialCame | TrialReported | TrialOver | WorkerBack | AlarmRang
+Fact = WorkerCame | WorkerLost | WorkerLacking | TrialCame | TrialReported | TrialWants | TrialOver | WorkerBack | AlarmRang
 
 # --- orders -----------------------------------------------------------------------------------------------------------------------------
 
@@ -150,6 +163,9 @@ class _Trial:
     name: str
     minimum: int
     maximum: int
+    usable: int | None = None
+    """Workers that it has something to do for; None: any number."""
+    told_ns: int = -1
     let_in: bool = False
     failed: bool = False
     evaluations: int = 0
@@ -162,6 +178,15 @@ class _Trial:
     crew_ns: int = 0
     """Workers times nanoseconds since the last report."""
     points: deque[Point] = field(default_factory=lambda: deque(maxlen=POINTS))
+
+    @property
+    def most(self) -> int:
+        """Workers that are of use to it now."""
+        return self.maximum if self.usable is None else min(self.maximum, self.usable)
+
+    @property
+    def least(self) -> int:
+        return min(self.minimum, self.most)
 
 
 class Lending:
@@ -188,6 +213,7 @@ class Lending:
             WorkerLacking: self._on_worker_lacking,
             TrialCame: self._on_trial_came,
             TrialReported: self._on_trial_reported,
+            TrialWants: self._on_trial_wants,
             TrialOver: self._on_trial_over,
             WorkerBack: self._on_worker_back,
             AlarmRang: lambda _: setattr(self, "_alarm_ns", None),
@@ -283,6 +309,11 @@ class Lending:
         trial.evaluations, trial.deaths = trial.evaluations + 1, 0
         trial.samples, trial.reported_ns, trial.crew_ns = fact.samples, self._now_ns, 0
 
+    def _on_trial_wants(self, fact: TrialWants) -> None:
+        trial = self._trials.get(fact.trial)
+        if trial is not None and fact.told_ns >= trial.told_ns:
+            trial.usable, trial.told_ns = fact.usable, fact.told_ns
+
     def _on_trial_over(self, fact: TrialOver) -> None:
         if self._trials.pop(fact.trial, None) is not None:
             self._recall_all(fact.trial)
@@ -308,26 +339,26 @@ class Lending:
     @property
     def _inside(self) -> list[_Trial]:
         """Trials that are let in and can use a worker."""
-        return [trial for trial in self._trials.values() if trial.let_in and trial.maximum]
+        return [trial for trial in self._trials.values() if trial.let_in and trial.most]
 
     def _let_in(self) -> None:
         """First come, first served, so that small trials do not keep out a large one; the last one waits again if the fleet has shrunk."""
-        room = len(self._workers) - sum(trial.minimum for trial in self._inside)
+        room = len(self._workers) - sum(trial.least for trial in self._inside)
         for trial in reversed(self._inside):
             if room >= 0:
                 break
             trial.let_in = False
-            room += trial.minimum
+            room += trial.least
             for worker in self._in_state("lent"):
                 if worker.trial == trial.name:
                     self._recall(worker, at_once=False)
         for trial in self._trials.values():
             if trial.let_in:
                 continue
-            if trial.minimum > room:
+            if trial.least > room:
                 break
             trial.let_in = True
-            room -= trial.minimum
+            room -= trial.least
 
     def _move(self) -> None:
         """Lend what is idle, and ask back what others should have."""
@@ -342,8 +373,8 @@ class Lending:
     def _demand(self, trial: _Trial) -> Demand:
         return Demand(
             trial=trial.name,
-            minimum=trial.minimum,
-            maximum=trial.maximum,
+            minimum=trial.least,
+            maximum=trial.most,
             holds=self.crew(trial.name),
             evaluations=trial.evaluations,
             points=tuple(trial.points),
@@ -354,7 +385,7 @@ class Lending:
         idle, lent = len(list(self._in_state("idle"))), {trial.name: self.crew(trial.name) for trial in inside}
         order: list[str] = []
         for trial in inside:
-            lacking = trial.minimum - lent[trial.name]
+            lacking = trial.least - lent[trial.name]
             if lacking > idle - len(order):
                 return order  # what is idle waits for the rest of this one's
             order += [trial.name] * lacking
@@ -367,13 +398,16 @@ class Lending:
 
     def _ask_back(self, inside: list[_Trial], wanted: dict[str, int]) -> None:
         holds = {trial.name: self.crew(trial.name) for trial in inside}
+        ending = {trial.name for trial in inside if trial.usable is not None}
+        """These send by themselves whoever has nothing left to do there."""
         coming = sum(worker.state != "lent" for worker in self._workers.values())
-        urgent = sum(max(0, trial.minimum - holds[trial.name]) for trial in inside) - coming
+        urgent = sum(max(0, trial.least - holds[trial.name]) for trial in inside) - coming
+        coming += sum(max(0, holds[name] - wanted[name]) for name in ending)
         short = sum(max(0, wanted[name] - held) for name, held in holds.items()) - coming
         for worker in sorted(self._in_state("lent"), key=lambda worker: worker.since_ns):
-            if short <= 0:
+            if short <= 0 and urgent <= 0:
                 return
-            if holds.get(worker.trial, 0) <= wanted.get(worker.trial, 0):
+            if (worker.trial in ending and urgent <= 0) or holds.get(worker.trial, 0) <= wanted.get(worker.trial, 0):
                 continue
             stays_until_ns = worker.since_ns + self._stay_ns
             if urgent <= 0 and stays_until_ns > self._now_ns:
@@ -408,7 +442,7 @@ class Lending:
     def check(self) -> None:
         """Raise AssertionError if an invariant is broken."""
         inside = self._inside
-        assert sum(trial.minimum for trial in inside) <= len(self._workers), "more was let in than fits"
+        assert sum(trial.least for trial in inside) <= len(self._workers), "more was let in than fits"
         for worker in self._workers.values():
             assert bool(worker.trial) == (worker.state in ("lent", "returning")), worker
         for trial in inside:
@@ -416,9 +450,9 @@ class Lending:
         for worker in self._in_state("lent"):
             assert worker.trial in self._trials, f"{worker.name} is lent to {worker.trial}, which is over"
         if any(self._in_state("idle")) and not any(self._in_state("returning")) and not any(self._in_state("absent")):
-            assert all(self.crew(trial.name) >= trial.minimum for trial in inside), "a trial waits although workers are idle"
-            waiting = [trial for trial in self._trials.values() if not trial.let_in and trial.maximum]
+            assert all(self.crew(trial.name) >= trial.least for trial in inside), "a trial waits although workers are idle"
+            waiting = [trial for trial in self._trials.values() if not trial.let_in and trial.most]
             idle = len(list(self._in_state("idle")))
-            assert not waiting or waiting[0].minimum > len(self._workers) - sum(trial.minimum for trial in inside), waiting
+            assert not waiting or waiting[0].least > len(self._workers) - sum(trial.least for trial in inside), waiting
             if not waiting:
-                assert all(self.crew(trial.name) == trial.maximum for trial in inside), f"{idle} workers idle although trials want them"
+                assert all(self.crew(trial.name) >= trial.most for trial in inside), f"{idle} workers idle although trials want them"

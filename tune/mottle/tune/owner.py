@@ -103,6 +103,14 @@ class FleetOwner:
         """It was evaluated."""
         self._handle(l.TrialReported(trial, samples))
 
+    def wants(self, trial: str, usable: int | None, told_ns: int) -> None:
+        """Its last samples are out, and it has something to do for so many workers; None: any number, as before that.
+
+        Args:
+            told_ns: on the run's clock, for calls may overtake each other.
+        """
+        self._handle(l.TrialWants(trial, usable, told_ns))
+
     def fault(self, trial: str) -> str:
         """Why a trial has to fail; empty if it need not."""
         return self._faults.get(trial, "")
