@@ -28,7 +28,7 @@ def main(folder: Path) -> dict[str, Any]:
     job = live.trainer(folder / "fleet", test_data=live.blobs(50, seed=1), **crew)
     with Arbiter(job, stay_s=0.0, max_deaths=1) as fleet, running(sharing(plain, fleet), folder, {"optimizer.lr": 0.1}) as trial:
         step_until(trial, 2)
-        run: Any = trial._run
+        run: Any = trial._going.run
         going = run.places()["w0"].node
         cluster.add_node(num_cpus=1)
         refused = drains.drain(going, "the price of spot machines rose", 60.0)

@@ -2,7 +2,7 @@
 
     python -m tests.tune.small JOB.yaml FOLDER ADDRESS
 
-begins a sweep on a running Ray and says so on standard output as soon as its first checkpoint is part of what a restore would find.
+begins a sweep on a running Ray and says so on standard output as soon as the durable copy of its first checkpoint is there.
 """
 
 import sys
@@ -43,10 +43,10 @@ def run_config(folder: Path, **options: Any) -> tune.RunConfig:
 
 
 class Teller(tune.Callback):
-    """Says when a checkpoint is known to the state of the sweep, which is written before a step of Tune's ends."""
+    """Says when a checkpoint is whole that the state of the sweep knows, which is written before a step of Tune's ends."""
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        if any(trial.checkpoint is not None for trial in trials):
+        if any(trial.checkpoint is not None and Path(trial.checkpoint.path, "manifest.json").is_file() for trial in trials):
             print(SAVED, flush=True)
 
 

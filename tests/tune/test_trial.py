@@ -15,13 +15,12 @@ from tests.actors import live
 from torch import Tensor, nn
 
 from mottle.checkpoint import read_manifest
-from mottle.checkpoint.parts import CheckpointError
 from mottle.core.errors import ConfigError
 from mottle.sdk import WorkerGroup
 from mottle.storage import Folder
 from mottle.tune import trainable
-from mottle.tune.handover import FORMAT, TRIAL_FILE
-from mottle.tune.trial import Trial, TrialError, address_of
+from mottle.tune.going import TrialError
+from mottle.tune.trial import Trial, address_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 
@@ -65,12 +64,10 @@ def test_every_evaluation_comes_with_its_checkpoint_and_another_job_goes_on_from
     with running(kind, tmp_path, {"optimizer.lr": 0.1}) as trial:
         first = trial.train()
         assert (first["samples"], first["version"], first["workers"], first["done"]) == (100, 5, 1, False)
-        kept = tmp_path / "kept"
-        trial.save(str(kept))
+        kept = Path(trial.save().checkpoint.path)
         second = trial.train()
         assert (second["samples"], second["version"], second["done"]) == (200, 10, True)
-        at_end = tmp_path / "end"
-        trial.save(str(at_end))
+        at_end = Path(trial.save().checkpoint.path)
         assert trial.train() == {"__duplicate__": True}
     assert set(load_file(kept / "model.safetensors")) == {"weight", "bias"}
     assert json.loads((kept / "manifest.json").read_text())["samples"] == 100
@@ -126,28 +123,41 @@ def test_a_trial_takes_over_anothers_model_in_the_run_that_it_has(tmp_path: Path
         told = loser.exploit(winner.coordinator(), {"optimizer.lr": 0.1, "codec": "bf16"})
         assert told == "codec cannot be changed while a run goes on"
         assert loser.exploit(winner.coordinator(), {"optimizer.lr": 0.05, "batch_size": 10}) == ""
-        for _ in range(20):  # an evaluation or two may have begun before
-            if (later := loser.train())["test_loss"] < 0.9 * first["test_loss"]:
-                break
-        assert later["test_loss"] < 0.9 * first["test_loss"]
-        assert [folder.name for folder in (tmp_path / "sweep" / "loser").glob("run-*")] == ["run-000"]
+        assert loser.train()["test_loss"] < 0.9 * first["test_loss"]
+        assert runs_of(loser) == ["run-000"]
 
 
-def test_a_checkpoint_of_another_format_or_of_nobody_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "theirs").mkdir()
-    (tmp_path / "newer").mkdir()
-    (tmp_path / "newer" / TRIAL_FILE).write_text(json.dumps({"format": FORMAT + 1, "checkpoint": 1, "strategy": "sync"}))
-    (tmp_path / "torn").mkdir()
-    (tmp_path / "torn" / TRIAL_FILE).write_text("{")
-    with running(described(tmp_path), tmp_path, {"optimizer.lr": 0.1}) as trial:
-        with pytest.raises(CheckpointError, match=f"there is no {TRIAL_FILE}"):
-            trial.restore(str(tmp_path / "theirs"))
-        with pytest.raises(
-            CheckpointError, match=f"has format {FORMAT + 1}, this Mottle reads {FORMAT}; restore with the Mottle that wrote it"
-        ):
-            trial.restore(str(tmp_path / "newer"))
-        with pytest.raises(CheckpointError, match="is damaged"):
-            trial.restore(str(tmp_path / "torn"))
+def runs_of(trial: Trial) -> list[str]:
+    """Folders of the runs that it has had."""
+    return sorted(folder.name for folder in Path(trial._storage.trial_fs_path).glob("run-*"))
+
+
+def test_a_token_is_taken_up_from_shard_to_shard_while_its_run_lives_and_from_storage_when_it_is_over(tmp_path: Path) -> None:
+    """What Ray Tune does in population-based training: the loser is reset and restored from the winner's checkpoint."""
+    crew = WorkerGroup(count=1, num_cpus=0.5, delay_s=0.001)
+    kind = described(tmp_path, until={"epochs": 1000}, strategy="async", scaling_config=crew)
+    still, config = {"optimizer.lr": 1e-9}, {"optimizer.lr": 1e-9, "optimizer.momentum": 0.25}
+    with running(kind, tmp_path, still, "loser") as loser:
+        first = loser.train()
+        with running(kind, tmp_path, {"optimizer.lr": 0.1}, "winner") as winner:
+            winner.train()
+            kept = winner.save()
+            assert loser.reset(dict(config), loser._storage)
+            loser.restore(kept)
+            copied = loser.train()
+            assert copied["test_loss"] < 0.9 * first["test_loss"]
+            assert (copied["training_iteration"], runs_of(loser)) == (2, ["run-000"])
+            own = loser.save()
+            assert loser.reset(dict(config), loser._storage)
+            loser.restore(own)
+            assert loser.train()["samples"] > copied["samples"], "it went on where it was"
+            assert runs_of(loser) == ["run-000"]
+        assert (Path(kept.checkpoint.path) / "model.safetensors").is_file(), "written in the background"
+        assert loser.reset(dict(config), loser._storage)
+        loser.restore(kept)
+        again = loser.train()
+        assert runs_of(loser) == ["run-000", "run-001"]
+        assert again["test_loss"] < 0.9 * first["test_loss"]
 
 
 def test_the_driver_is_asked_for_the_crew_and_refuses_what_no_trial_could_be(tmp_path: Path) -> None:

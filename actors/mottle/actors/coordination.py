@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import ray
 
 from mottle import strategies
-from mottle.actors import copies, transport
+from mottle.actors import copies, placing, transport
 from mottle.actors.charter import Charter, charter_of
 from mottle.actors.chronicle import Chronicle
 from mottle.actors.collusion import open_channel
@@ -578,16 +578,26 @@ class Session:
             self._fleet.guests.unwant(slot)
             self.events([p.RemoveAsked(slot, at_once)])
 
-    def offer(self, name: str) -> copies.Offered:
+    def source(self) -> copies.Source:
+        """By what others can ask for the model later."""
+        name = ray.get_runtime_context().get_actor_name() or ""
+        return copies.Source(name, self._job.run_dir, self._brain.version.lineage, self._job.layout.digest)
+
+    def offer(self, name: str, wanted: copies.Source | None = None) -> copies.Offered:
         """Have the shards keep a copy of the model as it is, for another run, until it is withdrawn.
 
+        Args:
+            wanted: what it has to be, if not any.
         Raises:
-            CopyError: the run is over.
+            CopyError: the run is over, or its model is another one.
         """
         assert self._fleet is not None
         if self._brain.finished is not None:
             raise copies.CopyError(f"it has ended: {self._brain.finished}")
         with self._lock:
+            replacing = "it takes over another model just now" if self._brain.replacing else ""
+            if wanted is not None and (trouble := copies.gone(wanted, self._job.run_dir, self._brain.version.lineage) or replacing):
+                raise copies.CopyError(trouble)
             ranges = self._job.layout.cut(self._job.brain.num_shards)
             by_shard = self._fleet.replicas.by_shard()
             self.events([p.OfferAsked(name)])
@@ -601,15 +611,16 @@ class Session:
         """Put the model of another run, as it is now, in the place of this one's, and change settings with it.
 
         Args:
-            donor: the other run's coordinator.
+            donor: the other run's coordinator, or the `Source` of a model that it had.
         Raises:
             CopyError: says why not; nothing has changed then.
         """
         assert self._fleet is not None
         name = secrets.token_hex(8)
-        control = donor.ask.options(concurrency_group="control")
+        wanted = donor if isinstance(donor, copies.Source) else None
+        control = (donor if wanted is None else placing.find_coordinator(wanted.coordinator)).ask.options(concurrency_group="control")
         try:
-            offered: copies.Offered = ray.get(control.remote("offer", name), timeout=copies.FETCH_TIMEOUT_S)
+            offered: copies.Offered = ray.get(control.remote("offer", name, wanted), timeout=copies.FETCH_TIMEOUT_S)
             if trouble := copies.refusal(offered, self._job.layout.digest, self._job.run_dir):
                 raise copies.CopyError(trouble)
             replicas = self._fleet.replicas

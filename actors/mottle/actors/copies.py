@@ -23,6 +23,18 @@ class CopyError(MottleError):
     """A model could not be copied; the run that wanted it goes on as before."""
 
 
+class Source(NamedTuple):
+    """A model of a live run, by which it can be asked for later and from any process of the cluster."""
+
+    coordinator: str
+    """Ray's name of it, in the namespace `placing.RUNS`."""
+    run: str
+    """Its folder."""
+    lineage: int
+    """A model that another one has replaced since is not to be had any more."""
+    layout_digest: str
+
+
 class Piece(NamedTuple):
     """A shard of the run that offers."""
 
@@ -64,6 +76,17 @@ def _joined(parts: Sequence[Tensor]) -> Tensor:
     if not parts:
         return torch.empty(0)
     return parts[0] if len(parts) == 1 or not parts[0].dim() else torch.cat(list(parts))
+
+
+def gone(wanted: Source, run: str, lineage: int) -> str:
+    """Why a coordinator has not what is wanted of it; empty if it has.
+
+    Args:
+        run, lineage: of the run that it serves now.
+    """
+    if wanted.run != run:
+        return f"{wanted.run} has ended"
+    return "" if wanted.lineage == lineage else f"{wanted.run} has taken over another model since"
 
 
 def refusal(offered: Offered, layout_digest: str, run: str) -> str:

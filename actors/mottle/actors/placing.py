@@ -1,11 +1,14 @@
 """Where actors go: Ray options of coordinator, shards, validator and workers. Idle ones made alike are taken up before new ones start."""
 
+import secrets
+from contextlib import suppress
 from typing import Any
 
 import ray
 
 from mottle.actors import hosts
 from mottle.actors.children import child
+from mottle.actors.copies import CopyError
 from mottle.actors.job import WorkerGroup
 from mottle.actors.launching import environment, options_of
 from mottle.actors.reserve import RESERVE
@@ -15,6 +18,8 @@ from mottle.actors.worker import TrainingWorker
 
 NAMESPACE = "mottle"
 """Ray namespace of detached runs."""
+RUNS = "mottle-runs"
+"""Ray namespace of all other coordinators, by which runs of different processes find each other."""
 
 
 _remote: Any = ray.remote  # its annotations leave out concurrency_groups
@@ -53,5 +58,27 @@ def make_coordinator(cls: type, name: str | None = None) -> Any:
     remote = _remote(num_cpus=0, max_restarts=-1, concurrency_groups={"events": 1, "control": 8, "lives": 1})(cls)
     options = {"runtime_env": environment(), **hosts.home()}
     if name is None:
-        return RESERVE.get("coordinator", remote, options)
+        own = {"name": f"coordinator/{secrets.token_hex(8)}", "namespace": RUNS}
+        return RESERVE.get("coordinator", remote, options, own)
     return remote.options(name=name, namespace=NAMESPACE, lifetime="detached", **options).remote()
+
+
+def find_coordinator(name: str) -> Any:
+    """The coordinator that Ray knows by that name.
+
+    Raises:
+        CopyError: it is gone, and its run with it.
+    """
+    for namespace in (RUNS, NAMESPACE):
+        with suppress(ValueError):
+            return ray.get_actor(name, namespace=namespace)
+    raise CopyError(f"the run of {name} is gone")
+
+
+def stands(name: str) -> bool:
+    """Whether there is a coordinator of that name."""
+    try:
+        find_coordinator(name)
+    except CopyError:
+        return False
+    return True

@@ -9,6 +9,7 @@ import ray.train
 from torch import Tensor
 
 from mottle.actors import transport
+from mottle.actors.copies import Source
 from mottle.actors.hosts import Place
 from mottle.actors.job import Job
 from mottle.actors.reasons import reason_of
@@ -157,8 +158,13 @@ class Run:
         self.copy_from_coordinator(donor.coordinator, **settings)
 
     def copy_from_coordinator(self, donor: Any, **settings: Any) -> None:
-        """As `copy_from`, from a run of another process."""
+        """As `copy_from`, from a run of another process: its coordinator, or the `Source` of the model that is wanted of it."""
         self._ask("copy_from", donor, self._checked(settings) if settings else {})
+
+    def source(self) -> Source:
+        """By what another process can ask for this run's model later, with `copy_from_coordinator`."""
+        source: Source = self._ask("source")
+        return source
 
     def pause(self) -> None:
         """Give out no new work; what is in hand is finished."""

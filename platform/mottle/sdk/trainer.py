@@ -247,7 +247,8 @@ class Trainer:
             raise ConfigError(
                 f"a detached run {self.job.name!r} goes on already: attach to it, stop it, or give this one another name or folder"
             ) from None
-        RESERVE.clear()  # what waits yet and was not taken up may hold what this run needs
+        if self.job.own_groups:
+            RESERVE.clear()  # what waits yet and was not taken up may hold what this run needs
         start = coordinator.start.options(concurrency_group="control")
         try:
             ray.get(start.remote(coordinator, self.job, notes, resumption, transport.publish(values), RESERVE.keeping and not detached))

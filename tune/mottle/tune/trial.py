@@ -1,27 +1,29 @@
 """One trial of Ray Tune is one Mottle run: a thin shell that starts it, reports its evaluations and lets it go.
 
-The run trains on while Tune thinks. It is asked to save a checkpoint with every evaluation, so what Tune keeps along with a result is the
-version that was measured (or, under asynchronous strategies, one that a step on its way had reached by then).
+The run trains on while Tune thinks. It is asked to save a checkpoint with every evaluation, and Tune is given a token for it: the version
+that was measured (or, under asynchronous strategies, one that a step on its way had reached by then) follows in the background.
+
+Where Tune reuses this process for the same trial, as its population-based training does, the run is only parked meanwhile: it goes on as it
+is, or copies the model of the trial whose token comes, from shard to shard.
 """
 
+import logging
 import math
 import time
-from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar
 
 import ray
 import ray.tune
 from ray.tune.result import DONE, RESULT_DUPLICATE, SHOULD_CHECKPOINT
 
+from mottle.actors import placing
 from mottle.actors.fleet import CrewError
 from mottle.actors.job import KeepCheckpoints
-from mottle.checkpoint.parts import CheckpointError
 from mottle.core.errors import ConfigError, MottleError
-from mottle.observe.snapshot import Snapshot
-from mottle.observe.wording import GONE
-from mottle.sdk import Run, Trainer, kept_processes
+from mottle.sdk import Trainer, kept_processes
 from mottle.sdk.jobfile import JobFile
 from mottle.sdk.local import missing_resources
 from mottle.sdk.schema import JobFileError
@@ -30,20 +32,17 @@ from mottle.tune import crew, handover
 from mottle.tune.arbiter import Loan
 from mottle.tune.borrowing import Borrowing, job_and_crew
 from mottle.tune.fields import SCALING, touched
+from mottle.tune.going import Going, TrialError
+from mottle.tune.handover import Token
 from mottle.tune.population import fixed_fields, in_place
 from mottle.tune.space import job_with
 
-POLL_S = 0.1
-FREE_S = 5.0
-"""Time for a stopped run to finish what it has in hand: about what starting new processes would take."""
-STORAGE_POLL_S = 0.05
+logger = logging.getLogger(__name__)
+SAVING_S = 30.0
+"""Longest wait for a durable copy that a living run has yet to write."""
 _SCHEMES = {"s3": "s3", "gcs": "gs"}
 _FLEET_FIELDS = {"fleet", SCALING}
 Config = dict[str, Any]
-
-
-class TrialError(MottleError):
-    """A trial cannot go on; the others are not touched by it."""
 
 
 class Trial(ray.tune.Trainable):
@@ -89,15 +88,17 @@ class Trial(ray.tune.Trainable):
         """Note what the trial is; nothing is started before Tune wants a step, for a checkpoint may come first."""
         self._kept = ExitStack()
         self._kept.enter_context(kept_processes())  # where Tune reuses this process for another trial, that one reuses the crew's
+        self._going: Going | None = None
+        self._parked: Going | None = None
+        """The run that the trial had when it was paused."""
+        self._measured: Going | None = None
+        """What the last result is of; it may be over."""
         self._become(config)
 
     def _become(self, config: Config) -> None:
         self._fields = config
         self._trainer: Trainer | None = None
         self._resumes = False
-        self._run: Run | None = None
-        self._borrowing: Borrowing | None = None
-        self._num_seen = 0
         self._began_at = 0
         self._version: int | None = None
         """The version that the last result, or the checkpoint taken up, was of."""
@@ -111,54 +112,84 @@ class Trial(ray.tune.Trainable):
             TrialError: the run diverged, lost its whole crew, or measured nothing.
             RunFailedError: the run could not go on.
         """
-        if self._run is None and not self._ended:
+        if self._going is None and not self._ended:
             self._begin()
         report = None if self._ended else self._next()
         if report is None:
             if self._version is None:
                 raise TrialError("the run ended and nothing was measured: every evaluation failed; see the logs in its folder")
             return {RESULT_DUPLICATE: True}  # Tune takes its last result as the end
-        self._version = int(report["version"])
-        if self._borrowing is not None:
-            self._borrowing.reported(int(report["samples"]))
+        self._version, self._measured = int(report["version"]), self._going
         if not math.isfinite(report["test_loss"]):
             self._release()
             raise TrialError(f"diverged: test_loss is {report['test_loss']} after {report['samples']:.0f} samples")
-        self._await_checkpoint()
-        assert self._run is not None
-        if self._over(POLL_S) and not self._run.evaluations(self._num_seen):
+        if self._going is not None and not self._going.has_more:
             self._end()
         return {**report, "complete": self._ended, DONE: self._ended, SHOULD_CHECKPOINT: True}
 
+    def _next(self) -> dict[str, float] | None:
+        assert self._going is not None
+        try:
+            report = self._going.next()
+        except TrialError:
+            self._release()
+            raise
+        if report is None:
+            self._end()
+        return report
+
+    def save(self, checkpoint_dir: str | None = None) -> Any:
+        """As Ray's: hand over the token of the last result; its durable copy follows to the same place."""
+        saved = super().save(checkpoint_dir)
+        assert self._measured is not None
+        assert self._version is not None
+        assert saved.checkpoint is not None
+        kept = Folder(saved.checkpoint.filesystem, saved.checkpoint.path)
+        self._measured.keeper.keep(self._version, self._measured.source.lineage, kept)
+        return saved
+
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Hand over the version of the last result."""
-        assert self._trainer is not None
-        assert self._version is not None, "Tune saves after a result or not at all"
-        job = self._trainer.job
-        manifest = handover.whole(Folder.at(job.run_dir), self._version)
-        if manifest is None:
-            raise CheckpointError(f"no checkpoint of version {self._version} could be written to {job.run_dir}; see the logs there")
-        handover.hand_over(job, manifest, checkpoint_dir)
+        """Write the token."""
+        assert self._measured is not None, "Tune saves after a result or not at all"
+        assert self._version is not None
+        handover.write_token(handover.token_of(self._measured.job, self._measured.source, self._version), checkpoint_dir)
 
     def load_checkpoint(self, checkpoint: Any) -> None:
-        """Go on from there at the next step, in a folder of its own: what was computed until now is another history."""
+        """Go on from there: in the run that the trial had, with the model as it is in its shards or those of another trial; else in a new
+        run from the durable copy, in a folder of its own."""
+        token = handover.read_token(checkpoint)
+        if self._parked is not None:
+            if not (trouble := self._go_on_with(token)):
+                return
+            logger.info("%s goes on from the durable copy: %s", self.trial_name, trouble)
         self._free()
         self._trainer = self._described()
-        manifest = handover.take_up(checkpoint, self._trainer.job)
-        self._resumes, self._began_at, self._version = True, manifest.samples, manifest.version[1]
-        self._num_seen, self._ended = 0, False
+        until = time.monotonic() + SAVING_S
+        lives = partial(placing.stands, token.source.coordinator)
+        manifest = handover.take_up(checkpoint, token, self._trainer.job, lambda: time.monotonic() < until and lives())
+        self._resumes, self._ended = manifest is not None, False
+        if manifest is None:
+            logger.warning("%s begins anew: %s ended before anything of it was saved", self.trial_name, token.source.run)
+        else:
+            self._began_at, self._version = manifest.samples, manifest.version[1]
 
     def reset_config(self, new_config: Config) -> bool:
-        """Become another trial in the same process, and in the processes of the crew where they are free soon."""
-        self._free()
+        """Become another trial in the same process, and in the processes of the crew where they are free soon; or the same one again, whose
+        run waits for what Tune has it go on from."""
+        going, self._going = self._going, None
+        if going is not None and going.job.run_dir.startswith(f"{address_of(self._folder)}/"):
+            going.park()
+            self._parked = going
+        elif going is not None:
+            going.free()
         self._become(new_config)
         return True
 
-    # --- population-based training ----------------------------------------------------------------------------------------------------
+    # --- other models in the run that goes on -----------------------------------------------------------------------------------------
 
     def coordinator(self) -> Any:
         """Whom another trial can copy the model from; None between two runs."""
-        return None if self._run is None else self._run.coordinator
+        return None if self._going is None else self._going.run.coordinator
 
     def exploit(self, donor: Any, new_config: Config) -> str:
         """Take over the model of another trial's run and go on with these fields. Why that cannot be, and nothing has changed; else empty.
@@ -166,20 +197,41 @@ class Trial(ray.tune.Trainable):
         Args:
             donor: the other run's coordinator.
         """
-        if self._run is None or self._trainer is None:
+        if self._going is None:
             return "the run has ended"
-        other = self._job_of(new_config)
-        job, then = self._trainer.job, other.trainer(folder="unused").job
-        settings, fixed = in_place(job, then)
-        if fixed := fixed_fields(self._job_of(self._fields).data, other.data) + fixed:
+        if not (trouble := self._copy(self._going, donor, new_config)):
+            self._fields = new_config
+        return trouble
+
+    def _go_on_with(self, token: Token) -> str:
+        """Have the parked run go on from there. Why that cannot be; else empty."""
+        going = self._parked
+        assert going is not None
+        if going.run.finished:
+            return "the run has ended"
+        if trouble := self._copy(going, None if token.source == going.source else token.source, self._fields):
+            return trouble
+        going.go_on(self._borrowed(going.job.run_dir))
+        self._going, self._parked, self._measured, self._version = going, None, going, token.version
+        return ""
+
+    def _copy(self, going: Going, donor: Any, fields: Config) -> str:
+        """Have a run take over a model, if there is one to take over, and go on with these fields. Why that cannot be; else empty."""
+        other = self._job_of(fields)
+        then = other.trainer(folder="unused").job
+        settings, fixed = in_place(going.job, then)
+        if fixed := fixed_fields(going.data, other.data) + fixed:
             return f"{', '.join(fixed)} cannot be changed while a run goes on"
         try:
-            self._run.copy_from_coordinator(donor, **settings)
+            if donor is not None:
+                going.copy(donor, **settings)
+            elif settings:
+                going.run.set(**settings)
         except MottleError as error:
             return str(error)
-        self._fields = new_config
-        self._trainer.job = replace(
-            job,
+        going.data = other.data
+        going.job = replace(
+            going.job,
             optimizer=then.optimizer,
             strategy=then.strategy,
             strategy_defaults=then.strategy_defaults,
@@ -194,24 +246,26 @@ class Trial(ray.tune.Trainable):
 
     # --- the run ----------------------------------------------------------------------------------------------------------------------
 
+    @property
+    def _folder(self) -> Folder:
+        assert self._storage is not None, "Tune gives every trial a place"
+        return Folder(self._storage.storage_filesystem, self._storage.trial_fs_path)
+
     def _begin(self) -> None:
+        self._free()  # a run that was parked, and nothing to go on from came for it
         if self._trainer is None:
             self._trainer = self._described()
-        self._run = self._trainer.resume() if self._resumes else self._trainer.start()
-        if self._borrowing is not None:
-            self._borrowing.begin(self._run)
+        job, data = self._trainer.job, self._job_of(self._fields).data
+        run = self._trainer.resume() if self._resumes else self._trainer.start()
+        self._going = Going(run, job, data, self._borrowed(job.run_dir), self._began_at)
 
     def _described(self) -> Trainer:
         """The trial's job, in a folder of its own below the trial's."""
-        assert self._storage is not None, "Tune gives every trial a place"
-        trials = Folder(self._storage.storage_filesystem, self._storage.trial_fs_path)
-        name = f"run-{sum(each.startswith('run-') for each in trials.folders()):03d}"
-        folder = f"{address_of(trials)}/{name}"
-        trainer = self._job_of(self._fields).trainer(folder=folder)
+        name = f"run-{sum(each.startswith('run-') for each in self._folder.folders()):03d}"
+        trainer = self._job_of(self._fields).trainer(folder=f"{address_of(self._folder)}/{name}")
         if self.loan is not None:
-            _, (minimum, maximum) = job_and_crew(self.job, self._fields, self.loan)
+            minimum, _ = self._crew()
             trainer.job = replace(trainer.job, lent_crew=minimum, lender=self.loan.owner)
-            self._borrowing = Borrowing(self.loan, trainer.job.run_dir, minimum, maximum)
         brain = replace(trainer.job.brain, save_evaluated=True, checkpoint_every=None)
         trainer.job = replace(trainer.job, name=self.trial_name, brain=brain, keep=KeepCheckpoints())
         return trainer
@@ -219,49 +273,12 @@ class Trial(ray.tune.Trainable):
     def _job_of(self, fields: Config) -> JobFile:
         return job_with(self.job, fields) if self.loan is None else job_and_crew(self.job, fields, self.loan)[0]
 
-    def _next(self) -> dict[str, float] | None:
-        """The next evaluation that is not of what the run began with; None if there is none any more."""
-        assert self._run is not None
-        for snapshot in self._run.watch(POLL_S):
-            for report in self._run.evaluations(self._num_seen):
-                self._num_seen += 1
-                if report["samples"] > self._began_at:
-                    return _told(report, snapshot)
-            self._check_crew(snapshot)
-        self._end()
-        return None
+    def _crew(self) -> tuple[int, int]:
+        assert self.loan is not None
+        return job_and_crew(self.job, self._fields, self.loan)[1]
 
-    def _check_crew(self, snapshot: Snapshot) -> None:
-        """Nobody adds workers to a trial with a crew of its own, so without any it would wait for ever."""
-        assert self._run is not None
-        if self._borrowing is not None:
-            if fault := self._borrowing.fault():
-                self._release()
-                raise TrialError(fault)
-            return
-        if snapshot.workers and all(worker.state in GONE for worker in snapshot.workers) and not self._run.finished:
-            died = [event.text for event in snapshot.events if event.kind == "killed"]
-            self._release()
-            raise TrialError(f"every worker of the trial died: {died[-1] if died else 'see the logs in its folder'}")
-
-    def _await_checkpoint(self) -> None:
-        """Until what was measured is saved, or cannot be: then it is for Tune's own call to say so."""
-        assert self._trainer is not None
-        assert self._version is not None
-        folder = Folder.at(self._trainer.job.run_dir)
-        while handover.whole(folder, self._version) is None:
-            if self._over(STORAGE_POLL_S):
-                return
-
-    def _over(self, timeout_s: float) -> bool:
-        """Whether the run has finished, after waiting for it that long."""
-        assert self._run is not None
-        until = time.monotonic() + timeout_s
-        while not self._run.finished:
-            if time.monotonic() >= until:
-                return False
-            time.sleep(min(STORAGE_POLL_S, timeout_s))
-        return True
+    def _borrowed(self, run_dir: str) -> Borrowing | None:
+        return None if self.loan is None else Borrowing(self.loan, run_dir, *self._crew())
 
     def _end(self) -> None:
         """Release the crew of a run that has finished.
@@ -269,42 +286,28 @@ class Trial(ray.tune.Trainable):
         Raises:
             RunFailedError: it could not go on.
         """
-        assert self._run is not None
-        run, self._run, self._ended = self._run, None, True
-        self._give_back()
-        result = run.result()
-        if result.error is not None:
-            raise result.error
+        assert self._going is not None
+        going, self._going, self._ended = self._going, None, True
+        going.end()
 
     def _free(self) -> None:
-        """End a run that has not so that its processes can serve another one; one that takes too long for that is killed."""
-        if self._run is None:
-            return
-        self._run.stop("stopped by Ray Tune")
-        self._give_back()
-        if self._over(FREE_S):
-            self._run.result()
-            self._run = None
-        self._release()
+        """Let go of every run, so that the processes can serve another one."""
+        for going in (self._going, self._parked):
+            if going is not None:
+                going.free()
+        self._forget()
 
     def _release(self) -> None:
-        """End a run that has not, at once."""
-        self._give_back()
-        if self._run is not None:
-            self._run.kill()
-            self._run = None
+        """End every run that has not, at once."""
+        for going in (self._going, self._parked):
+            if going is not None:
+                going.release()
+        self._forget()
 
-    def _give_back(self) -> None:
-        """Others may have the workers that were lent to the run."""
-        if self._borrowing is not None:
-            self._borrowing.over()
-
-
-def _told(report: Mapping[str, float], snapshot: Snapshot) -> dict[str, float]:
-    """An evaluation as Tune's loggers and schedulers see it."""
-    values = {name: value for name, value in report.items() if name != "time_s"}
-    present = sum(worker.state not in GONE for worker in snapshot.workers)
-    return {**values, "samples": int(report["samples"]), "wall_s": report["time_s"], "workers": present}
+    def _forget(self) -> None:
+        if self._measured is not None:
+            self._measured.keeper.close()
+        self._going = self._parked = self._measured = None
 
 
 def address_of(folder: Folder) -> str:
