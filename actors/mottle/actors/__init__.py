@@ -1,7 +1,7 @@
 """Thin Ray shells around the pure machines: coordinator, parameter shard, worker, validator.
 
 Each shell is imported from its own module: every process of a run imports this package, and only the coordinator's needs the tables of the
-record (pandas: half a second and 50 MB).
+record.
 """
 
 from mottle.actors.importing import collector_off

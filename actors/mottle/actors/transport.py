@@ -18,6 +18,7 @@ from torch import Tensor
 
 from mottle.actors import nearby
 from mottle.compression import Identity, Payload
+from mottle.compression.payload import is_row
 from mottle.core.layout import Range
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -99,7 +100,7 @@ def rows_of(payload: Any) -> tuple[Payload, list[nearby.Row]] | None:
     Pieces that the plain codec made of consecutive coordinates are one payload, whose body lies in several rows.
     """
     pieces = payload if isinstance(payload, tuple) else (payload,)
-    if not all(isinstance(piece, Payload) and _is_row(piece.body) for piece in pieces):
+    if not all(isinstance(piece, Payload) and is_row(piece.body) for piece in pieces):
         return None
     whole = replace(pieces[0], body=np.empty(0, np.uint8))
     if len(pieces) > 1:
@@ -111,7 +112,3 @@ def rows_of(payload: Any) -> tuple[Payload, list[nearby.Row]] | None:
 
 def _is_plain(payload: Payload) -> bool:
     return payload.codec_id == Identity.codec_id and type(payload.num_coordinates) is int
-
-
-def _is_row(body: Any) -> bool:
-    return isinstance(body, np.ndarray) and body.dtype == np.uint8 and body.ndim == 1 and body.flags.c_contiguous

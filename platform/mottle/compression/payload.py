@@ -105,13 +105,18 @@ def check(payload: Payload, *, codec_id: int, num_coordinates: int, num_bytes: i
         if not _is(getattr(payload, name), value)
     ]
     body = payload.body
-    if not isinstance(body, np.ndarray) or body.dtype != np.uint8 or body.ndim != 1 or not body.flags.c_contiguous:
+    if not is_row(body):
         wrong.append(f"a body that is no contiguous row of bytes ({type(body).__name__})")
     elif len(body) != num_bytes:
         wrong.append(f"{len(body)} bytes instead of {num_bytes}")
     if wrong:
         raise PayloadError(f"not what this codec sends for {num_coordinates} coordinates: {'; '.join(wrong)}")
     return body
+
+
+def is_row(body: object) -> bool:
+    """Whether it is a contiguous row of bytes, as the body of every payload is."""
+    return isinstance(body, np.ndarray) and body.dtype == np.uint8 and body.ndim == 1 and body.flags.c_contiguous
 
 
 def _is(value: object, wanted: int) -> bool:

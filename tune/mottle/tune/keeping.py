@@ -6,9 +6,7 @@ import traceback
 from dataclasses import dataclass
 
 from mottle.storage import Folder
-from mottle.tune.handover import hand_over, whole
-
-LOOK_EVERY_S = 0.05
+from mottle.tune.handover import LOOK_EVERY_S, hand_over, whole
 
 
 @dataclass(frozen=True)
