@@ -47,7 +47,7 @@ def start(folder: str, samples: int, strategy: str, seed: int, replicas: int) ->
         digits.loss,
         digits.train_data(),
         test_data=digits.test_data(),
-        metrics={"loss": digits.loss, "accuracy": digits.accuracy},
+        metrics={"accuracy": digits.accuracy},
         optimizer={"sgd": {"lr": 0.05}},
         batch_size=BATCH if strategy == "sync" else BATCH // WORKERS,
         until={"samples": samples},

@@ -155,6 +155,7 @@ OTHERS = TensorDataset(-FEATURES - 1.0, LABELS)
         ({"until": {"epochs": -1}}, r"until\.epochs must be above 0"),
         ({"until": {"metric": {"test_accuracy": 0.9}}}, "nothing without test_data"),
         ({"until": {"metric": {"accuracy": 0.9}}, "test_data": OTHERS, "metrics": {"accuracy": one}}, "test_loss, test_accuracy"),
+        ({"test_data": OTHERS, "metrics": {"loss": one}}, "'loss' cannot be a metric's name"),
         ({"shards": 0}, "shards must be an integer of at least 1, got 0"),
         ({"replicas": 2}, "replicas is 0 or 1 further copy of each shard, got 2"),
         ({"max_grad_norm": 0.0}, "max_grad_norm must be above 0"),

@@ -100,8 +100,10 @@ class Sources:
             data.assert_disjoint(trusted, tested)
         return cls(train=source, trusted=trusted, test=tested)
 
-    def check_target(self, limits: Until, metrics: Mapping[str, Metric]) -> None:
-        """Refuse a run that ends when a metric is good which nobody measures."""
+    def check_metrics(self, limits: Until, metrics: Mapping[str, Metric]) -> None:
+        """Refuse a metric of the loss's name, and a run that ends when a metric is good which nobody measures."""
+        if "loss" in metrics:
+            raise ConfigError("metrics: 'loss' cannot be a metric's name, for the mean loss is always reported under it; leave it out")
         measured = [f"test_{name}" for name in ("loss", *metrics)] if self.test is not None else []
         for name in limits.metric or ():
             if name not in measured:

@@ -135,7 +135,7 @@ class Trainer:
         self.settings: RunSettings = settings_of(run_config, folder)
         sources = Sources.of(train_data, validation_data, test_data, collate_fn)
         limits = Until.of(until)
-        sources.check_target(limits, metrics or {})
+        sources.check_metrics(limits, metrics or {})
         defaults = strategy_defaults(strategy, rule, batch_size, optimizer, sources.trusted, batch_policy)
         strategic = strategies.build(strategy, defaults)
         if max_grad_norm is not None:
