@@ -1,12 +1,13 @@
 """What processes cost that die: a worker, a shard's primary and the coordinator, killed with SIGKILL in the middle of a run; what a worker
 costs that joins; and what a backup costs when nobody dies.
 
-    python benchmarks/failures.py [--rounds 3] [--parts deaths backups] [--params 25]
+    python benchmarks/failures.py [--rounds 3] [--parts deaths backups apart] [--params 25]
 
 The first runs train a linear model synchronously with 3 workers whose declared delay makes a step 50 ms; a pause is the longest time
 between two published versions after the first ten, and stands beside the usual one. The cost of backups is the step time of
 `step_time.py`'s model with a backup of each shard over that without, taking turns; all of it shares one machine, whose processors a backup
-takes from the workers. So the processor time of each process is told as well: a backup on another host takes its own.
+takes from the workers. So the processor time of each process is told as well, and the same is timed once more where backups have a
+processor of their own, as on another host, and everybody else the others (`apart`).
 """
 
 import argparse
@@ -85,7 +86,7 @@ EVENTS: dict[str, tuple[Callable[[Run], None], int, str]] = {
 }
 """What happens to the run, with its replicas, and how long the longest pause may be."""
 
-PARTS = ["deaths", "backups"]
+PARTS = ["deaths", "backups", "apart"]
 
 
 def disturbed(happens: Callable[[Run], None], replicas: int) -> Outcome:
@@ -124,35 +125,54 @@ def tell_event(name: str, outcomes: list[Outcome], aim: str) -> None:
     tell(f"{name}, 3 workers, synchronous steps of 50 ms", f"longest pause {longest} s, the usual step {usual_s:.2f} s; {kept}", aim)
 
 
-def backups(params: float, rounds: int) -> None:
+def backups(params: float, rounds: int, apart: bool) -> None:
     """What backups of both shards cost a run in which nobody dies."""
     ratios, costs = [], []
     with kept_processes():
         for _ in range(rounds):
-            (alone, _), (backed, spent) = (stepped(params, replicas) for replicas in (0, 1))
+            (alone, _), (backed, spent) = (stepped(params, replicas, apart) for replicas in (0, 1))
             ratios.append(backed / alone)
             costs.append(spent)
             shown = ", ".join(f"{role} {ms:.0f} ms" for role, ms in spent.items())
             print(f"step {alone:.3f} s without backups, {backed:.3f} s with, {ratios[-1]:.2f}x; processor time a step: {shown}", flush=True)
     median = {role: statistics.median(spent[role] for spent in costs) for role in costs[0]}
     rest = sum(median.values()) - median["backups"]
+    cores = f"all on {os.cpu_count()} cores" if not apart else f"one of {os.cpu_count()} cores for the backups alone, also without them"
     tell(
-        f"backups of both shards, {params:g} M parameters, 2 workers, {BACKED_BATCH} samples each, all on {os.cpu_count()} cores",
+        f"backups of both shards, {params:g} M parameters, 2 workers, {BACKED_BATCH} samples each, {cores}",
         f"step {', '.join(f'{ratio:.2f}' for ratio in sorted(ratios))} times that without; processor time a step: the two backups "
         f"{median['backups']:.0f} ms, all others {rest:.0f} ms",
         "1.15",
     )
 
 
-def stepped(params: float, replicas: int) -> tuple[float, dict[str, float]]:
+def stepped(params: float, replicas: int, apart: bool) -> tuple[float, dict[str, float]]:
     """Median seconds of a step, and milliseconds of processor time that it takes by role."""
     with tempfile.TemporaryDirectory() as folder:
         run = job(f"{folder}/run", params, BACKED_STEPS, BACKED_BATCH, 2, replicas).start()
+        backups_core = (os.cpu_count() or 1) - 1 if apart else None
+        for name, place in run.places().items():
+            keep_to(place.pid, backups_core, is_backup=role_of(name) == "backups")
         since, before = spent_s(run, WARM_UP)
         until, after = spent_s(run, WARM_UP + BACKED_STEPS - 2)
         run.result()
         step_s = statistics.median(gaps(f"{folder}/run"))
     return step_s, {role: 1000 * (after[role] - before[role]) / (until - since) for role in before}
+
+
+def role_of(name: str) -> str:
+    """What a process of a run is, by its name there."""
+    if name == "coordinator":
+        return name
+    return "workers" if name.startswith("w") else "backups" if "-" in name else "primaries"
+
+
+def keep_to(pid: int, backups_core: int | None, *, is_backup: bool) -> None:
+    """Have all threads of a process run on the backups' core, or on all others; anywhere for None. Processes serve several runs."""
+    cores = range(os.cpu_count() or 1)
+    allowed = [each for each in cores if backups_core is None or (each == backups_core) == is_backup]
+    for thread in psutil.Process(pid).threads():
+        os.sched_setaffinity(thread.id, allowed)
 
 
 def spent_s(run: Run, version: int) -> tuple[int, dict[str, float]]:
@@ -161,9 +181,8 @@ def spent_s(run: Run, version: int) -> tuple[int, dict[str, float]]:
         time.sleep(0.01)
     spent = dict.fromkeys(("coordinator", "workers", "primaries", "backups"), 0.0)
     for name, place in run.places().items():
-        role = "coordinator" if name == "coordinator" else "workers" if name.startswith("w") else "backups" if "-" in name else "primaries"
         times = psutil.Process(place.pid).cpu_times()
-        spent[role] += times.user + times.system
+        spent[role_of(name)] += times.user + times.system
     return now, spent
 
 
@@ -178,7 +197,11 @@ def main() -> int:
         for name, (happens, replicas, aim) in EVENTS.items():
             tell_event(name, [disturbed(happens, replicas) for _ in range(arguments.rounds)], aim)
     if "backups" in arguments.parts:
-        backups(arguments.params, arguments.rounds)
+        backups(arguments.params, arguments.rounds, apart=False)
+    if "apart" in arguments.parts:
+        if (os.cpu_count() or 1) < 2:
+            parser.error("apart needs two processors")
+        backups(arguments.params, arguments.rounds, apart=True)
     return 0
 
 

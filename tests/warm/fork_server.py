@@ -109,6 +109,7 @@ def _process_of(asking: socket.socket) -> int:
 def _become(order: dict[str, Any], files: list[int], asking: int) -> NoReturn:
     """What Ray's `setup_worker.py` would become in a new interpreter with that order."""
     status = 1
+    os.setsid()  # whoever ends this process's group, as a raylet may, is not to end the tests
     try:
         _move_to_the_host_of(asking)
         for standard, file in enumerate(files):
