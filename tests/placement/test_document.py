@@ -37,6 +37,8 @@ def test_the_page_runs_and_says_what_it_promises(folder: Path) -> None:
     said = (folder / "page.py.out").read_text()
     assert "ms on gpu0, gpu1" in said
     assert "at most 1.0" in said
+    assert re.search(r"^800Mi  auto +\d\d\.\d ms on gpu0; [1-9]\.\d ms of it again$", said, re.MULTILINE)
+    assert re.search(r"^800Mi  keep +\d\d\.\d ms on gpu0, gpu1; 0\.0 ms", said, re.MULTILINE)
     assert re.search(r"^export \d+ \S+ \{'(convolution|matmul)': \d+\}$", said, re.MULTILINE)
     assert "a step of" in (folder / "page.sh.out").read_text()
 

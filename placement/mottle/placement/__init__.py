@@ -17,11 +17,12 @@ from mottle.placement.perfetto import save_trace, trace_events
 from mottle.placement.pg1 import load_problem, save_problem
 from mottle.placement.picture import draw, save_picture
 from mottle.placement.plans import Candidate, Plan, Simulation, Transfer, load_plan, save_plan, simulate
-from mottle.placement.problem import COMM_MODES, MEM_MODES, CommMode, Device, Edge, Link, MemMode, Op, Problem
+from mottle.placement.problem import COMM_MODES, MEM_MODES, CommMode, Device, Edge, Link, MemMode, Op, Problem, Segment
+from mottle.placement.reductions import ACTIVATIONS, Activations, Reduction
 from mottle.placement.replan import Repair, repair
 from mottle.placement.replanning import Replan, replan
 from mottle.placement.replicas import Replicated, place_replicated
-from mottle.placement.report import explain, explain_bounds
+from mottle.placement.report import explain, explain_bounds, explain_reductions
 from mottle.placement.robust import RobustPlan, place_robust
 from mottle.placement.stages import Chain, Pipeline, Stage, chain_of, partition_chain
 
@@ -32,10 +33,12 @@ if TYPE_CHECKING:
     from mottle.placement.tracing import DEVICE_CLASSES, Capture, DeviceClass, capture, declare, measure
 
 __all__ = [
+    "ACTIVATIONS",
     "COARSENINGS",
     "COMM_MODES",
     "DEVICE_CLASSES",
     "MEM_MODES",
+    "Activations",
     "Bounds",
     "Candidate",
     "Capture",
@@ -56,10 +59,12 @@ __all__ = [
     "Plan",
     "Problem",
     "ProblemError",
+    "Reduction",
     "Repair",
     "Replan",
     "Replicated",
     "RobustPlan",
+    "Segment",
     "Simulation",
     "SmallShape",
     "Stage",
@@ -74,6 +79,7 @@ __all__ = [
     "draw",
     "explain",
     "explain_bounds",
+    "explain_reductions",
     "find_cluster",
     "fleet",
     "layered_problem",

@@ -4,6 +4,9 @@ A budget is spent by these estimates and not by a clock, so that what is evaluat
 The coefficients were fitted to layered and block-shaped graphs of 1,000 to 100,000 ops.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from mottle.placement.graph import Graph
 from mottle.placement.placers import ListAlgorithm
 
@@ -13,6 +16,18 @@ class Budget:
 
     def __init__(self, budget_s: float | None) -> None:
         self.left_us = float("inf") if budget_s is None else budget_s * 1e6
+
+    @property
+    def unlimited(self) -> bool:
+        return self.left_us == float("inf")
+
+    @contextmanager
+    def aside(self, share: float) -> Iterator[None]:
+        """A share of what is left is kept for afterwards."""
+        kept = 0.0 if self.unlimited else share * max(0.0, self.left_us)
+        self.left_us -= kept
+        yield
+        self.left_us += kept
 
     def affords(self, cost_us: float) -> bool:
         return cost_us <= self.left_us
@@ -29,7 +44,7 @@ def estimate_us(algorithm: ListAlgorithm, graph: Graph) -> int:
     sources = sum(1 for parents in graph.predecessors if not parents)
     ready = n // graph.num_levels + sources // 4
     if graph.comm_mode != "parallel":
-        return ready * num_devices * (2 * n + num_edges)
+        return ready * num_devices * (2 * n + num_edges) * 3 // 2
     step = 35 if algorithm == "m-etf" else 90
     return n * (step + ready * num_devices // 400) + num_edges * num_devices // 4
 
@@ -49,6 +64,11 @@ def splits_us(graph: Graph) -> float:
     """Microseconds of all contiguous splits, roughly."""
     tries = 4 if graph.mem_mode == "static" else 24
     return tries * (graph.num_devices * graph.num_groups * (15 + graph.num_groups / 60) + sim_us(graph))
+
+
+def reduce_us(graph: Graph) -> float:
+    """Microseconds of working reductions into a problem and of simulating it, roughly."""
+    return 25.0 * (graph.n + len(graph.edge_dst)) + sim_us(graph)
 
 
 def affordable_effort(graph: Graph, budget_us: float) -> float:

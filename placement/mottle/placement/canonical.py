@@ -136,7 +136,7 @@ def _communication(problem: "Problem", sizes: Ints, explicit: Ints) -> tuple[lis
     cost = np.zeros((len(classes), len(sizes)), np.int64)
     for link, c in classes.items():
         if link is not None:
-            ticks = np.array([_linear_ticks(link, size, problem.tick_ns) for size in distinct.tolist()], np.int64)
+            ticks = np.array([linear_ticks(link, size, problem.tick_ns) for size in distinct.tolist()], np.int64)
             cost[c] = np.where(explicit >= 0, explicit, ticks[inverse])
     receivers = 1 if problem.comm_mode == "parallel" else max(1, len(ids) - 1)
     if (total := receivers * int(cost.max(axis=0, initial=0).sum(dtype=object))) > LARGEST:
@@ -144,7 +144,7 @@ def _communication(problem: "Problem", sizes: Ints, explicit: Ints) -> tuple[lis
     return link_class, cost
 
 
-def _linear_ticks(link: "Link", size: int, tick_ns: int) -> int:
+def linear_ticks(link: "Link", size: int, tick_ns: int) -> int:
     if size == 0 or link.bytes_per_s is None:
         return link.lat
     ticks = link.lat + -(-size * 10**9 // (link.bytes_per_s * tick_ns))

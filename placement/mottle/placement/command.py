@@ -10,6 +10,7 @@ from mottle.placement.perfetto import save_trace
 from mottle.placement.pg1 import load_problem
 from mottle.placement.picture import save_picture
 from mottle.placement.plans import Plan, save_plan
+from mottle.placement.reductions import Activations
 from mottle.placement.report import explain, explain_bounds
 
 
@@ -29,6 +30,7 @@ def place_file(
     algorithm: str = "auto",
     coarsen: Coarsening | None = None,
     budget_s: float | None = 1.0,
+    activations: Activations = "auto",
     with_explanation: bool = False,
     with_bounds: bool = False,
     picture: str | Path | None = None,
@@ -45,7 +47,7 @@ def place_file(
         OSError: a file cannot be read or written.
     """
     loaded = load_problem(problem)
-    plan = place(loaded, algorithm, coarsen=coarsen, budget_s=budget_s)
+    plan = place(loaded, algorithm, coarsen=coarsen, budget_s=budget_s, activations=activations)
     limits = bounds(loaded) if with_bounds or with_explanation else None
     if out is not None:
         save_plan(plan, out)

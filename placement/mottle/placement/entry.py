@@ -13,11 +13,12 @@ from mottle.placement.judge import run
 from mottle.placement.ladder import climb
 from mottle.placement.lower_bounds import memory_faults
 from mottle.placement.mtopo import m_topo
-from mottle.placement.placed import NoRoom, Placement
+from mottle.placement.placed import NoRoom, Placement, positions
 from mottle.placement.placers import ListAlgorithm, placer_for
 from mottle.placement.plans import Plan, make_plan
-from mottle.placement.portfolio import place_auto, positions
+from mottle.placement.portfolio import place_auto
 from mottle.placement.problem import Problem
+from mottle.placement.reductions import ACTIVATIONS, MEANS, Activations
 
 _CATALOGUE = {
     "auto": "portfolio of the placers on three coarsenings, judged by simulation, then local search; never slower than one device",
@@ -46,22 +47,33 @@ def catalogue() -> dict[str, str]:
     return dict(_CATALOGUE)
 
 
-def place(problem: Problem, algorithm: str = "auto", *, coarsen: Coarsening | None = None, budget_s: float | None = 1.0) -> Plan:
+def place(
+    problem: Problem,
+    algorithm: str = "auto",
+    *,
+    coarsen: Coarsening | None = None,
+    budget_s: float | None = 1.0,
+    activations: Activations = "auto",
+) -> Plan:
     """Decide which device runs which op, and in which order.
+
+    Where memory is short and the problem says what may be recomputed or offloaded (`Problem.segments`), `auto` weighs that against
+    spreading the ops: see `Plan.reductions`. The others leave activations where they are.
 
     Args:
         algorithm: a name of `catalogue()`.
         coarsen: for `m-topo`, `m-etf`, `m-sct`, `m-sct-lp` and `heft`; None: none. `auto` tries all by itself.
         budget_s: for `auto`: seconds on one slow core, by estimate; 60 is thorough, None evaluates everything.
+        activations: for `auto`: `auto` (recomputed or offloaded where that is fastest), `keep` (never), or one of the two.
     Returns:
         A plan that fits, with its simulated step. The same arguments give the same plan, on any machine.
     Raises:
         ConfigError: an unknown name, or a coarsening where it means nothing.
         InfeasibleError: nothing fits (with the bound that is broken and the missing bytes), or the algorithm found nothing that does.
     """
-    _check(algorithm, coarsen, budget_s)
+    _check(algorithm, coarsen, budget_s, activations)
     if algorithm == "auto":
-        return place_auto(problem, budget_s)
+        return place_auto(problem, budget_s, [means for means in MEANS if activations in ("auto", means)])
     graph = problem.graph
     if faults := memory_faults(graph):
         raise InfeasibleError(faults)
@@ -83,7 +95,7 @@ def place(problem: Problem, algorithm: str = "auto", *, coarsen: Coarsening | No
     return make_plan(problem, trace, placement.order, name, [how] if how else [])
 
 
-def _check(algorithm: str, coarsen: str | None, budget_s: float | None) -> None:
+def _check(algorithm: str, coarsen: str | None, budget_s: float | None, activations: str) -> None:
     if algorithm not in _CATALOGUE:
         raise ConfigError(f"algorithm is one of {', '.join(_CATALOGUE)}; got {algorithm!r}")
     if coarsen is not None and coarsen not in COARSENINGS:
@@ -91,6 +103,10 @@ def _check(algorithm: str, coarsen: str | None, budget_s: float | None) -> None:
     if coarsen is not None and algorithm not in (*_LISTS, "m-topo"):
         reason = "tries every coarsening by itself" if algorithm == "auto" else "works on the original graph"
         raise ConfigError(f"algorithm {algorithm!r} {reason}: leave `coarsen` out; got {coarsen!r}")
+    if activations not in ACTIVATIONS:
+        raise ConfigError(f"activations is one of {', '.join(ACTIVATIONS)}; got {activations!r}")
+    if algorithm != "auto" and activations in MEANS:
+        raise ConfigError(f"activations={activations!r} is a choice of algorithm auto; {algorithm!r} keeps them")
     if budget_s is not None and not budget_s > 0:
         raise ConfigError(f"budget_s must be a positive number of seconds, or None for no limit; got {budget_s}")
 

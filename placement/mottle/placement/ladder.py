@@ -8,12 +8,10 @@ over-estimate, so they are given larger and larger budgets and SIM decides.
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, islice
 
-import numpy as np
-
 from mottle.placement.graph import Graph
 from mottle.placement.judge import run
 from mottle.placement.mtopo import fill, uniform_caps
-from mottle.placement.placed import MemoryState, NoRoom, Placement
+from mottle.placement.placed import MemoryState, NoRoom, Placement, positions
 
 Placer = Callable[[Graph, dict[int, int] | None, Sequence[int] | None], Placement | NoRoom]
 """(graph, groups bound beforehand, budgets) -> placement."""
@@ -22,25 +20,30 @@ STRETCHES = ((1, 1), (5, 4), (3, 2), (2, 1), (3, 1), (4, 1), (6, 1), (8, 1))
 """Factors on the budgets under dynamic accounting, as fractions."""
 
 
-def climb(graph: Graph, placer: Placer, *, tries: int | None = None) -> tuple[Placement | NoRoom, str]:
+def climb(
+    graph: Graph, placer: Placer, *, tries: int | None = None, go: Callable[[], bool] = lambda: True
+) -> tuple[Placement | NoRoom, str]:
     """Place with memory; the second value says how, empty when the first try served.
 
     Args:
         tries: rungs to try, the plain one included; None: all. Under dynamic accounting each rung is tried at every stretch.
+        go: asked before every run of the placer but the first: False ends the climb with what was found so far.
     Returns:
         A placement that SIM finds valid, or the last NoRoom.
     """
     if graph.mem_mode == "static":
-        return _climb_static(graph, placer, tries)
-    plain = _best_valid(graph, placer, lambda mem: iter([(None, "")]))
+        return _climb_static(graph, placer, tries, go)
+    plain = _best_valid(graph, placer, lambda mem: iter([(None, "")]), go, first=True)
     if isinstance(plain[0], Placement) or tries == 1:
         return plain
-    return _best_valid(graph, placer, lambda mem: islice(_bindings(graph, mem), None if tries is None else tries - 1))
+    return _best_valid(graph, placer, lambda mem: islice(_bindings(graph, mem), None if tries is None else tries - 1), go, first=False)
 
 
-def _climb_static(graph: Graph, placer: Placer, tries: int | None) -> tuple[Placement | NoRoom, str]:
+def _climb_static(graph: Graph, placer: Placer, tries: int | None, go: Callable[[], bool]) -> tuple[Placement | NoRoom, str]:
     verdict: Placement | NoRoom = NoRoom(0, [0] * graph.num_devices)
-    for bound, how in islice(chain([(None, "")], _bindings(graph, graph.mem)), tries):
+    for rung, (bound, how) in enumerate(islice(chain([(None, "")], _bindings(graph, graph.mem)), tries)):
+        if rung and not go():
+            break
         verdict = placer(graph, bound, None)
         if isinstance(verdict, Placement):
             return verdict, how
@@ -50,7 +53,9 @@ def _climb_static(graph: Graph, placer: Placer, tries: int | None) -> tuple[Plac
 _Binding = tuple[dict[int, int] | None, str]
 
 
-def _best_valid(graph: Graph, placer: Placer, bindings: Callable[[Sequence[int]], Iterator[_Binding]]) -> tuple[Placement | NoRoom, str]:
+def _best_valid(
+    graph: Graph, placer: Placer, bindings: Callable[[Sequence[int]], Iterator[_Binding]], go: Callable[[], bool], *, first: bool
+) -> tuple[Placement | NoRoom, str]:
     """Over all stretches, the placement of smallest makespan whose simulated step fits; the first such binding at each stretch."""
     best: tuple[int, Placement, str] | None = None
     verdict: Placement | NoRoom = NoRoom(0, [0] * graph.num_devices)
@@ -58,12 +63,15 @@ def _best_valid(graph: Graph, placer: Placer, bindings: Callable[[Sequence[int]]
         mem = [m * over // under for m in graph.mem]
         crowded = False
         for bound, how in bindings(mem):
+            if not first and not go():
+                return (verdict, "") if best is None else best[1:]
+            first = False
             placement = placer(graph, bound, mem)
             if isinstance(placement, NoRoom):
                 verdict, crowded = placement, True
                 continue
             crowded |= placement.crowded
-            trace = run(graph, placement.device, np.argsort(np.array(placement.order)))
+            trace = run(graph, placement.device, positions(placement.order))
             if trace.valid:
                 if best is None or trace.makespan < best[0]:
                     stretch = "" if over == under else f"budgets x{over / under:g}"

@@ -69,6 +69,7 @@ class _Engine:
         self.device, self.start, self.end = [-1] * graph.n, [-1] * graph.n, [-1] * graph.n
         self.waiting = [len(parents) for parents in graph.predecessors]
         self.ready = {i for i, count in enumerate(self.waiting) if count == 0}
+        self.inputs_at: list[dict[int, tuple[int, int]]] = [{} for _ in graph.devices]  # device -> op -> (data ready, new bytes)
         self.crowded = False
 
     def run(self) -> Placement | NoRoom:
@@ -101,13 +102,26 @@ class _Engine:
         for d in range(self.graph.num_devices):
             if not self.graph.group_runs[g, d] or self.memory.bound[g] not in (-1, d):
                 continue
-            settled, missing = self.missing(i, d)
-            if not self.memory.fits(g, d, self.new_bytes(missing, d)):
+            if i not in self.inputs_at[d]:
+                settled, missing = self.missing(i, d)
+                ready = max([settled, *(copy.end for copy in self.channels.copies(missing, d))])
+                self.inputs_at[d][i] = ready, self.new_bytes(missing, d)
+            ready, new = self.inputs_at[d][i]
+            if self.memory.fits(g, d, new):
+                est[d] = max(ready, self.free[d])
+            else:
                 self.crowded = True
-                continue
-            arrivals = [copy.end for copy in self.channels.copies(missing, d)]
-            est[d] = max(settled, self.free[d], *arrivals) if arrivals else max(settled, self.free[d])
         return est
+
+    def forget(self, copies: list[_Copy], d: int) -> None:
+        """Copies were booked to a device: what was worked out with its channels, or without these tensors, no longer holds."""
+        if not copies:
+            return
+        if self.graph.comm_mode == "device":  # the channel of each sender serves every device
+            for known in self.inputs_at:
+                known.clear()
+        else:
+            self.inputs_at[d].clear()
 
     def new_bytes(self, missing: list[tuple[int, int, int]], d: int) -> int:
         """Bytes of missing inputs that are not counted on d yet."""
@@ -153,7 +167,8 @@ class _Engine:
 
     def commit(self, i: int, d: int, e: int) -> None:
         _, missing = self.missing(i, d)
-        self.channels.book(self.channels.copies(missing, d), d)
+        copies = self.channels.copies(missing, d)
+        self.channels.book(copies, d)
         self.memory.commit(self.graph.group_of[i], d, self.new_bytes(missing, d))
         for t in self.graph.outputs[i]:
             self.memory.release(t, d, self.graph.bytes_of[t])
@@ -161,6 +176,7 @@ class _Engine:
         self.end[i] = self.free[d] = e + self.graph.k_rows[i][d]
         self.last[d] = i
         self.now = max(self.now, e)
+        self.forget(copies, d)
         self.ready.remove(i)
         for j in self.graph.successors[i]:
             self.waiting[j] -= 1

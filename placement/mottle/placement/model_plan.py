@@ -12,6 +12,7 @@ from mottle.placement.coarsen import Coarsening
 from mottle.placement.entry import place
 from mottle.placement.plans import Plan
 from mottle.placement.problem import CommMode, Device, Link
+from mottle.placement.reductions import Activations
 from mottle.placement.tracing import DEVICE_CLASSES, PCIE, DeviceClass, GraphKind, Optimizer, Source, TimeTable, capture, declare
 from mottle.placement.tracing.local import HOST, here
 
@@ -25,6 +26,7 @@ def plan(
     algorithm: str = "auto",
     coarsen: Coarsening | None = None,
     budget_s: float | None = 1.0,
+    activations: Activations = "auto",
     graph: GraphKind | None = None,
     optimizer: Optimizer = "adam",
     classes: Mapping[str, DeviceClass] = DEVICE_CLASSES,
@@ -44,7 +46,7 @@ def plan(
             (`gpu0=a100-40gb`, `box=cpu-8:8Gi`), or `Device` objects.
         cluster: in the place of devices, classes and links: those of a cluster, or "auto" for the Ray cluster that this process is
             connected to.
-        algorithm, coarsen, budget_s: as `place`.
+        algorithm, coarsen, budget_s, activations: as `place`.
         graph, optimizer, classes, measured, default_link, links, comm_mode: as `Capture.problem`.
         source: as `capture`.
     Raises:
@@ -70,7 +72,7 @@ def plan(
         links=links,
         comm_mode=comm_mode,
     )
-    return replace(place(problem, algorithm, coarsen=coarsen, budget_s=budget_s), captured=captured)
+    return replace(place(problem, algorithm, coarsen=coarsen, budget_s=budget_s, activations=activations), captured=captured)
 
 
 def _devices(devices: Sequence[str | Device], classes: Mapping[str, DeviceClass]) -> tuple[list[Device], dict[str, DeviceClass]]:

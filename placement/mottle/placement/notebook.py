@@ -6,6 +6,7 @@ from mottle.placement.entry import place
 from mottle.placement.errors import InfeasibleError
 from mottle.placement.lower_bounds import bounds
 from mottle.placement.plans import COLOURS, TRANSFER_COLOUR, Plan
+from mottle.placement.reductions import DONE, MEANS
 
 _WIDTH, _ROW, _AXIS = 860, 34, 22
 _LETTER, _LONGEST = 6.2, 34
@@ -22,6 +23,7 @@ def plan_html(plan: Plan) -> str:
         f"<b>{_ms(plan, plan.makespan)}</b> a step on {used}, by {escape(plan.algorithm)}",
         gantt_svg(plan),
         _device_table(plan),
+        *([_reduction_table(plan)] if plan.reductions else []),
         _comparison(plan),
     ]
     if plan.notes:
@@ -100,17 +102,29 @@ def _device_table(plan: Plan) -> str:
     return _table(rows, texts=2)
 
 
+def _reduction_table(plan: Plan) -> str:
+    """What is recomputed or offloaded, one row a device and means."""
+    rows = [["to save memory", "on", "segments", "saved", "more work"]]
+    for means in MEANS:
+        for device in plan.devices_used:
+            mine = [each for each in plan.reductions if each.means == means and plan.assignment[each.ops[0]] == device]
+            if mine:
+                saved, ticks = sum(each.bytes for each in mine), sum(each.ticks for each in mine)
+                rows.append([DONE[means], device, str(len(mine)), _bytes(saved), _ms(plan, ticks)])
+    return _table(rows, texts=2)
+
+
 def _comparison(plan: Plan) -> str:
     """The same step on the best single device, cut by hand into equal shares, and as fast as no plan can be."""
     rows = [["against", "step", "this plan"]]
     for name, what in (("single", "best single device"), ("layer-split", "split by layers into equal shares")):
         try:
-            ticks = place(plan.problem, name).makespan
+            ticks = place(plan.given, name).makespan
         except InfeasibleError:
             rows.append([what, "does not fit", ""])
         else:
             rows.append([what, _ms(plan, ticks), f"{ticks / plan.makespan:.2f} times as fast"])
-    bound = bounds(plan.problem).makespan
+    bound = bounds(plan.given).makespan
     rows.append(["lower bound", _ms(plan, bound), f"at most {plan.makespan / bound:.2f} times the optimum"])
     return _table(rows, texts=1)
 

@@ -12,13 +12,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mottle.placement.errors import ProblemError
-from mottle.placement.problem import Device, Edge, Link, Op, Problem
+from mottle.placement.problem import Device, Edge, Link, Op, Problem, Segment
+from mottle.placement.reductions import MEANS, Reduction
+from mottle.placement.skeleton import integer_fault
 
-_TOP_KEYS = frozenset({"ops", "edges", "devices", "links", "tick_ns", "comm_mode", "mem_mode", "assignment", "priority"})
+_TOP_KEYS = frozenset(
+    {"ops", "edges", "devices", "links", "tick_ns", "comm_mode", "mem_mode", "segments", "assignment", "priority", "reductions"}
+)
 _OP_KEYS = frozenset({"id", "time", "perm", "temp", "out", "keep", "group", "pin"})
 _EDGE_KEYS = frozenset({"src", "dst", "bytes", "comm", "tensor"})
 _DEVICE_KEYS = frozenset({"id", "class", "mem", "speed_pm"})
 _LINK_KEYS = frozenset({"src", "dst", "lat", "Bps"})
+_HOST_KEYS = frozenset({"class", "lat", "Bps"})
+_REDUCTION_KEYS = frozenset({"means", "segment", "ops", "ticks", "bytes"})
+_SEGMENT_KEYS = frozenset({"id", "ops"})
 
 Priority = Sequence[str] | Mapping[str, float]
 
@@ -30,6 +37,8 @@ class ProblemFile(NamedTuple):
     assignment: dict[str, str] | None
     """op -> device, when the file carries a result."""
     priority: Priority | None
+    reductions: tuple[Reduction, ...] = ()
+    """What of the problem is there because activations are recomputed or offloaded."""
 
 
 def load_problem(path: str | Path) -> Problem:
@@ -57,24 +66,38 @@ def parse_file(data: Any) -> ProblemFile:
     """The pg1 object of a decoded JSON value."""
     reader = _Reader()
     problem = reader.problem(data)
+    reductions = reader.reductions(data, problem)
     assignment, priority = data.get("assignment"), data.get("priority")
     faults = [] if assignment is None else placement_faults(problem, assignment, priority)
     if faults:
         raise ProblemError(faults)
-    return ProblemFile(problem, assignment, priority)
+    return ProblemFile(problem, assignment, priority, reductions)
 
 
 def dump_problem(problem: Problem) -> dict[str, Any]:
     """The JSON object of a problem; `parse_file` of it gives an equal problem."""
     pairs = [{"src": src, "dst": dst, **_dump_link(link)} for (src, dst), link in sorted(problem.links.items())]
+    hosts = [{"class": kind, **_dump_link(link)} for kind, link in sorted(problem.host_links.items())]
+    segments = [{"id": segment.id, "ops": [list(pair) for pair in segment.passes]} for segment in problem.segments]
     return {
         "ops": [_dump_op(op) for op in problem.ops],
         "edges": [{key: value for key, value in edge._asdict().items() if value is not None} for edge in problem.edges],
         "devices": [{"id": d.id, "class": d.kind, "mem": d.mem, "speed_pm": d.speed_pm} for d in problem.devices],
-        "links": {"default": _dump_link(problem.default_link), "pairs": pairs},
+        "links": {"default": _dump_link(problem.default_link), "pairs": pairs} | ({"hosts": hosts} if hosts else {}),
         "tick_ns": problem.tick_ns,
         "comm_mode": problem.comm_mode,
         "mem_mode": problem.mem_mode,
+    } | ({"segments": segments} if segments else {})
+
+
+def dump_reduction(reduction: Reduction) -> dict[str, Any]:
+    """The JSON object of one entry of `reductions`."""
+    return {
+        "means": reduction.means,
+        "segment": reduction.segment,
+        "ops": [list(pair) for pair in reduction.passes],
+        "ticks": reduction.ticks,
+        "bytes": reduction.bytes,
     }
 
 
@@ -156,7 +179,8 @@ class _Reader:
         ops = tuple(self._op(i, record) for i, record in self._records(data, "ops"))
         edges = tuple(self._edge(i, record) for i, record in self._records(data, "edges"))
         devices = tuple(self._device(i, record) for i, record in self._records(data, "devices"))
-        default, links = self._links(data.get("links", {}))
+        default, links, hosts = self._links(data.get("links", {}))
+        segments = tuple(self._segment(i, record) for i, record in self._records(data, "segments"))
         if self.faults:
             raise ProblemError(self.faults)
         return Problem(
@@ -168,6 +192,8 @@ class _Reader:
             tick_ns=_integral(data.get("tick_ns", 1)),
             comm_mode=data.get("comm_mode", "parallel"),
             mem_mode=data.get("mem_mode", "static"),
+            segments=segments,
+            host_links=hosts,
         )
 
     def _records(self, data: Mapping[str, Any], key: str) -> list[tuple[int, dict[str, Any]]]:
@@ -214,11 +240,46 @@ class _Reader:
         name, kind = self._text(record, "id", where), self._text(record, "class", where)
         return Device(name, kind, _integral(record.get("mem", 0)), _integral(record.get("speed_pm", 1000)))
 
-    def _links(self, value: Any) -> tuple[Link, dict[tuple[str, str], Link]]:
+    def _segment(self, i: int, record: dict[str, Any]) -> Segment:
+        where = f"segments[{i}]"
+        self._slips(record, _SEGMENT_KEYS, where)
+        return Segment(self._text(record, "id", where), self.passes(record.get("ops"), where))
+
+    def reductions(self, data: Mapping[str, Any], problem: Problem) -> tuple[Reduction, ...]:
+        """Those of a plan, whose problem they are part of."""
+        found = []
+        for i, record in self._records(data, "reductions"):
+            where = f"reductions[{i}]"
+            self._slips(record, _REDUCTION_KEYS, where)
+            means = next((known for known in MEANS if known == record.get("means")), None)
+            if means is None:
+                self.faults.append(f"{where}: 'means' is one of {', '.join(MEANS)}; got {record.get('means')!r}")
+            passes = self.passes(record.get("ops"), where)
+            named = [name for pair in passes for name in pair if name is not None]
+            self.faults += [f"{where} names the unknown op {name!r}" for name in named if name not in problem.skeleton.position]
+            ticks, size = _integral(record.get("ticks", 0)), _integral(record.get("bytes", 0))
+            self.faults += integer_fault(f"{where}: ticks", ticks) + integer_fault(f"{where}: bytes", size)
+            found.append(Reduction(means or "recompute", self._text(record, "segment", where), passes, ticks, size))
+        if self.faults:
+            raise ProblemError(self.faults)
+        return tuple(found)
+
+    def passes(self, value: Any, where: str) -> tuple[tuple[str, str | None], ...]:
+        """Pairs of a forward op and its backward op, null where it has none."""
+        found: list[tuple[str, str | None]] = []
+        for pair in value if isinstance(value, list) else [value]:
+            match pair:
+                case [str(forward), None | str() as backward]:
+                    found.append((forward, backward))
+                case _:
+                    self.faults.append(f"{where}: 'ops' must be a list of pairs [forward op, backward op or null]; got {pair!r:.200}")
+        return tuple(found)
+
+    def _links(self, value: Any) -> tuple[Link, dict[tuple[str, str], Link], dict[str, Link]]:
         if not isinstance(value, dict):
-            self.faults.append(f"'links' must be an object with 'default' and 'pairs'; got {type(value).__name__}")
-            return Link(), {}
-        self._slips(value, frozenset({"default", "pairs"}), "links")
+            self.faults.append(f"'links' must be an object with 'default', 'pairs' and 'hosts'; got {type(value).__name__}")
+            return Link(), {}, {}
+        self._slips(value, frozenset({"default", "pairs", "hosts"}), "links")
         default = self._link(value.get("default", {}), "links.default")
         links: dict[tuple[str, str], Link] = {}
         for i, record in self._records(value, "pairs"):
@@ -227,7 +288,12 @@ class _Reader:
             if pair in links:
                 self.faults.append(f"{where}: the pair {pair[0]!r} -> {pair[1]!r} is listed twice")
             links[pair] = self._link(record, where)
-        return default, links
+        hosts: dict[str, Link] = {}
+        for i, record in self._records(value, "hosts"):
+            where = f"links.hosts[{i}]"
+            self._slips(record, _HOST_KEYS, where)
+            hosts[self._text(record, "class", where)] = self._link(record, where)
+        return default, links, hosts
 
     def _link(self, record: Any, where: str) -> Link:
         if not isinstance(record, dict):

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mottle.placement.arrays import int_list, sum_by
+from mottle.placement.arrays import Ints, int_list, sum_by
 from mottle.placement.graph import Graph
 
 
@@ -33,6 +33,13 @@ class NoRoom(NamedTuple):
 def order_by_start(start: Sequence[int]) -> list[int]:
     """Priority of a plan: rank of (start, topo)."""
     return sorted(range(len(start)), key=start.__getitem__)
+
+
+def positions(order: Sequence[int]) -> Ints:
+    """(n,) place of every op in an order."""
+    place = np.empty(len(order), np.int64)
+    place[order] = np.arange(len(order))
+    return place
 
 
 class MemoryState:

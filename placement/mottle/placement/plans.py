@@ -13,8 +13,9 @@ from mottle.placement.arrays import Ints
 from mottle.placement.errors import ProblemError
 from mottle.placement.graph import ABSENT
 from mottle.placement.judge import Dispatch, Trace, run
-from mottle.placement.pg1 import Priority, dump_problem, load_file, placement_faults, write_json
+from mottle.placement.pg1 import Priority, dump_problem, dump_reduction, load_file, placement_faults, write_json
 from mottle.placement.problem import Problem
+from mottle.placement.reductions import Reduction
 
 if TYPE_CHECKING:
     import torch
@@ -116,6 +117,10 @@ class Plan:
     """What was skipped and why, what was retried."""
     candidates: tuple["Candidate", ...] = ()
     """What `auto` compared, in its order."""
+    reductions: tuple[Reduction, ...] = ()
+    """What is recomputed or offloaded; it is part of `problem`, as ops of its own."""
+    unreduced: Problem | None = None
+    """The problem without that, as it was given; None: there are no reductions, or the plan was read from a file."""
     captured: "Capture | None" = None
     """The model that the problem was made of, where it was made of one."""
 
@@ -123,6 +128,11 @@ class Plan:
     def makespan(self) -> int:
         """Predicted ticks of one step."""
         return self.simulation.makespan
+
+    @property
+    def given(self) -> Problem:
+        """The problem that was asked for, without reductions where that is known."""
+        return self.problem if self.unreduced is None else self.unreduced
 
     @property
     def devices_used(self) -> tuple[str, ...]:
@@ -214,6 +224,7 @@ def dump_plan(plan: Plan) -> dict[str, Any]:
     return dump_problem(plan.problem) | {
         "assignment": dict(plan.assignment),
         "priority": list(plan.priority),
+        **({"reductions": [dump_reduction(each) for each in plan.reductions]} if plan.reductions else {}),
         "result": {
             "algorithm": plan.algorithm,
             "makespan": plan.makespan,
@@ -229,7 +240,7 @@ def save_plan(plan: Plan, path: str | Path) -> None:
 
 
 def load_plan(path: str | Path) -> Plan:
-    """Read a plan and judge it again; nothing in the file is believed but problem, assignment and priority.
+    """Read a plan and judge it again; nothing in the file is believed but problem, reductions, assignment and priority.
 
     Raises:
         ProblemError: the file carries no placement, or a malformed one.
@@ -241,4 +252,4 @@ def load_plan(path: str | Path) -> Plan:
     graph = file.problem.graph
     ranks = np.arange(graph.n) if file.priority is None else _ranks(graph.names, file.priority)
     priority = tuple(graph.names[i] for i in np.argsort(ranks, kind="stable").tolist())
-    return Plan(file.problem, file.assignment, priority, "read from a file", simulation)
+    return Plan(file.problem, file.assignment, priority, "read from a file", simulation, reductions=file.reductions)

@@ -4,29 +4,31 @@ The answer is never slower than the best single device that fits. A budget is sp
 same problem and budget give the same plan on every machine.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
 
-from mottle.placement.arrays import Ints
-from mottle.placement.baselines import best_single, in_canonical_order
+from mottle.placement.baselines import best_single, in_canonical_order, random_split, round_robin
 from mottle.placement.branch import branch_and_bound
 from mottle.placement.budget import Budget, affordable_effort, coarsen_us, estimate_us, sim_us, splits_us
 from mottle.placement.coarsen import COARSENINGS, Coarse, Coarsening, coarsen
+from mottle.placement.contest import Contest
 from mottle.placement.errors import InfeasibleError, UndecidedError
 from mottle.placement.exact import solve_exactly
 from mottle.placement.graph import Graph
-from mottle.placement.judge import Trace, run
-from mottle.placement.ladder import STRETCHES, climb
+from mottle.placement.judge import run
+from mottle.placement.ladder import climb
 from mottle.placement.local_search import CHAIN_EFFORT, TRIAL_EFFORT, local_search
 from mottle.placement.lower_bounds import memory_faults
 from mottle.placement.mtopo import m_topo
-from mottle.placement.placed import NoRoom, Placement
+from mottle.placement.placed import NoRoom, Placement, positions
 from mottle.placement.placers import ListAlgorithm, placer_for
 from mottle.placement.plans import Candidate, Plan, make_plan
 from mottle.placement.problem import Problem
+from mottle.placement.reductions import MEANS, Means
+from mottle.placement.rescue import rescue
 from mottle.placement.splits import splits
 
 WHOLE_LIST_NODES = 2_000
@@ -37,6 +39,8 @@ BRANCH_OPS = 12
 """Largest problem whose plan is improved by branch and bound."""
 BRANCH_NODES, BRANCH_NODE_US = 20_000, 25
 """Most schedules that are looked at to improve a plan of a few ops, and microseconds for each."""
+FOR_RESCUE = 0.4
+"""Share of the budget that is kept for placements with recomputation or offload, where there is something to choose."""
 LISTS: tuple[ListAlgorithm, ...] = ("m-etf", "m-sct", "heft")
 RANKED = ("m-topo", *LISTS)
 """Order of the text, which breaks ties."""
@@ -46,73 +50,40 @@ BY_COST: tuple[ListAlgorithm, ...] = ("heft", "m-etf", "m-sct")
 """Large graphs: in this order, while the budget lasts; the first always."""
 
 
-@dataclass
-class _Contest:
-    """Candidates that were judged on the original graph, and what there is to say about the rest."""
-
-    problem: Problem
-    budget: Budget
-    rows: list[Candidate] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    best: tuple[tuple[int, int, int], str, Placement, Trace] | None = None
-    last_words: tuple[str, list[int]] | None = None
-    """The op for which a placer found no room, and the (D,) bytes committed by then."""
-    proven: bool = False
-    """Nothing fits: the integer program says so."""
-
-    @property
-    def graph(self) -> Graph:
-        return self.problem.graph
-
-    def judge(self, name: str, placement: Placement, position: int | None = None) -> bool:
-        """SIM on the original graph; True when the candidate is valid. `position` breaks ties; None: the order of judging."""
-        self.budget.spend(sim_us(self.graph))
-        trace = run(self.graph, placement.device, positions(placement.order))
-        used = len(set(placement.device))
-        self.rows.append(Candidate(name, trace.makespan if trace.valid else None, used, "original"))
-        if trace.valid:
-            key = (trace.makespan, used, len(self.rows) if position is None else position)
-            if self.best is None or key < self.best[0]:
-                self.best = (key, name, placement, trace)
-        return trace.valid
-
-    def gave_up(self, name: str, room: NoRoom, graph: Graph, judged_on: str) -> None:
-        """A candidate found no room on a graph."""
-        self.last_words = (graph.names[room.op], room.loads)
-        self.rows.append(Candidate(name, None, 0, judged_on))
-
-
-def place_auto(problem: Problem, budget_s: float | None = 1.0) -> Plan:
+def place_auto(problem: Problem, budget_s: float | None = 1.0, means: Collection[Means] = MEANS) -> Plan:
     """The best of the portfolio.
 
     Args:
         budget_s: seconds on one slow core, by estimate; None evaluates the whole list and searches to the end.
+        means: what may be done about activations where memory is short.
     Raises:
         InfeasibleError: nothing fits, or nothing that fits was found.
     """
-    graph = problem.graph
-    if faults := memory_faults(graph):
+    if faults := memory_faults(problem.graph):
         raise InfeasibleError(faults)
-    contest = _Contest(problem, Budget(budget_s))
-    _try_single(contest)
-    if graph.num_devices == 1 and contest.best is not None:
-        contest.notes.append("there is one device, which is busy all the time in any order")
-        return _finish(contest)
-    if budget_s is None or graph.n <= WHOLE_LIST_NODES:
-        _try_whole_list(contest)
-    else:
-        _try_coarse(contest)
+    budget = Budget(budget_s)
+    if not problem.segments or not means:
+        return _finish(compare(problem, budget))
+    with budget.aside(FOR_RESCUE):
+        contest = compare(problem, budget)
+    rescue(contest, means, compare)
     return _finish(contest)
 
 
-def positions(order: list[int]) -> Ints:
-    """(n,) place of every op in an order."""
-    place = np.empty(len(order), np.int64)
-    place[order] = np.arange(len(order))
-    return place
+def compare(problem: Problem, budget: Budget) -> Contest:
+    """All candidates that the budget affords, judged."""
+    contest = Contest(problem, budget)
+    _try_single(contest)
+    if problem.graph.num_devices == 1 and contest.best is not None:
+        contest.notes.append("there is one device, which is busy all the time in any order")
+    elif budget.unlimited or problem.graph.n <= WHOLE_LIST_NODES:
+        _try_whole_list(contest)
+    else:
+        _try_coarse(contest)
+    return contest
 
 
-def _try_single(contest: _Contest) -> None:
+def _try_single(contest: Contest) -> None:
     """The best single device that fits."""
     device = best_single(contest.graph)
     if device is None:
@@ -121,12 +92,15 @@ def _try_single(contest: _Contest) -> None:
         contest.judge(f"single {contest.graph.devices[device[0]]}", in_canonical_order(contest.graph, device))
 
 
-def _try_whole_list(contest: _Contest) -> None:
+def _try_whole_list(contest: Contest) -> None:
     filled = m_topo(contest.graph)
     if isinstance(filled, NoRoom):
         contest.gave_up("m-topo", filled, contest.graph, "original")
     else:
         contest.judge("m-topo", filled)
+    tight = contest.best is None
+    if tight:  # quick, and with something that fits the ladder need not be climbed to its end
+        _try_splits(contest, "none", coarsen(contest.graph, "none"))
     seen: dict[Coarsening, Coarse] = {}
     room = False
     for rule in COARSENINGS:
@@ -141,25 +115,38 @@ def _try_whole_list(contest: _Contest) -> None:
     if not room:
         _try_exact(contest)
     for rule, coarse in seen.items():
-        _try_splits(contest, rule, coarse)
+        if not tight or rule != "none":
+            _try_splits(contest, rule, coarse)
+    _try_dealt(contest)
 
 
-def _try_splits(contest: _Contest, rule: Coarsening, coarse: Coarse) -> None:
+def _try_splits(contest: Contest, rule: Coarsening, coarse: Coarse) -> None:
     """Contiguous splits of one coarsening. The text's portfolio has none; they come last, so that they win no tie."""
     for name, device in _runnable_splits(coarse.graph):
         contest.judge(f"{name}, {rule}", coarse.expand(in_canonical_order(coarse.graph, device)), LAST + len(contest.rows))
+
+
+def _try_dealt(contest: Contest) -> None:
+    """Groups dealt out without looking at anything: where transfers contend, even that may beat a placer that does not foresee it."""
+    for name, device in (("round-robin", round_robin(contest.graph)), ("random", random_split(contest.graph, 0))):
+        if _runs(contest.graph, device):
+            contest.judge(name, in_canonical_order(contest.graph, device), LAST + len(contest.rows))
+
+
+def _runs(graph: Graph, device: list[int]) -> bool:
+    return all(graph.group_runs[g, d] for g, d in zip(graph.group_of, device, strict=True))
 
 
 def _runnable_splits(graph: Graph) -> Iterator[tuple[str, list[int]]]:
     """Each split once, those left out that put an op where it cannot run."""
     seen = set[tuple[int, ...]]()
     for name, device in splits(graph):
-        if tuple(device) not in seen and all(graph.group_runs[g, d] for g, d in zip(graph.group_of, device, strict=True)):
+        if tuple(device) not in seen and _runs(graph, device):
             seen.add(tuple(device))
             yield name, device
 
 
-def _try_list(contest: _Contest, rule: Coarsening, coarse: Coarse, algorithm: ListAlgorithm) -> bool:
+def _try_list(contest: Contest, rule: Coarsening, coarse: Coarse, algorithm: ListAlgorithm) -> bool:
     """One placer on one coarsening; True when it found room (or was skipped: too slow, as only contending transfers make it here)."""
     name = f"{algorithm}, {rule}"
     cost_us = estimate_us(algorithm, coarse.graph)
@@ -168,7 +155,7 @@ def _try_list(contest: _Contest, rule: Coarsening, coarse: Coarse, algorithm: Li
         contest.notes.append(f"skipped for lack of time: {name}")
         return True
     contest.budget.spend(cost_us)
-    placement, how = climb(coarse.graph, placer_for(algorithm, coarse.graph))
+    placement, how = climb(coarse.graph, placer_for(algorithm, coarse.graph), go=_meter(contest, cost_us, patient=contest.best is None))
     if how:
         contest.notes.append(f"{name}: {how}")
     if isinstance(placement, NoRoom):
@@ -177,11 +164,27 @@ def _try_list(contest: _Contest, rule: Coarsening, coarse: Coarse, algorithm: Li
     return contest.judge(name, coarse.expand(placement))
 
 
+def _meter(contest: Contest, cost_us: float, *, patient: bool = False) -> Callable[[], bool]:
+    """Whether a placer may run once more; if so it is charged.
+
+    Args:
+        patient: it may, whatever it takes: nothing fits so far.
+    """
+
+    def may_run() -> bool:
+        if not patient and not contest.budget.affords(cost_us):
+            return False
+        contest.budget.spend(cost_us)
+        return True
+
+    return may_run
+
+
 def _same(one: Coarse, other: Coarse) -> bool:
     return one.node_of == other.node_of and np.array_equal(one.graph.group, other.graph.group)
 
 
-def _try_coarse(contest: _Contest) -> None:
+def _try_coarse(contest: Contest) -> None:
     """Large graphs: rank the candidates on the guarded-coarsened graph, judge the best two on the original."""
     coarse = coarsen(contest.graph, "guarded")
     contest.budget.spend(coarsen_us(contest.graph) + 4 * sim_us(contest.graph))
@@ -214,17 +217,19 @@ def _try_coarse(contest: _Contest) -> None:
         _try_whole_list(contest)
 
 
-def _try_rest(contest: _Contest, coarse_by: dict[Coarsening, Coarse]) -> None:
+def _try_rest(contest: Contest, coarse_by: dict[Coarsening, Coarse]) -> None:
     """What else of the whole list the budget affords, the cheapest first."""
     if contest.budget.affords(2 * sim_us(contest.graph)) and not isinstance(filled := m_topo(contest.graph), NoRoom):
         contest.judge("m-topo", filled, LAST)
+    if contest.budget.affords(4 * sim_us(contest.graph)):
+        _try_dealt(contest)
     rules: tuple[Coarsening, ...] = ("none", "paper")
     for algorithm, rule in list(product(BY_COST, rules))[1:]:
         _try_on(contest, algorithm, rule, coarse_by)
 
 
-def _try_on(contest: _Contest, algorithm: ListAlgorithm, rule: Coarsening, coarse_by: dict[Coarsening, Coarse]) -> bool:
-    """One placer on one coarsening of a large graph, if the budget affords it; True when it found room.
+def _try_on(contest: Contest, algorithm: ListAlgorithm, rule: Coarsening, coarse_by: dict[Coarsening, Coarse]) -> bool:
+    """One placer on one coarsening of a large graph, up the memory ladder as far as the budget goes; True when it found room.
 
     The text leaves all but the guarded rule out of a budget. But where fusing does no good (wide forks, backward passes that mirror a
     chain) HEFT on the graph as it is was up to twice as fast, and takes a fraction of a second: it comes before slower placers.
@@ -232,14 +237,17 @@ def _try_on(contest: _Contest, algorithm: ListAlgorithm, rule: Coarsening, coars
     Args:
         coarse_by: coarsenings so far.
     """
-    graph, runs = contest.graph, 1 if contest.graph.mem_mode == "static" else len(STRETCHES)
+    graph = contest.graph
     making_us = 0.0 if rule in coarse_by else coarsen_us(graph)
-    if not contest.budget.affords(making_us + runs * estimate_us(algorithm, graph) + sim_us(graph)):
+    if not contest.budget.affords(making_us + estimate_us(algorithm, graph) + sim_us(graph)):
         contest.notes.append(f"skipped for lack of time: {algorithm}, {rule}")
         return False
     coarse = coarse_by[rule] = coarse_by.get(rule) or coarsen(graph, rule)
-    contest.budget.spend(making_us + runs * estimate_us(algorithm, coarse.graph))
-    placement, _ = climb(coarse.graph, placer_for(algorithm, coarse.graph), tries=1)
+    cost_us = estimate_us(algorithm, coarse.graph) + sim_us(coarse.graph)
+    contest.budget.spend(making_us + cost_us)
+    placement, how = climb(coarse.graph, placer_for(algorithm, coarse.graph), go=_meter(contest, cost_us))
+    if how:
+        contest.notes.append(f"{algorithm}, {rule}: {how}")
     if isinstance(placement, NoRoom):
         contest.gave_up(f"{algorithm}, {rule}", placement, coarse.graph, "original")
         return False
@@ -249,7 +257,7 @@ def _try_on(contest: _Contest, algorithm: ListAlgorithm, rule: Coarsening, coars
 class _Ranking:
     """Placements of the coarsened graph, by SIM on that graph."""
 
-    def __init__(self, contest: _Contest, coarse: Coarse) -> None:
+    def __init__(self, contest: Contest, coarse: Coarse) -> None:
         self.contest, self.coarse = contest, coarse
         self.rows: list[tuple[tuple[int, int, int], str, Placement]] = []
 
@@ -286,7 +294,7 @@ class _Ranking:
                 valid += self.contest.judge(name, self.coarse.expand(placement), 2 + position)  # after the single device
 
 
-def _try_exact(contest: _Contest) -> None:
+def _try_exact(contest: Contest) -> None:
     """The last rung: a proof, where the problem is small enough for one."""
     graph = contest.graph
     if graph.num_groups > MILP_GROUPS or graph.n > MILP_OPS:
@@ -302,23 +310,31 @@ def _try_exact(contest: _Contest) -> None:
         contest.judge("exact", placement)
 
 
-def _finish(contest: _Contest) -> Plan:
+def _finish(contest: Contest) -> Plan:
     if contest.best is None:
         raise InfeasibleError(_why_nothing_fits(contest))
     _, name, placement, trace = contest.best
+    given, relieved = contest.problem, contest.relieved
+    if relieved is not None:
+        contest = replace(contest, problem=relieved.problem)
     for improve in (_search_locally, _search_all):
         better = improve(contest, placement, trace.makespan)
         if better is not None:
             suffix, placement = better
             name = f"{name}, {suffix}"
             trace = run(contest.graph, placement.device, positions(placement.order))
-    plan = make_plan(contest.problem, trace, placement.order, name, contest.notes)
-    return replace(plan, candidates=tuple(contest.rows))
+    plan = replace(make_plan(contest.problem, trace, placement.order, name, contest.notes), candidates=tuple(contest.rows))
+    if relieved is None:
+        return plan
+    place = given.skeleton.position
+    return replace(plan, reductions=tuple(sorted(relieved.reductions, key=lambda each: place[each.ops[0]])), unreduced=given)
 
 
-def _search_locally(contest: _Contest, placement: Placement, makespan: int) -> tuple[str, Placement] | None:
+def _search_locally(contest: Contest, placement: Placement, makespan: int) -> tuple[str, Placement] | None:
     """Local search as far as the budget goes."""
     graph = contest.graph
+    if graph.num_devices == 1:
+        return None
     effort = affordable_effort(graph, contest.budget.left_us)
     if effort <= CHAIN_EFFORT:
         contest.notes.append("skipped for lack of time: local search")
@@ -330,7 +346,7 @@ def _search_locally(contest: _Contest, placement: Placement, makespan: int) -> t
     return ("local search", searched.placement) if searched.makespan < makespan else None
 
 
-def _search_all(contest: _Contest, placement: Placement, makespan: int) -> tuple[str, Placement] | None:
+def _search_all(contest: Contest, placement: Placement, makespan: int) -> tuple[str, Placement] | None:
     """A few ops: look for anything better at all. The portfolio of the text ends before this step, which can only shorten a plan."""
     graph = contest.graph
     if graph.n > BRANCH_OPS or graph.comm_mode != "parallel" or graph.mem_mode != "static":
@@ -342,7 +358,7 @@ def _search_all(contest: _Contest, placement: Placement, makespan: int) -> tuple
     return None if explored.placement is None else ("branch and bound", explored.placement)
 
 
-def _why_nothing_fits(contest: _Contest) -> list[str]:
+def _why_nothing_fits(contest: Contest) -> list[str]:
     graph = contest.graph
     verdict = "proven: no placement fits" if contest.proven else "no placement that fits was found"
     lines = [f"{verdict}, though no single bound forbids one: groups do not pack into the devices"]
@@ -353,4 +369,7 @@ def _why_nothing_fits(contest: _Contest) -> list[str]:
             f"the last try found no room for op {name!r}; the most loaded device, {graph.devices[d]!r}, holds {loads[d]} of {graph.mem[d]} "
             "bytes"
         )
+    if contest.rescued:
+        lines.append(f"not even with {len(contest.problem.segments)} segments recomputed or offloaded: add memory or devices")
+        return lines
     return [*lines, "add memory or devices, split the largest groups, or recompute or offload outputs"]

@@ -75,6 +75,14 @@ class Link(NamedTuple):
     """None: infinite."""
 
 
+class Segment(NamedTuple):
+    """Ops of a training step whose outputs may be computed again or wait in the host's memory until the backward pass reads them."""
+
+    id: str
+    passes: tuple[tuple[str, str | None], ...]
+    """(op of the forward pass, the op of the backward pass that reads what it keeps; None: there is none), in the order they run in."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Problem:
     """What is to be placed, on what.
@@ -92,12 +100,16 @@ class Problem:
     tick_ns: int = 1
     comm_mode: CommMode = "parallel"
     mem_mode: MemMode = "static"
+    segments: tuple[Segment, ...] = ()
+    """What may be recomputed or offloaded (7.5); under dynamic accounting only."""
+    host_links: Mapping[str, Link] = field(default_factory=dict)
+    """Device class -> link to the memory of its host; a class that is missing cannot offload (it is the host, say)."""
     _skeleton: Skeleton | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        for name in ("ops", "edges", "devices"):
+        for name in ("ops", "edges", "devices", "segments"):
             object.__setattr__(self, name, tuple(getattr(self, name)))  # a list would let the problem change under its checks
-        problems = _device_faults(self)
+        problems = _device_faults(self) + _segment_faults(self)
         skeleton = self._skeleton
         if skeleton is None or skeleton.ops is not self.ops or skeleton.edges is not self.edges:
             skeleton, faults = build_skeleton(self.ops, self.edges, {d.id for d in self.devices})
@@ -139,8 +151,9 @@ def _device_faults(problem: Problem) -> list[str]:
         seen.add(device.id)
         faults += integer_fault(f"device {device.id!r}: mem", device.mem)
         faults += integer_fault(f"device {device.id!r}: speed_pm", device.speed_pm, least=1)
-    for pair, link in [(("default", "default"), problem.default_link), *problem.links.items()]:
-        where = f"link {pair[0]} -> {pair[1]}"
+    named = {f"link {src} -> {dst}": link for (src, dst), link in problem.links.items()}
+    hosts = {f"link of class {kind!r} to its host": link for kind, link in problem.host_links.items()}
+    for where, link in {"link default -> default": problem.default_link, **named, **hosts}.items():
         faults += integer_fault(f"{where}: lat", link.lat)
         if link.bytes_per_s is not None:
             faults += integer_fault(f"{where}: Bps", link.bytes_per_s, least=1)
@@ -153,4 +166,30 @@ def _device_faults(problem: Problem) -> list[str]:
         faults.append(f"comm_mode is one of {', '.join(COMM_MODES)}; got {problem.comm_mode!r}")
     if problem.mem_mode not in MEM_MODES:
         faults.append(f"mem_mode is one of {', '.join(MEM_MODES)}; got {problem.mem_mode!r}")
+    return faults
+
+
+def _segment_faults(problem: Problem) -> list[str]:
+    if not problem.segments:
+        return []
+    faults = []
+    if problem.mem_mode == "static":
+        faults.append(
+            "segments need mem_mode 'dynamic': under static accounting outputs stay to the end of the step whatever is recomputed"
+        )
+    ids = {op.id for op in problem.ops}
+    names, listed = set[str](), set[str]()
+    for segment in problem.segments:
+        where = f"segment {segment.id!r}"
+        if segment.id in names:
+            faults.append(f"{where} is listed twice: give every segment its own id")
+        names.add(segment.id)
+        for name in (each for pair in segment.passes for each in pair if each is not None):
+            if name not in ids:
+                faults.append(f"{where} names the unknown op {name!r}")
+            elif name in listed:
+                faults.append(f"{where} names op {name!r} again: an op is in one segment, in one place")
+            listed.add(name)
+        if not any(backward is not None for _, backward in segment.passes):
+            faults.append(f"{where} has no backward op, so nothing of it waits: leave it out")
     return faults

@@ -14,9 +14,9 @@ from mottle.placement.list_fast import list_fast
 from mottle.placement.list_plain import list_plain
 from mottle.placement.local_search import CHAIN_EFFORT, local_search
 from mottle.placement.lower_bounds import memory_faults
-from mottle.placement.placed import NoRoom, Placement
+from mottle.placement.placed import NoRoom, Placement, positions
 from mottle.placement.plans import Plan, make_plan
-from mottle.placement.portfolio import place_auto, positions
+from mottle.placement.portfolio import place_auto
 from mottle.placement.problem import Device, Problem
 from mottle.placement.static_ledger import StaticLedger
 
@@ -69,9 +69,9 @@ def repair(plan: Plan, devices: tuple[Device, ...], *, budget_s: float = 0.08) -
             placement = local_search(graph, placement, effort=effort, movable=displaced).placement
         trace = run(graph, placement.device, positions(placement.order))
         if trace.valid:
-            result = make_plan(problem, trace, placement.order, "repair")
+            result = _like(plan, make_plan(problem, trace, placement.order, "repair"))
             return _report(plan, result, {graph.names[i] for g in displaced for i in graph.members[g]}, full=False)
-    fresh = place_auto(problem)
+    fresh = place_auto(plan.given.with_devices(devices))
     fresh = replace(fresh, notes=("repair found no room: everything was placed anew", *fresh.notes))
     return _report(plan, fresh, set(graph.names), full=True)
 
@@ -83,11 +83,17 @@ def _keep(plan: Plan, problem: Problem) -> Repair:
     index = {name: i for i, name in enumerate(graph.names)}
     order = [index[name] for name in plan.priority]
     trace = run(graph, [rank[plan.assignment[name]] for name in graph.names], positions(order))
-    return _report(plan, make_plan(problem, trace, order, plan.algorithm, plan.notes), set(), full=False)
+    return _report(plan, _like(plan, make_plan(problem, trace, order, plan.algorithm, plan.notes)), set(), full=False)
+
+
+def _like(old: Plan, new: Plan) -> Plan:
+    """With the reductions of the old plan, which its problem has in it."""
+    given = None if old.unreduced is None else old.unreduced.with_devices(new.problem.devices)
+    return replace(new, reductions=old.reductions, unreduced=given)
 
 
 def _report(old: Plan, new: Plan, displaced: set[str], *, full: bool) -> Repair:
-    moved = frozenset(name for name, device in new.assignment.items() if old.assignment[name] != device)
+    moved = frozenset(name for name, device in new.assignment.items() if old.assignment.get(name, device) != device)
     return Repair(new, frozenset(displaced), moved, full)
 
 

@@ -49,13 +49,13 @@ def replan(plan: Plan, devices: tuple[Device, ...], *, horizon: int = 200, resta
     if repaired.full_replan:
         return Replan(repaired, None, cost_s)
     try:
-        fresh = place_auto(plan.problem.with_devices(devices), budget_s)
+        fresh = place_auto(plan.given.with_devices(devices), budget_s)
     except InfeasibleError:
         return Replan(repaired, cost_s, None)
     full_s = _cost_s(plan, fresh, horizon, restart_s)
     if full_s >= WORTH_IT * cost_s:
         return Replan(repaired, cost_s, full_s)
-    moved = frozenset(name for name, device in fresh.assignment.items() if plan.assignment[name] != device)
+    moved = frozenset(name for name, device in fresh.assignment.items() if plan.assignment.get(name, device) != device)
     note = f"everything was placed anew: {full_s:.3g} s against {cost_s:.3g} s over {horizon} steps"
     return Replan(Repair(replace(fresh, notes=(note, *fresh.notes)), repaired.displaced, moved, True), cost_s, full_s)
 
@@ -66,7 +66,7 @@ def migration_s(old: Plan, new: Plan) -> float:
     there = {device.id for device in problem.devices}
     spent: dict[str, float] = defaultdict(float)
     for op in problem.ops:
-        source, target = old.assignment[op.id], new.assignment[op.id]
+        source, target = old.assignment.get(op.id), new.assignment[op.id]
         if source != target and op.perm:
             spent[target] += op.perm / _bytes_per_s(problem, source if source in there else None, target)
     return max(spent.values(), default=0.0)
@@ -78,6 +78,6 @@ def _bytes_per_s(problem: Problem, source: str | None, target: str) -> float:
 
 
 def _cost_s(old: Plan, new: Plan, horizon: int, restart_s: float) -> float:
-    moved = any(old.assignment[name] != device for name, device in new.assignment.items())
+    moved = any(old.assignment.get(name, device) != device for name, device in new.assignment.items())
     step_s = new.makespan * new.problem.tick_ns / 1e9
     return horizon * step_s + (restart_s + migration_s(old, new) if moved else 0.0)

@@ -2,6 +2,7 @@
 
 from mottle.placement.lower_bounds import Bounds
 from mottle.placement.plans import Plan
+from mottle.placement.reductions import DONE, MEANS, Reduction
 
 
 def explain(plan: Plan, bounds: Bounds | None = None) -> str:
@@ -11,6 +12,10 @@ def explain(plan: Plan, bounds: Bounds | None = None) -> str:
         bounds: of the same problem; adds the distance to the lower bound.
     """
     parts = [_headline(plan, bounds), _device_table(plan)]
+    if plan.reductions:
+        rows = [["to save memory", "what", "ops", "device", "bytes saved", "ticks more"]]
+        rows += [[r.segment, DONE[r.means], str(len(r.ops)), _where(plan, r), str(r.bytes), str(r.ticks)] for r in plan.reductions]
+        parts += [_table(rows), "\n".join(explain_reductions(plan))]
     if plan.candidates:
         rows = [["candidate", "makespan", "devices", "judged on"]]
         rows += [[c.name, "no room" if c.makespan is None else str(c.makespan), str(c.devices), c.judged_on] for c in plan.candidates]
@@ -18,6 +23,25 @@ def explain(plan: Plan, bounds: Bounds | None = None) -> str:
     if plan.notes:
         parts.append("\n".join(f"note: {note}" for note in plan.notes))
     return "\n\n".join(parts)
+
+
+def explain_reductions(plan: Plan) -> list[str]:
+    """What is recomputed or offloaded, with what it saves and costs; a line each, none where all is kept."""
+    lines = []
+    for means in MEANS:
+        mine = [each for each in plan.reductions if each.means == means]
+        if mine:
+            ticks, size = sum(each.ticks for each in mine), sum(each.bytes for each in mine)
+            names = ", ".join(each.segment for each in mine[:4]) + (f" and {len(mine) - 4} more" if len(mine) > 4 else "")
+            lines.append(
+                f"{DONE[means]} to save memory: {names}; {size} bytes do not wait on their devices, which work {ticks} ticks "
+                f"({ticks * plan.problem.tick_ns / 1e6:.4g} ms) more for it"
+            )
+    return lines
+
+
+def _where(plan: Plan, reduction: Reduction) -> str:
+    return ", ".join(dict.fromkeys(plan.assignment[name] for name in reduction.ops))
 
 
 def explain_bounds(bounds: Bounds) -> str:

@@ -19,10 +19,9 @@ from mottle.placement.errors import InfeasibleError
 from mottle.placement.graph import ABSENT, Graph
 from mottle.placement.judge import run
 from mottle.placement.ladder import climb
-from mottle.placement.placed import Placement
+from mottle.placement.placed import Placement, positions
 from mottle.placement.placers import placer_for
 from mottle.placement.plans import Plan, make_plan
-from mottle.placement.portfolio import positions
 from mottle.placement.problem import Problem
 
 NOMINAL = ("single", "m-topo", "m-etf", "m-sct", "heft")

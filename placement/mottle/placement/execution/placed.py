@@ -11,8 +11,10 @@ from mottle.core.errors import ConfigError
 from mottle.placement.execution.homes import carry_over, other_mode, settle
 from mottle.placement.execution.hooked import HookedModule
 from mottle.placement.execution.program import Program
+from mottle.placement.execution.regions import Region
 from mottle.placement.execution.targets import targets_of
 from mottle.placement.plans import Plan
+from mottle.placement.reductions import DONE, Reduction
 from mottle.placement.tracing.capture import Capture
 from mottle.placement.tracing.trace import Traced
 from mottle.placement.tracing.watch import paths_of
@@ -25,7 +27,7 @@ class PlacedModule(nn.Module):
     optimizers see what they saw before. Calls take and give what the model takes and gives, with the shapes of the example. Results are
     on the device of the first tensor that is passed in, unless `output` says otherwise. Results have the same bits; gradients of a value
     that three or more ops read may be added in another order where those are on several devices. Evaluation mode runs a graph of its
-    own, with the weights where they are and every other op beside what it reads.
+    own, with the weights where they are and every other op beside what it reads. What the plan has recomputed or offloaded is, in training.
 
     Args:
         model: what was captured.
@@ -57,6 +59,7 @@ class PlacedModule(nn.Module):
         targets = targets_of(plan.devices_used, devices)
         # in a list, or the model would be registered as a part of itself
         self._model, self._targets, self._output = [model], targets, None if output is None else torch.device(output)
+        self._planned, self._regions = captured.traced.training, regions_of(captured, plan.reductions)
         self._traced = {captured.traced.training: captured.traced}
         self._home = {captured.traced.training: {node: plan.assignment[unit.id] for unit in captured.units for node in unit.nodes}}
         self.device_of = settle(model, captured.traced, self._home[self.training], targets)
@@ -75,7 +78,10 @@ class PlacedModule(nn.Module):
                 traced, units = other_mode(next(iter(self._traced.values())))
                 self._traced[self.training] = traced
                 self._home[self.training] = carry_over(traced, units, self.device_of)
-            self._programs[key] = Program(self._traced[self.training], self._home[self.training], self._targets, self._model[0], output)
+            regions = self._regions if self.training == self._planned else []
+            self._programs[key] = Program(
+                self._traced[self.training], self._home[self.training], self._targets, self._model[0], output, regions
+            )
         return self._programs[key]
 
     def _output_for(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> torch.device:
@@ -103,6 +109,25 @@ def check(model: nn.Module, captured: Capture, plan: Plan) -> None:
         raise ConfigError(f"parameter {meta[0]!r} is on the meta device and has no values: load the model before placing it")
 
 
+def regions_of(captured: Capture, reductions: Sequence[Reduction]) -> list[Region]:
+    """What a plan's reductions are in the graph.
+
+    Raises:
+        ConfigError: one names ops that were not captured, or that must not run twice.
+    """
+    units = {unit.id: unit for unit in captured.units}
+    regions = []
+    for reduction in reductions:
+        unknown = [name for name in reduction.ops if name not in units]
+        once = [name for name in reduction.ops if name in units and reduction.means == "recompute" and not units[name].repeatable]
+        if unknown or once:
+            why = f"op {unknown[0]!r} was not captured" if unknown else f"op {once[0]!r} writes memory that others read, and must run once"
+            raise ConfigError(f"the plan wants {reduction.segment!r} {DONE[reduction.means]}, but {why}: plan anew")
+        nodes = frozenset(node for name in reduction.ops for node in units[name].nodes)
+        regions.append(Region(reduction.segment, reduction.means, nodes))
+    return regions
+
+
 def place_model(
     model: nn.Module,
     captured: Capture,
@@ -118,5 +143,10 @@ def place_model(
     if isinstance(captured.traced, Traced):
         return PlacedModule(model, captured, plan, devices=devices, output=output)
     check(model, captured, plan)
+    if plan.reductions:
+        raise ConfigError(
+            f"the plan wants {plan.reductions[0].segment!r} {DONE[plan.reductions[0].means]}, which takes a static graph: "
+            f"{'; '.join(captured.reasons)}. Plan with activations='keep'"
+        )
     targets = targets_of(plan.devices_used, devices)
     return HookedModule(model, paths_of(captured.units, plan.assignment), targets, None if output is None else torch.device(output))

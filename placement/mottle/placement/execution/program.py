@@ -10,8 +10,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx, nn
 
+from mottle.placement.execution.regions import Marked, Region, fold
 from mottle.placement.execution.targets import Target
 from mottle.placement.tracing.trace import Traced
+from mottle.placement.tracing.units import writes_buffers
+from mottle.placement.tracing.values import written
 
 
 class Move(NamedTuple):
@@ -29,14 +32,23 @@ class Program:
         home: node -> device id, for every node that belongs to a unit.
         model: where leaf modules are taken from, if the graph calls any.
         output: where the results go.
+        regions: what is recomputed or offloaded.
     """
 
     def __init__(
-        self, traced: Traced, home: Mapping[str, str], targets: Mapping[str, Target], model: nn.Module, output: torch.device
+        self,
+        traced: Traced,
+        home: Mapping[str, str],
+        targets: Mapping[str, Target],
+        model: nn.Module,
+        output: torch.device,
+        regions: Sequence[Region] = (),
     ) -> None:
         self.traced = traced
         writer = _Writer(traced, home, targets, output)
         graph = writer.write()
+        if regions:
+            graph = fold(graph, [writer.mark(region) for region in regions], model)
         self.moves = tuple(writer.moves)
         self._state, self._constants = writer.state, writer.constants
         self._run: Callable[..., Sequence[Any]] = fx.GraphModule(model, graph)
@@ -58,6 +70,8 @@ class _Writer:
         self.moves: list[Move] = []
         self.state: list[str] = []
         self.constants: dict[str, Any] = {}
+        self.made: dict[str, fx.Node] = {}
+        self.sources: set[fx.Node] = set()
 
     def write(self) -> fx.Graph:
         nodes = self.traced.graph.nodes
@@ -85,6 +99,7 @@ class _Writer:
         """State is where its users are; what several devices read has a home, and travels from there."""
         name = str(node.target)
         self.state.append(name)
+        self.sources.add(copy)
         readers = [self.home[user.name] for user in node.users if user.name in self.home]
         home = self.home.get(node.name, readers[0] if readers else next(iter(self.targets)))
         if name in self.traced.attributes:
@@ -99,7 +114,21 @@ class _Writer:
         device = self.targets[home].device
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda each: self.copies[each, home])
         args, kwargs = fx.node.map_aggregate((args, kwargs), lambda leaf: device if isinstance(leaf, torch.device) else leaf)
-        self._keep(node, self.graph.create_node(node.op, node.target, args, kwargs, name=node.name), home)
+        self.made[node.name] = self.graph.create_node(node.op, node.target, args, kwargs, name=node.name)
+        self._keep(node, self.made[node.name], home)
+
+    def mark(self, region: Region) -> Marked:
+        """A region in the graph that was written, with the copies between its own nodes."""
+        nodes = {self.made[name] for name in region.nodes if name in self.made}
+        copies = {node for node in self.graph.nodes if node.args[:1] and node.args[0] in nodes and node.users.keys() & nodes}
+        of_source = {self.made[node.name]: node for node in self.traced.graph.nodes if node.name in self.made}
+        writers = [node for node in nodes if (source := of_source[node]) and (written(self.traced, source) or writes_buffers(source))]
+        return Marked(
+            region,
+            frozenset(nodes | copies),
+            frozenset({each for node in writers for each in node.all_input_nodes} & self.sources),
+            frozenset(self.sources),
+        )
 
     def _keep(self, node: fx.Node, copy: fx.Node, home: str) -> None:
         """Remember a value, and send it to every other device that wants it."""

@@ -27,7 +27,7 @@ from mottle.placement.tracing.measure import NOTHING
 from mottle.placement.tracing.problems import Times, time_table
 from mottle.placement.tracing.rates import DeviceClass
 from mottle.placement.tracing.trace import Traced
-from mottle.placement.tracing.units import WRITES_BUFFERS
+from mottle.placement.tracing.units import writes_buffers
 from mottle.placement.tracing.values import Values, storages_in, written
 
 PLENTY = 1 << 60
@@ -314,7 +314,7 @@ def _written(traced: Traced, values: Values) -> set[int]:
     found: set[int] = set()
     for node in traced.graph.nodes:
         targets = written(traced, node)
-        if any(word in str(node.target) for word in WRITES_BUFFERS):
+        if writes_buffers(node):
             targets += [each for each in node.all_input_nodes if each.op == "get_attr" and not _learns(values.of[each])]
         found |= {storage for target in targets for storage in storages_in(values.of[target])}
     return found

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import Any
 
 from torch import nn
@@ -12,15 +13,15 @@ from mottle.placement.problem import CommMode, Device, Link, Problem
 from mottle.placement.tracing.example import Example, as_example
 from mottle.placement.tracing.inplace import work_out
 from mottle.placement.tracing.problems import GRAPHS, SLOTS, Builder, GraphKind, Optimizer, TimeTable, classes_of, time_table
-from mottle.placement.tracing.rates import DEVICE_CLASSES, DeviceClass
+from mottle.placement.tracing.rates import DEVICE_CLASSES, PCIE_BYTES_PER_S, DeviceClass
 from mottle.placement.tracing.trace import NoGraphError, Source, Traced, trace
 from mottle.placement.tracing.units import Unit, build_units
 from mottle.placement.tracing.watch import Watched, watch
 
 TICK_NS = 100
 """Length of a tick: a fiftieth of what launching an op on a GPU takes."""
-PCIE = Link(100, 12_000_000_000)
-"""Default link: 10 us and 12 GB/s, a PCIe 3.0 x16 slot in practice."""
+PCIE = Link(100, PCIE_BYTES_PER_S)
+"""Default link: 10 us and 12 GB/s."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +87,8 @@ class Capture:
             tick_ns=tick_ns,
             comm_mode=comm_mode,
             mem_mode="static" if kind == "forward" else "dynamic",
+            segments=builder.segments() if kind == "joint" else (),
+            host_links=_host_links(used, tick_ns) if kind == "joint" else {},
         )
 
     def _check(self, kind: str, optimizer: str, devices: Sequence[Device], classes: Mapping[str, DeviceClass]) -> None:
@@ -98,6 +101,13 @@ class Capture:
         for device in devices:
             if device.kind not in classes:
                 raise ConfigError(f"device {device.id!r} is of class {device.kind!r}; {suggestion(device.kind, classes)}")
+
+
+def _host_links(classes: Mapping[str, DeviceClass], tick_ns: int) -> dict[str, Link]:
+    latency = ceil(PCIE.lat * TICK_NS / tick_ns)
+    return {
+        name: Link(latency, round(kind.host_bytes_per_s)) for name, kind in sorted(classes.items()) if kind.host_bytes_per_s is not None
+    }
 
 
 def capture(model: nn.Module, example: Any, *, source: Source | None = None) -> Capture:

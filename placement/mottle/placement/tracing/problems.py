@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from math import ceil
 from typing import Literal, NamedTuple
 
-from mottle.placement.problem import Device, Edge, Op
+from mottle.placement.problem import Device, Edge, Op, Segment
 from mottle.placement.tracing.costs import Work
 from mottle.placement.tracing.rates import DeviceClass
+from mottle.placement.tracing.segments import part_into_segments
 from mottle.placement.tracing.units import Unit
 
 GraphKind = Literal["joint", "forward", "inference"]
@@ -85,6 +86,10 @@ class Builder:
                 self._backward(unit, group, differentiated)
         self._loss(differentiated)
         self._updates(differentiated)
+
+    def segments(self) -> tuple[Segment, ...]:
+        """Of a joint graph: what may be recomputed or offloaded."""
+        return part_into_segments(self.units, self._differentiated())
 
     def _forward_edges(self, unit: Unit) -> None:
         self.edges += [Edge(flow.producer, unit.id, flow.bytes, tensor=flow.node) for flow in unit.inputs]

@@ -16,6 +16,8 @@ from mottle.placement.problem import Device
 from mottle.placement.tracing.costs import Family, Work
 
 GIB = 1 << 30
+PCIE_BYTES_PER_S = 12_000_000_000
+"""A PCIe 3.0 x16 slot in practice."""
 _UNITS = {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "K": 10**3, "M": 10**6, "G": 10**9}
 _SHARES: Mapping[Family, float] = {"matmul": 0.75, "convolution": 0.5, "attention": 0.5}
 
@@ -37,9 +39,12 @@ class DeviceClass:
     flops_share: Mapping[Family, float] = field(default_factory=lambda: dict(_SHARES))
     """Share of the peak that kernels of a family reach."""
     bytes_share: float = 0.75
+    host_bytes_per_s: float | None = None
+    """To the memory of its host and back; None: it is the host, or has none that it could offload to."""
 
     def __post_init__(self) -> None:
         rates = [*self.flops_per_s.values(), self.bytes_per_s, *self.flops_share.values(), self.bytes_share]
+        rates += [] if self.host_bytes_per_s is None else [self.host_bytes_per_s]
         if "float32" not in self.flops_per_s or not all(rate > 0 for rate in rates):
             raise ConfigError(f"a device class needs positive rates, one of them for float32; got {dict(self.flops_per_s)} FLOP/s")
 
@@ -60,7 +65,7 @@ class DeviceClass:
 def _gpu(float32: float, half: float, bandwidth: float, mem_gib: int) -> DeviceClass:
     """TFLOP/s, GB/s, GiB."""
     peaks = {"float32": float32 * 1e12, "float16": half * 1e12, "bfloat16": half * 1e12}
-    return DeviceClass(flops_per_s=peaks, bytes_per_s=bandwidth * 1e9, mem=mem_gib * GIB)
+    return DeviceClass(flops_per_s=peaks, bytes_per_s=bandwidth * 1e9, mem=mem_gib * GIB, host_bytes_per_s=PCIE_BYTES_PER_S)
 
 
 def cpu_class(cores: int, mem: int) -> DeviceClass:

@@ -21,6 +21,11 @@ WRITES_BUFFERS = ("batch_norm", "instance_norm")
 """Ops that write buffers without saying so in their schema."""
 
 
+def writes_buffers(node: fx.Node) -> bool:
+    """Whether the op writes statistics into buffers that it is given."""
+    return any(word in str(node.target) for word in WRITES_BUFFERS)
+
+
 class Flow(NamedTuple):
     """A value that one unit takes from another."""
 
@@ -61,6 +66,8 @@ class Unit:
     """Of its first result: which of a device's rates applies."""
     kind: str
     """The op's name, `input` for an input of the model."""
+    repeatable: bool = False
+    """Run again on the same inputs it gives the same, and leaves nothing behind but BatchNorm's statistics and counts."""
 
 
 def build_units(traced: Traced, values: Values) -> tuple[Unit, ...]:
@@ -72,6 +79,7 @@ class _Builder:
     def __init__(self, traced: Traced, values: Values) -> None:
         self.traced, self.values, self.costs = traced, values, Costs(values)
         self.owned = self._owned_storages()
+        self.unsteady = self._unsteady_storages()
         self.unit_of: dict[fx.Node, int] = {}
         self.nodes: dict[int, list[fx.Node]] = {}
         self.main: dict[int, fx.Node] = {}
@@ -105,7 +113,7 @@ class _Builder:
             for storage in storages_in(self.values.of[node]):
                 users[storage] |= node.users.keys()
         for node in self.traced.graph.nodes:
-            if any(word in str(node.target) for word in WRITES_BUFFERS):
+            if writes_buffers(node):
                 fixed |= {storage for each in node.all_input_nodes for storage in storages_in(self.values.of[each])}
             for target in written(self.traced, node):
                 fixed |= storages_in(self.values.of[target])
@@ -114,6 +122,33 @@ class _Builder:
             if storage in fixed or len(users[storage]) <= 1:
                 owned[storage] = buffer
         return owned
+
+    def _unsteady_storages(self) -> set[int]:
+        """Memory that is written in place and read by others: what they read again later is something else.
+
+        Not among it is what only BatchNorm reads, whose results do not depend on it in training, or what nobody reads (a count).
+        """
+        nodes = list(self.traced.graph.nodes)
+        writers = {
+            node: set[int]().union(*(storages_in(self.values.of[each]) for each in targets))
+            for node in nodes
+            if (targets := written(self.traced, node))
+        }
+        buffers = {storage_of(buffer) for buffer in self.traced.model.buffers()}
+        everything = set[int]().union(*writers.values())
+        unsteady = everything - buffers
+        for node in nodes:
+            silent = writes_buffers(node) or (node in writers and not node.users)
+            if node.op not in ("placeholder", "get_attr") and not silent:
+                unsteady |= everything & set[int]().union(*(storages_in(self.values.of[each]) for each in node.all_input_nodes))
+        return unsteady
+
+    def _repeatable(self, nodes: list[fx.Node], main: fx.Node) -> bool:
+        if main.op in ("placeholder", "get_attr"):
+            return False
+        if any(node.op == "call_module" and any(True for _ in self.traced.attribute(str(node.target)).buffers()) for node in nodes):
+            return False  # it writes them where nobody can put others in their place
+        return not self.unsteady & set[int]().union(*(storages_in(self.values.of[each]) for each in (*nodes, *_inputs(nodes))))
 
     def _assign(self, node: fx.Node) -> None:
         if node.op == "output" or (node.op in ("placeholder", "get_attr") and not self._travels(node)):
@@ -218,6 +253,7 @@ class _Builder:
             out=0 if main.op == "get_attr" else self._new_bytes(nodes),
             dtype=next((str(tensor.dtype).removeprefix("torch.") for tensor in tensors_in(self.values.of[main])), "float32"),
             kind="input" if main.op == "placeholder" else _kind(main),
+            repeatable=self._repeatable(nodes, main),
         )
 
     def _flows(self, u: int, names: dict[int, str], costs: dict[fx.Node, Cost]) -> tuple[Flow, ...]:
