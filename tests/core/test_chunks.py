@@ -24,7 +24,7 @@ def make(size: int = 12) -> tuple[Chunks, LeaseBook]:
 
 
 def issue(chunks: Chunks, work_id: int, *wanted: tuple[int, float]) -> Order:
-    parts, base = chunks.parts(wanted)
+    parts, base, _ = chunks.parts(wanted)
     numbers = tuple(chunk for chunk, _ in wanted)
     chunks.issued(work_id, numbers)
     order = Order(p.Compute(work_id, work_id, base, parts, p.Samples(0)), 0, chunks=numbers)
@@ -46,6 +46,16 @@ def test_an_order_of_chunks_computes_their_leases_with_their_coefficients_at_the
     assert chunks.leases == {0, 1}
     assert book.out == 2
     chunks.check([order])
+
+
+def test_chunks_for_one_of_several_models_are_computed_at_that_one_and_hold_no_version() -> None:
+    chunks, _ = make()
+    chunks.lend(0, 4, V0, fragment=1)
+    chunks.lend(1, 4, V0, fragment=0)
+    assert chunks.parts(((0, 1.0),))[1:] == (V0, 1)
+    assert chunks.holds == {}, "nothing moves that model before its own step"
+    with pytest.raises(ProtocolError, match="one version and one model"):
+        chunks.parts(((0, 1.0), (1, 1.0)))
 
 
 def test_a_chunk_of_several_copies_is_spent_once_and_counts_for_the_first_of_them() -> None:

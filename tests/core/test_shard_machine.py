@@ -524,3 +524,46 @@ def test_a_newcomer_holds_updates_of_fragments_as_its_donor_does() -> None:
     other.hear(replace(pushed("update/1", 2 * BLOCK, 3 * BLOCK), fragment=1))
     (said,) = other.hear(sh.RangeStored("update/1", 2 * BLOCK, 3 * BLOCK, True, 9))
     assert (said.event.fragment, said.event.norm2) == (1, 25)
+
+
+# --- models side by side ------------------------------------------------------------------------------------------------------------------
+
+APART = replace(FRAGMENTS, apart=True)
+
+
+def of_model(model: int, number: int, **options: object) -> sh.Heard:
+    return batch(number - 1, replace(step(number, **options), fragment=model))
+
+
+def test_a_model_is_served_as_it_is_until_its_own_step_however_often_others_moved() -> None:
+    ear = Ear(fragments=APART)
+    ear.hear(of_model(0, 1), of_model(0, 2, floor=1), of_model(0, 3, floor=2))
+    assert ear.hear(sh.ReadAsked("work/1", 0, 1)) == [sh.Serve("work/1", 0, 1)]
+    assert ear.hear(sh.ReadAsked("work/2", 3, 0)) == [sh.Serve("work/2", 3, 0)]
+    assert ear.hear(sh.ReadAsked("work/3", 2, 0)) == [sh.Refuse("work/3", 2, "model 0 of version 2 is gone, it has moved to version 3", 0)]
+    ear.hear(of_model(1, 4, floor=3))
+    assert isinstance(ear.hear(sh.ReadAsked("work/4", 3, 1))[0], sh.Refuse)
+
+
+def test_of_models_side_by_side_a_whole_version_is_saved_for_those_only_who_are_said_to_read_it() -> None:
+    ear = Ear(fragments=APART)
+    ear.hear(sh.ReadAsked("work/1", 0, 0))
+    first, held = replace(step(1), fragment=0), replace(step(1, holds=((0, ("evaluate",)),)), fragment=0)
+    behind = replace(step(2, floor=0), fragment=1)
+    assert [ear.machine.wants_saved(each) for each in (first, held)] == [False, True]
+    ear.hear(of_model(0, 1))
+    assert ear.machine.wants_saved(behind), "somebody may ask yet for what was published meanwhile"
+    assert ear.hear(sh.ReadAsked("evaluate", 0)) == [sh.Refuse("evaluate", 0, "version 0 is gone, the newest is 1")]
+    assert ear.hear(sh.ReadAsked("evaluate", 1)) == [sh.Serve("evaluate", 1)]
+
+
+def test_a_replaced_model_is_another_for_all_and_a_newcomer_knows_when_each_moved() -> None:
+    donor, newcomer = Ear(fragments=APART), p.ReplicaId(1, 1)
+    donor.hear(of_model(0, 1))
+    (given,) = [each for each in donor.hear(batch(1, p.Adopt(REPLICA, newcomer))) if isinstance(each, sh.HandOver)]
+    taker = Ear(fragments=APART)
+    taker.hear(sh.TakenOver(given.holding))
+    for ear in (donor, taker):
+        assert [type(ear.hear(sh.ReadAsked("work/1", 0, model))[0]) for model in (0, 1)] == [sh.Refuse, sh.Serve]
+    donor.hear(batch(2, p.Replace(p.Version(1, 2), "fetched/1", 1)))
+    assert [type(donor.hear(sh.ReadAsked("work/2", 1, model))[0]) for model in (0, 1)] == [sh.Refuse, sh.Refuse]

@@ -428,3 +428,16 @@ def test_a_push_that_fails_gives_its_order_back_while_the_next_goes_on(ear: Ear)
     end(ear, 1)
     assert ear.hear(w.WorkFailed(1, "lost")) == [returned(1, "lost")]
     assert ear.hear(w.Loaded(2)) == [steps_of(stretch(2, follows=1))[0]]
+
+
+# --- one of several models ----------------------------------------------------------------------------------------------------------------
+
+
+def test_an_order_of_one_of_several_models_loads_and_pushes_that_one_and_another_one_is_loaded_anew(ear: Ear) -> None:
+    first, second, third = (replace(order(work_id), fragment=model) for work_id, model in ((0, 1), (1, 0), (2, 0)))
+    assert ear.hear(w.Ordered(first))[-1] == w.LoadBase(0, V0, None, 1)
+    ear.hear(w.Ordered(second), w.Ordered(third), w.Loaded(0), w.Computed(0, 0, 5))
+    assert ear.hear(w.Computed(0, 1, 23)) == [w.Push(0, 8, None, 1)]
+    assert ear.hear(w.PushConfirmed(0)) == [w.LoadBase(1, V0, None, 0)]
+    ear.hear(w.Loaded(1), w.Computed(1, 0, 5), w.Computed(1, 1, 23))
+    assert ear.hear(w.PushConfirmed(1)) == [w.ClearAccumulator(2)], "it is in place"

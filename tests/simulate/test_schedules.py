@@ -13,7 +13,7 @@ from mottle.core import wire
 from mottle.core.brain import Brain
 from mottle.core.config import BrainConfig
 from mottle.core.naming import parse
-from mottle.core.strategy import Fragmented
+from mottle.core.strategy import Fragmented, Rotating
 from mottle.simulate import Fault, Fleet, Messages, Servers, Simulation, Synthetic, Workers
 from mottle.simulate.clock import FAULT, NOBODY
 
@@ -44,6 +44,8 @@ SPECS = (
     {"gradient_coding": {"code": "cyclic"}},
     {"sr_sgc": {"burst": 2, "window": 3, "num_stragglers": 2}},
     "m_sgc",
+    {"m_sgc": {"window": 3, "models": 3}},
+    {"sr_sgc": {"num_stragglers": 2, "models": 2}},
 )
 CODED = ("gradient_coding", "sr_sgc", "m_sgc")
 DEFAULTS = {"batch_size": 24, "lr": 0.1, "rho": 0.001, "optimizer": "sgd"}
@@ -85,9 +87,10 @@ class Logged(Simulation):
         self.log: list[tuple[int, p.Event, tuple[p.Command, ...]]] = []
         self.introduced: list[p.ReplicaId] = []
         self._dice = random.Random(seed) if relentless else None
-        number = strategy.fragmentation.number if isinstance(strategy, Fragmented) else 0
+        models = len(strategy.models) if isinstance(strategy, Rotating) else 0
+        number = strategy.fragmentation.number if isinstance(strategy, Fragmented) else models
         kind = Spoilt if any(group.attack for group in fleet.workers) else Synthetic
-        numbers = kind(1000, config.num_shards, num_fragments=number, disagree=True, others=("donor",))
+        numbers = kind(1000, config.num_shards, num_fragments=number, apart=bool(models), disagree=True, others=("donor",))
         brain = Brain(config, strategy, build=lambda spec: strategies.build(spec, DEFAULTS))
         super().__init__(brain, fleet, numbers, micro_batch=8, seed=seed, checks=True, on_event=self.note, base_every=base_every)
 

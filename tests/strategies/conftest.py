@@ -23,8 +23,11 @@ from mottle.core.brain import Brain
 from mottle.core.config import BrainConfig
 from mottle.core.fragments import Fragments
 from mottle.core.layout import BLOCK, BUFFER_GROUP, Layout, Range, Slice
+from mottle.core.rotation import Rotation
 from mottle.core.shard import Ran
 from mottle.engines.companions import SUFFIX
+from mottle.engines.rotation import one_of, side_by_side
+from mottle.optim.groups import in_rotation
 from mottle.optim.state import cut, join
 from mottle.simulate import Fleet, Learning, Servers, Simulation, Workers
 from mottle.simulate.numbers import Done
@@ -100,7 +103,7 @@ class Spread:
 
     def evaluate(self, values: torch.Tensor) -> dict[str, float]:
         loss = self._problem.loss(self.narrow(values))
-        return {"loss": loss, "negative_loss": -loss}
+        return {"loss": loss, "test_loss": loss, "negative_loss": -loss}
 
     def trusted_loss(self, values: torch.Tensor) -> float:
         return self._problem.loss(self.narrow(values))
@@ -143,7 +146,10 @@ class Held:
 
 
 class Training:
-    """One run. `history` holds the parameters of every version, `verdicts` and `notices` what the brain said."""
+    """One run. `history` holds the parameters of every version, `verdicts` and `notices` what the brain said.
+
+    Of models in rotation parameters are a row for each model.
+    """
 
     def __init__(
         self,
@@ -177,12 +183,17 @@ class Training:
             self.brain.restore(json.loads(resume.state))
             version, start_D, self.used = resume.version, resume.params, Counter(resume.used)
         self.history[version.number] = np.array(start_D, dtype=np.float64)
-        strategy = self.brain.strategy
+        strategy, optimizer = self.brain.strategy, own["optimizer"]
+        models = strategy.models if isinstance(strategy, s.Rotating) else ()
+        self._rotation = Rotation(self.problem.layout, len(models)) if models else None
+        if models:
+            self.history[version.number] = np.broadcast_to(start_D, (len(models), np.shape(start_D)[-1])).astype(np.float64)
         self._numbers = Saving(
             self.problem,
             self.brain.shards.live,
             fragments=self.problem.fragments(strategy.fragmentation.number) if isinstance(strategy, s.Fragmented) else None,
-            optimizer=self.brain.strategy.server_optimizer or {"sgd": {"lr": lr}},
+            rotation=self._rotation,
+            optimizer=in_rotation(optimizer, models) if models else strategy.server_optimizer or optimizer,
             schedule=schedule,
             values=self._values_of(start_D),
             version=version.number,
@@ -198,7 +209,10 @@ class Training:
         self._simulation.start()
 
     def _values_of(self, params_D: Vector) -> torch.Tensor:
-        """These parameters, with a second vector as at the beginning."""
+        """These parameters, with a second vector as at the beginning; of models in rotation all that begin so, or one row for each."""
+        if self._rotation is not None:
+            rows_MD = np.broadcast_to(params_D, (self._rotation.number, params_D.shape[-1]))
+            return side_by_side([self.problem.wide(row_D.copy()) for row_D in rows_MD], self._rotation)
         values = self.problem.start.clone()
         params = slice(0, self.problem.layout.num_params)
         values[params] = self.problem.wide(params_D)[params]
@@ -293,7 +307,10 @@ class Training:
                 self.checkpoint = Saved(json.dumps(state), version, params_D, used, self._numbers.slots)
 
     def _values(self, version: p.Version) -> Vector:
-        return self.problem.narrow(self._numbers.values(self._simulation.primaries, version.number))
+        values, rotation = self._numbers.values(self._simulation.primaries, version.number), self._rotation
+        if rotation is None:
+            return self.problem.narrow(values)
+        return np.stack([self.problem.narrow(one_of(values, rotation, model)) for model in range(rotation.number)])
 
     def _note_verdict(self, verdict: p.Verdict) -> None:
         self.verdicts.append(verdict)

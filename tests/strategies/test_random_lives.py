@@ -45,6 +45,8 @@ SPECS = (
     {"kardam": {"num_byzantine": 0.3, "frequency": "count", "max_in_flight": 2, "max_staleness": 4}},
     "sr_sgc",
     {"m_sgc": {"window": 3, "mu": 0.5}},
+    {"m_sgc": {"models": 2}},
+    {"sr_sgc": {"burst": 2, "window": 3, "models": 3}},
     {"backup": {"batch_policy": {"linear": {"per_worker": 3, "ramp_steps": 3}}}},
     {"sync": {"batch_policy": {"adascale": {"per_worker": 2}}, "rule": {"median": {}}}},
     {"lb_bsp": {"batch_policy": {"noise_scale": {"most": 12, "hold_steps": 2}}}},

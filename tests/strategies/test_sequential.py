@@ -280,7 +280,14 @@ def test_samples_that_nobody_can_compute_end_as_rejected_and_the_run_goes_on(tra
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"models": 2}, "models must be 1"),
+        ({"models": 3}, "trains 1 model, or 2 in rotation: its delay of 1, and one; got models 3"),
+        ({"models": True}, "got models True"),
+        ({"models": 2, "model_settings": [{"lr": 0.1}]}, "model_settings for each of 2 models in rotation, got 1 for 2"),
+        ({"model_settings": [{}, {}]}, "got 2 for 1"),
+        ({"models": 2, "model_settings": [{}, 3]}, "as model_settings of model 1, got 3"),
+        ({"models": 2, "model_settings": [{"seed": -1}, {}]}, "as seed of model 0, got -1"),
+        ({"models": 2, "model_settings": [{}, {"lr": "fast"}]}, "as lr of model 1, got 'fast'"),
+        ({"models": 2, "model_settings": [{}, {"lr": float("nan")}]}, "as lr of model 1, got nan"),
         ({"mu": 0.0}, "mu > 0"),
         ({"batch_size": 0}, "batch_size >= 1"),
         ({"burst": 3}, "burst < window"),

@@ -45,7 +45,7 @@ class Bench:
         self._engine = TorchEngine(
             job.model(),
             job.loss,
-            job.layout,
+            job.model_layout,
             device,
             job.micro_batch_size,
             group.autocast,  # type: ignore[arg-type]  # checked by the engine, which names the choices
@@ -76,6 +76,11 @@ class Bench:
         if self._state.local is not None:
             self._state.local.forget()
         self._shards.load(self._engine, reader, number)
+        self._base = number
+
+    def load_model(self, reader: str, number: int, model: int) -> None:
+        """Read one of several models of a version from all shards, as `reader`."""
+        self._shards.load_fragment(self._engine, reader, number, model)
         self._base = number
 
     def rewind(self) -> None:
@@ -188,7 +193,7 @@ class Bench:
         Args:
             encoded: it, for each shard, where that has been done already.
         """
-        fragment = None if order.local is None else order.local.send
+        fragment = order.fragment if order.local is None else order.local.send
 
         def send(sent: Sent, encode: Callable[[int, Range], Any]) -> None:
             said = {"sender": sent.sender, "samples": sent.samples, "weight": sent.weight}
@@ -203,7 +208,7 @@ class Bench:
             send(honest, lambda shard, _: encoded[shard])
             return
         if self._faulty is None and vector_D is None:
-            send(honest, self._encode_parts)
+            send(honest, partial(self._encode_parts, fragment=fragment))
             return
         honest = replace(honest, vector=self._engine.update() if vector_D is None else vector_D)
         lies = [honest]
@@ -212,14 +217,14 @@ class Bench:
         for sent in lies:
             send(sent, partial(self._encode, vector=sent.vector, base=base, fragment=fragment))
 
-    def _encode_parts(self, shard: int, owned: Range) -> Any:
+    def _encode_parts(self, shard: int, owned: Range, fragment: int | None) -> Any:
         """A shard's range of the honest update; large ones from where they lie, if the codec loses nothing: then it may be divided."""
         parts = self._engine.parts(owned.start, owned.stop)
         if len(parts) > 1 and (self._codec.contraction < 1 or (owned.stop - owned.start) * parts[0].itemsize <= transport.INLINE_BYTES):
             parts = [torch.cat(parts)]
-        payloads = []
+        payloads, key = [], shard if fragment is None else (fragment, shard)
         for part in parts:
-            payload, self._state.memory[shard] = self._codec.encode(part.cpu(), self._state.memory[shard])
+            payload, self._state.memory[key] = self._codec.encode(part.cpu(), self._state.memory[key])
             payloads.append(payload)
         return payloads[0] if len(payloads) == 1 else tuple(payloads)
 

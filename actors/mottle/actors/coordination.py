@@ -478,6 +478,7 @@ class Session:
             metrics=self._chronicle.metrics,
             log_seq=self._chronicle.place_of(order.checkpoint),
             workers=tuple(WorkerPart(part["slot"], part["group"], Saved(**part["saved"])) for part in order.workers),
+            models=1 if job.rotation is None else job.rotation.number,
         )
         error = ""
         try:

@@ -124,7 +124,7 @@ class Faulty:
 
     def on_the_wire(self, range_S: Tensor, base: int, first: int) -> Tensor:
         """What a faulty link makes of a shard's range."""
-        length = self._job.layout.size
+        length = self._job.model_layout.size
         return self._attack.ingress(range_S[None], round=base, first=first, num_coordinates=length, generator=self._generator)[0]
 
 

@@ -11,6 +11,7 @@ from mottle.core.fragments import Fragments
 from mottle.core.layout import Layout
 from mottle.core.naming import configured, lookup, parse
 from mottle.core.protocol import Planned
+from mottle.core.rotation import Rotation
 from mottle.data import Loader
 from mottle.data.source import Source
 from mottle.engines import CATALOGUE, Loss, Metric
@@ -78,6 +79,8 @@ class Job:
     layout: Layout
     fragments: Fragments | None = None
     """Where the strategy sends and steps them apart."""
+    rotation: Rotation | None = None
+    """Where it trains several models: `layout` and `fragments` are then those of all of them."""
     loader: Loader
     validation: Source | None
     test: Source | None
@@ -109,6 +112,11 @@ class Job:
     lender: Any = None
     """Actor that does so: asked `lent_to(run_dir)` by a coordinator that takes over."""
     keep: "KeepCheckpoints" = field(default_factory=lambda: KeepCheckpoints())
+
+    @property
+    def model_layout(self) -> Layout:
+        """Of what an engine holds: of one model, if there are several."""
+        return self.layout if self.rotation is None else self.rotation.layout
 
     @property
     def own_groups(self) -> tuple[WorkerGroup, ...]:

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import ray
@@ -17,7 +17,6 @@ from mottle.actors.way import Way, connect
 from mottle.core.errors import MottleError
 from mottle.core.fragments import Fragments
 from mottle.core.layout import Range
-from mottle.engines import Engine
 
 CALLS = 16
 """Shards called at the same time: behind a firewall each call takes its time to fail."""
@@ -56,6 +55,12 @@ def ways_to(shards: Shards, exchange: Exchange | None, me: str) -> tuple[dict[in
     return ways, [trouble for _, trouble in found if trouble]
 
 
+class Loads(Protocol):
+    """Takes ranges of a flat vector, as an engine does."""
+
+    def load(self, flat_piece: Tensor, start: int) -> None: ...
+
+
 class ShardLink:
     """What one process knows of the shards.
 
@@ -90,7 +95,7 @@ class ShardLink:
         self._news: dict[int, dict[int, Any]] = {}
         """Version number -> shard -> its range, as `transport.publish` made it."""
 
-    def load(self, engine: Engine, reader: str, number: int) -> None:
+    def load(self, engine: Loads, reader: str, number: int) -> None:
         """Copy version `number` from every shard into the engine.
 
         Raises:
@@ -107,6 +112,17 @@ class ShardLink:
             engine.load(transport.receive(published), self._ranges[shard].start)
         for shard, answer in asked.items():
             engine.load(self._piece(shard, answer, reader, number), self._ranges[shard].start)
+
+    def load_fragment(self, engine: Loads, reader: str, number: int, fragment: int) -> None:
+        """Copy one of several models that lie side by side into the engine, whose layout it has.
+
+        Raises:
+            As `load`.
+        """
+        spaces = self.spaces(fragment)
+        asked = {shard: self._ask(shard, "read", reader, number, fragment) for shard, owned in enumerate(spaces) if owned.size}
+        for shard, answer in asked.items():
+            engine.load(self._piece(shard, answer, reader, number, fragment), spaces[shard].start)
 
     def read_fragment(self, reader: str, number: int, fragment: int) -> Tensor:
         """A fragment of a version from all shards, in its own coordinates.

@@ -26,9 +26,11 @@ from mottle.core import protocol as p
 from mottle.core.assessments import reader
 from mottle.core.brain import VALIDATOR
 from mottle.core.layout import Range
+from mottle.core.rotation import merged
 from mottle.data import derive_seed, draw_rows
 from mottle.data.source import Source
 from mottle.engines import TorchEngine
+from mottle.engines.rotation import Models
 from mottle.storage import Folder
 
 EVALUATION_BATCH = 256
@@ -129,7 +131,8 @@ class Session:
         """What people should know of its lines."""
         self._shards = ShardLink(ways, job.layout.cut(len(shards)), np.dtype(job.layout.dtype).itemsize, VALIDATOR)
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._engine = TorchEngine(job.model(), job.loss, job.layout, device, job.micro_batch_size)
+        self._engine = TorchEngine(job.model(), job.loss, job.model_layout, device, job.micro_batch_size)
+        self._models = None if job.rotation is None else Models(job.rotation, self._engine)
         self._codec = compression.build("identity")
 
     def close(self) -> None:
@@ -163,7 +166,7 @@ class Session:
     def evaluate(self, order: p.Evaluate) -> p.Evaluated:
         """Metrics of a version on the test data, or its loss on the trusted data."""
         try:
-            self._shards.load(self._engine, reader(order.version) if order.trusted else "evaluate", order.version.number)
+            self._load(reader(order.version) if order.trusted else "evaluate", order.version)
             return p.Evaluated(order.version, self.assess() if order.trusted else self.measure(), trusted=order.trusted)
         except Exception as error:
             print(traceback.format_exc(), flush=True)
@@ -172,18 +175,31 @@ class Session:
     def save_model(self, order: p.SaveModel) -> p.ModelSaved:
         """Write a version by name, as its part of a checkpoint."""
         try:
-            self._shards.load(self._engine, f"checkpoint/{order.checkpoint}", order.version.number)
-            saved = write_model(folder_of(Folder.at(self._job.run_dir), order.checkpoint), self._engine.tensors())
+            self._load(f"checkpoint/{order.checkpoint}", order.version)
+            tensors = self._engine.tensors() if self._models is None else self._models.tensors()
+            saved = write_model(folder_of(Folder.at(self._job.run_dir), order.checkpoint), tensors)
             return p.ModelSaved(order.checkpoint, asdict(saved))
         except Exception as error:
             print(traceback.format_exc(), flush=True)
             return p.ModelSaved(order.checkpoint, error=f"{type(error).__name__}: {error}")
 
+    def _load(self, reader: str, version: p.Version) -> None:
+        """Read a version from all shards, as `reader`."""
+        self._shards.load(self._engine if self._models is None else self._models, reader, version.number)
+
     def measure(self) -> dict[str, float]:
-        """Mean loss and metrics of the version last loaded, named `test_...`."""
+        """Mean loss and metrics of the version last loaded, named `test_...`; of several models those of each, and of the best."""
         if self._job.test is None:
             return {}
-        measured = self._engine.evaluate(self._batches(self._job.test), self._job.metrics)
+        if self._models is None:
+            return self._measure(self._job.test)
+        if self._job.validation is None:
+            return merged([self._measure(self._job.test) for _ in self._models.each()])
+        both = [(self._measure(self._job.test), self.assess()["loss"]) for _ in self._models.each()]
+        return merged([measured for measured, _ in both], [loss for _, loss in both])
+
+    def _measure(self, test: Source) -> dict[str, float]:
+        measured = self._engine.evaluate(self._batches(test), self._job.metrics)
         return {f"test_{name}": value for name, value in measured.items()}
 
     def assess(self) -> dict[str, float]:

@@ -325,11 +325,14 @@ class Session:
 
     def _work(self, order: w.WorkerOrder) -> w.WorkerEvent:
         match order:
-            case w.LoadBase(work_id, version, local):
+            case w.LoadBase(work_id, version, local, fragment):
                 if self._state.lineage not in (None, version.lineage):
                     self._travel.submit(_nothing).result()  # what travels yet is of the old line, and of its memory
                 self._state.follow(version.lineage)
-                self._bench.load(p.work_holder(work_id), version.number)
+                if fragment is None:
+                    self._bench.load(p.work_holder(work_id), version.number)
+                else:
+                    self._plain.load_model(p.work_holder(work_id), version.number, fragment)
                 return self._clear(work_id, local)
             case w.ClearAccumulator(work_id, local):
                 self._bench.rewind()

@@ -31,6 +31,8 @@ class Manifest:
     """Events of the run's log up to here belong to it."""
     workers: tuple[WorkerPart, ...] = ()
     """By ascending slot; of those that keep something from order to order."""
+    models: int = 1
+    """With more, the tensors of model k are called `k.NAME`."""
     format: int = FORMAT
 
 

@@ -1,7 +1,8 @@
 """The parts of a checkpoint: the model by name, each shard's optimizer slots, and what workers keep from order to order. All are
 safetensors, readable without Mottle.
 
-RUN/checkpoints/000007/model.safetensors           parameters and floating-point buffers, under their own names and shapes
+RUN/checkpoints/000007/model.safetensors           parameters and floating-point buffers, under their own names and shapes; of models that
+                                                   are trained in rotation as a `torch.nn.ModuleList` names them: `0.NAME`, `1.NAME`, ...
 RUN/checkpoints/000007/optimizer-00000-0.safetensors  slots of shard 0, flat; the metadata says which coordinates
 RUN/checkpoints/000007/worker-00003.safetensors       of the worker with that slot, whole vectors: `inner.` its inner optimizer's state,
                                                    `codec.` what its codec held back

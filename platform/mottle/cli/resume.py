@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from mottle.cli.answers import Answer, Json
-from mottle.cli.running import MODEL_FILE, absolute, before_ray, conduct
+from mottle.cli.running import absolute, before_ray, conduct, model_files
 from mottle.cli.train import Address, Settings
 
 
@@ -34,7 +34,7 @@ def resume(
     trainer = read.trainer(folder=where)
     run = trainer.resume(checkpoint, address=address)
     earlier = Folder.at(where)
-    for name in (REPORT_FILE, MODEL_FILE):  # they tell of an end that is none any more
+    for name in (REPORT_FILE, *model_files(trainer.job)):  # they tell of an end that is none any more
         if earlier.has(name):
             earlier.remove(name)
     read.record(where)

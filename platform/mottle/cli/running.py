@@ -130,20 +130,37 @@ def _answer(folder: str, result: Any, model: str | None, report: str | None) -> 
     return Answer({"run": folder, "model": model, "report": report, "error": failure, "result": tree}, text, code)
 
 
+def model_files(job: Any) -> dict[str, int | None]:
+    """Names of the files that a run leaves its model in, and which of several each holds; None: the only one, or the best."""
+    number = 1 if job.rotation is None else job.rotation.number
+    own = {one_model_file(model): model for model in range(number)} if number > 1 else {}
+    return {MODEL_FILE: None, **own}
+
+
+def one_model_file(model: int) -> str:
+    """Of one of several models."""
+    return f"model-{model}.safetensors"
+
+
 def _save_model(run: Any) -> tuple[str | None, str]:
     """Write the newest parameters and buffers by name, before the run is closed: the shards hold them. Where, or why not."""
     from ray.exceptions import RayError
     from safetensors.torch import save
 
+    from mottle.core.errors import ConfigError
     from mottle.storage import Folder
 
-    try:
-        tensors = {name: tensor.contiguous() for name, tensor in run.parameters().items()}
-        with Folder.at(run.job.run_dir).writing(MODEL_FILE) as stream:
-            stream.write(save(tensors, {"format": "pt"}))
-    except (OSError, RayError) as error:
-        return None, f"the model could not be written: {error}"
-    return f"{run.job.run_dir}/{MODEL_FILE}", ""
+    trouble = ""
+    for name, model in model_files(run.job).items():
+        try:
+            tensors = {each: tensor.contiguous() for each, tensor in run.parameters(model).items()}
+            with Folder.at(run.job.run_dir).writing(name) as stream:
+                stream.write(save(tensors, {"format": "pt"}))
+        except ConfigError as error:  # no best one: each has a file of its own
+            trouble = f"{MODEL_FILE} was not written: {error}"
+        except (OSError, RayError) as error:
+            return None, f"the model could not be written: {error}"
+    return (None if trouble else f"{run.job.run_dir}/{MODEL_FILE}"), trouble
 
 
 def _write_report(folder: str) -> tuple[str | None, str]:

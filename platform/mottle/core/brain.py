@@ -192,7 +192,7 @@ class Brain:
         }
         self._decisions: dict[type, Callable[[Any], None]] = {
             s.Assign: self._assign,
-            s.LendChunk: lambda d: self.chunks.lend(d.chunk, d.samples, self.version),
+            s.LendChunk: lambda d: self.chunks.lend(d.chunk, d.samples, self.version, d.fragment),
             s.AssignChunks: self._assign_chunks,
             s.ReleaseChunks: self._release_chunks,
             s.Apply: self._apply,
@@ -514,6 +514,7 @@ class Brain:
         application.buffers = decision.buffers
         application.scores.update(decision.scores)
         application.fragment = decision.fragment
+        self.orders.steps[decision.fragment] += 1
         application.rate = decision.rate
         self.pipeline.submit(application)
 

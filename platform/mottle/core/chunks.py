@@ -27,6 +27,8 @@ from mottle.core.protocol import Lease, Part, Version
 class _Chunk:
     leases: tuple[Lease, ...]
     base: Version
+    fragment: int | None
+    """The model that it is for, of several side by side."""
     copies: set[int] = field(default_factory=set)
     """Orders that are neither decided nor ended."""
     sound: int = 0
@@ -50,8 +52,8 @@ class Chunks:
 
     # --- lending ----------------------------------------------------------------------------------------------------------------------
 
-    def lend(self, chunk: int, samples: int, base: Version) -> None:
-        """Lend `samples` positions of one epoch to the round, to be computed at `base`.
+    def lend(self, chunk: int, samples: int, base: Version, fragment: int | None = None) -> None:
+        """Lend `samples` positions of one epoch to the round, to be computed at `base`, or at that fragment of it.
 
         Raises:
             ProtocolError: the number is in use, or there are not so many free samples; a strategy sees how many there are.
@@ -62,19 +64,19 @@ class Chunks:
             for lease in leases:
                 self._book.give_back(lease)
             raise ProtocolError(f"chunk {chunk} of {samples} samples cannot be lent: {lent} are free, and open are {sorted(self._open)}")
-        self._open[chunk] = _Chunk(leases, base)
+        self._open[chunk] = _Chunk(leases, base, fragment)
 
-    def parts(self, wanted: Iterable[tuple[int, float]]) -> tuple[tuple[Part, ...], Version]:
-        """What an order of these (chunk, coefficient) is made of, and the version that it is computed at.
+    def parts(self, wanted: Iterable[tuple[int, float]]) -> tuple[tuple[Part, ...], Version, int | None]:
+        """What an order of these (chunk, coefficient) is made of, the version that it is computed at, and the fragment of that.
 
         Raises:
-            ProtocolError: no chunk, one that is not open, or chunks of different versions.
+            ProtocolError: no chunk, one that is not open, or chunks of different versions or fragments.
         """
         pairs = [(self._known(chunk), coefficient) for chunk, coefficient in wanted]
-        bases = {chunk.base for chunk, _ in pairs}
+        bases = {(chunk.base, chunk.fragment) for chunk, _ in pairs}
         if len(bases) != 1:
-            raise ProtocolError(f"an order is of chunks of one version, got {sorted(bases) or 'no chunk'}")
-        return tuple(Part(lease, coefficient) for chunk, coefficient in pairs for lease in chunk.leases), bases.pop()
+            raise ProtocolError(f"an order is of chunks of one version and one model, got {list(bases) or 'no chunk'}")
+        return tuple(Part(lease, coefficient) for chunk, coefficient in pairs for lease in chunk.leases), *bases.pop()
 
     def issued(self, work_id: int, chunks: Iterable[int]) -> None:
         """An order holds copies of these."""
@@ -153,8 +155,8 @@ class Chunks:
 
     @property
     def holds(self) -> Mapping[str, int]:
-        """Versions that further copies may have to read: name of the holder -> number."""
-        return {f"chunks/{chunk.base.number}": chunk.base.number for chunk in self._open.values()}
+        """Versions that further copies may have to read: name of the holder -> number. Nothing moves one of several models meanwhile."""
+        return {f"chunks/{chunk.base.number}": chunk.base.number for chunk in self._open.values() if chunk.fragment is None}
 
     def check(self, undecided: Iterable[Order]) -> None:
         """Invariants: a lease is of one chunk, and a chunk knows exactly the undecided orders that hold copies of it."""

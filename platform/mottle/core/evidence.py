@@ -17,7 +17,7 @@ def fault_of(order: Order, receipts: Sequence[Receipt], *, weighted_loss: bool) 
         weighted_loss: whether the job's loss has units of its own, so that a claim of weight is in order.
     """
     finite, least = True, 1 if order.cut else order.samples
-    wanted = None if order.compute.local is None else order.compute.local.send
+    wanted = order.compute.fragment if order.compute.local is None else order.compute.local.send
     for receipt in receipts:
         if receipt.fault:
             return receipt.fault

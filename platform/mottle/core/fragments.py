@@ -38,6 +38,8 @@ class Fragments:
     ranges: tuple[tuple[Range, ...], ...]
     narrow: bool = False
     """Whether versions of a fragment travel in bfloat16."""
+    apart: bool = False
+    """Whether each is a model of its own (`mottle.core.rotation`): whoever computes one has no use for the others."""
 
     def __len__(self) -> int:
         return len(self.ranges)

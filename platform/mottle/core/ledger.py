@@ -64,6 +64,8 @@ class Order:
     """Chunks that it computes copies of; its leases are then theirs (`mottle.core.chunks`), not its own."""
     used: int = 0
     """Samples of the update, once it is stored: the first ones of its parts."""
+    steps: int = 0
+    """Of its model, where there are several, that were decided before it."""
     samples: int = field(init=False)
     """That were ordered."""
 
@@ -86,11 +88,12 @@ class Ledger:
         self._orders: dict[int, Order] = {}
         self._ended: OrderedDict[int, Order] = OrderedDict()
 
-    def issue(self, compute: Compute, *, now_ns: int, chunks: tuple[int, ...] = ()) -> None:
+    def issue(self, compute: Compute, *, now_ns: int, chunks: tuple[int, ...] = (), steps: int = 0) -> None:
         if compute.work_id in self._orders:
             raise ProtocolError(f"order {compute.work_id} was issued before")
-        self._orders[compute.work_id] = Order(compute, now_ns, chunks=chunks)
-        self.holds.order_issued(compute.work_id, compute.base)
+        self._orders[compute.work_id] = Order(compute, now_ns, chunks=chunks, steps=steps)
+        if compute.fragment is None:  # one of several models stays as it is until its own step, whatever the number of the version
+            self.holds.order_issued(compute.work_id, compute.base)
 
     def add_receipt(self, work_id: int, receipt: Receipt) -> Order | None:
         """Note a receipt. The order it belongs to; None for an order never issued, decided already, or not this sender's."""
@@ -106,7 +109,7 @@ class Ledger:
         if late is not None:
             self._orders[work_id] = late
         else:
-            self.holds.order_over(work_id)
+            self._let_go(self._orders[work_id])
         order = self._orders[work_id]
         if order.state == "stored":
             raise ProtocolError(f"update {work_id} was acknowledged twice")
@@ -129,11 +132,15 @@ class Ledger:
             raise ProtocolError(f"order {work_id} cannot end without an update: it is {'unknown' if order is None else order.state}")
         del self._orders[work_id]
         order.state = "ended"
-        self.holds.order_over(work_id)
+        self._let_go(order)
         self._ended[work_id] = order
         while len(self._ended) > _REMEMBERED_ENDED:
             self._ended.popitem(last=False)
         return order
+
+    def _let_go(self, order: Order) -> None:
+        if order.compute.fragment is None:
+            self.holds.order_over(order.compute.work_id)
 
     def get(self, work_id: int) -> Order | None:
         return self._orders.get(work_id)

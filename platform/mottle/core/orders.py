@@ -1,5 +1,7 @@
 """Work orders on their way out and back: lent, cut, abandoned, returned, overdue. Knows no update's content, no shard and no step."""
 
+from collections import Counter
+
 from mottle.core import protocol as p
 from mottle.core import strategy as s
 from mottle.core.chunks import Chunks
@@ -54,6 +56,8 @@ class Orders:
         self.given: p.Compute | None = None
         """The last order of the strategy."""
         self.num_given = 0
+        self.steps: Counter[int | None] = Counter()
+        """Decided so far, of each of several models."""
         self.lending = True
         """Whether anything may be lent now: not while the run is paused or stopping."""
         self._starving: set[int] = set()
@@ -101,10 +105,11 @@ class Orders:
         if member is None or member.state not in AT_WORK or len(member.orders) >= self._max_in_flight:
             raise ProtocolError(f"worker {decision.worker} cannot take an order of chunks now")
         chunks = tuple(chunk for chunk, _ in decision.parts)
-        parts, base = self._chunks.parts(decision.parts)
+        parts, base, fragment = self._chunks.parts(decision.parts)
         samples = sum(len(part.lease) for part in parts)
         self._chunks.issued(self.next_work_id, chunks)
-        self._issue(p.Compute(self.next_work_id, decision.worker, base, parts, p.Samples(samples)), samples, chunks)
+        compute = p.Compute(self.next_work_id, decision.worker, base, parts, p.Samples(samples), fragment=fragment)
+        self._issue(compute, samples, chunks)
 
     def take_id(self) -> int:
         """A work id that nobody has had."""
@@ -115,7 +120,7 @@ class Orders:
         self.next_work_id += 1
         self.given = compute
         self.num_given += 1
-        self._ledger.issue(compute, now_ns=self._effects.now_ns, chunks=chunks)
+        self._ledger.issue(compute, now_ns=self._effects.now_ns, chunks=chunks, steps=self.steps[compute.fragment])
         self._members.here(compute.worker).orders.append(compute.work_id)
         self._effects.tell(compute)
         self._effects.hear(s.OrderIssued(compute.work_id, compute.worker, samples))

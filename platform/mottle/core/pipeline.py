@@ -168,6 +168,8 @@ class Pipeline:
         self._held = False
         self._deferred: list[tuple[Pairs, Answered, Kind]] = []
         """Questions that came while steps are held."""
+        self.moved: int | None = None
+        """The fragment that the newest published version moved."""
         self.keeps_models = False
         """Whether the shards keep every version that they make, until they are told to drop it."""
 
@@ -255,7 +257,7 @@ class Pipeline:
             if not self._shards.covered_by(self._stepped[version]):
                 break
             del self._stepped[version]
-            self.published = version
+            self.published, self.moved = version, self.told[0].fragment
             done.append(self.told.popleft())
         return done
 

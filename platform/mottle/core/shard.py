@@ -233,6 +233,8 @@ class Holding:
     """The newest version and older ones, ascending: a newcomer may be the only one left when somebody comes for them."""
     vectors: tuple[KnownVector, ...]
     log: KeptLog
+    since: tuple[tuple[int, int], ...] = ()
+    """Of models side by side: (model, the version of its last step)."""
 
 
 _MOST_RIVALS = 256  # messages; a worker pushes one or two a shard
@@ -268,6 +270,9 @@ class Shard:
             self._owned |= {each: fragments.owned(each, owned) for each in range(len(fragments))}
         self._moved: dict[int, int | None] = {version.number: None}
         """What the step to each kept version moved."""
+        self._apart = fragments is not None and fragments.apart
+        self._since: dict[int, int] = {}
+        """Of models side by side: the version since which each is as it is, where it is not as at the beginning."""
         self._max_vectors = max_vectors
         self.epoch = 0
         self.next_seq = 0
@@ -489,12 +494,14 @@ class Shard:
     def _holding_for(self, newcomer: p.ReplicaId) -> Holding:
         vectors = tuple(map(_known, self._vectors.items()))
         kept = tuple(KeptVersion(each, self._moved.get(each), tuple(sorted(self._unread.get(each, ())))) for each in sorted(self._kept))
-        return Holding(self.version, self.epoch, self._newcomers[newcomer], self._floor, kept, vectors, self.log.copy())
+        since = tuple(self._since.items())
+        return Holding(self.version, self.epoch, self._newcomers[newcomer], self._floor, kept, vectors, self.log.copy(), since)
 
     def _on_taken_over(self, event: TakenOver) -> list[ShardOrder]:
         holding = event.holding
         self.version, self._floor, self._kept = holding.version, holding.floor, {each.number for each in holding.kept}
         self._moved = {each.number: each.moved for each in holding.kept}
+        self._since = dict(holding.since)
         self._unread = {each.number: set(each.unread) for each in holding.kept}
         self._holding = {name: each.number for each in holding.kept for name in each.unread}
         self.epoch, self.next_seq = max(self.epoch, holding.epoch), holding.next_seq
@@ -517,9 +524,11 @@ class Shard:
         A copy of every version is a good part of what a backup costs, and nobody reads it. So a backup saves none where it replaces the
         version that was published when the step was told and nobody was said to hold any, as between two synchronous rounds. Should the
         primary die before an order has read that was given while such a step was under way, the order comes back. Where fragments are
-        stepped apart workers read when it suits them.
+        stepped apart workers read when it suits them. Of models side by side only the validator reads all, which is said: who reads one
+        reads it as it is.
         """
-        if self._is_read or step.floor < self.version.number or (isinstance(step, p.Step) and step.fragment is not None):
+        reads_at_will = isinstance(step, p.Step) and step.fragment is not None
+        if step.floor < self.version.number or (not self._apart and (self._is_read or reads_at_will)):
             return True
         told = {name for _, names in step.holds for name in names}
         return bool((self._holding.keys() | told) - set(step.released))
@@ -528,7 +537,9 @@ class Shard:
         unsaved = () if self.wants_saved(step) else (self.version.number,)
         self.version = step.version
         self._floor = step.floor
-        self._moved[step.version.number] = step.fragment if isinstance(step, p.Step) else None
+        self._moved[step.version.number] = moved = step.fragment if isinstance(step, p.Step) else None
+        if self._apart:
+            self._since |= dict.fromkeys(self._models if moved is None else (moved,), step.version.number)
         self._kept.add(step.version.number)
         self._kept.difference_update(unsaved)
         self._note_holders(step)
@@ -568,16 +579,26 @@ class Shard:
             return []
         if reason := self._why_not(event.number, event.fragment):
             return [Refuse(event.reader, event.number, reason, event.fragment)]
-        self._has_read.setdefault(event.number, set()).add(event.reader)
         serve = Serve(event.reader, event.number, event.fragment)
+        if self._apart and event.fragment is not None:
+            return [serve]  # it is as it was then, so nothing had to be kept for this reader
+        self._has_read.setdefault(event.number, set()).add(event.reader)
         if self._holding.get(event.reader) != event.number:
             return [serve]
         del self._holding[event.reader]
         self._unread[event.number].discard(event.reader)
         return [serve, *self._free()] if event.number < self._floor else [serve]
 
+    @property
+    def _models(self) -> list[int]:
+        return [each for each in self._owned if each is not None]
+
     def _why_not(self, number: int, fragment: int | None) -> str:
-        """Why it cannot be read; empty if it can. Of older versions only the fragment that moved is kept by itself."""
+        """Why it cannot be read; empty if it can. Of older versions only the fragment that moved is kept by itself; of several models any
+        that is still what it was then."""
+        if self._apart and fragment is not None and self._knows(fragment):
+            last = self._since.get(fragment, 0)
+            return "" if number >= last else f"model {fragment} of version {number} is gone, it has moved to version {last}"
         if number not in self._kept:
             return f"version {number} is gone, the newest is {self.version.number}"
         if not self._knows(fragment):

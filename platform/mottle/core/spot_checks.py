@@ -130,10 +130,15 @@ class SpotChecks:
         lease = order.parts[0].lease
         part = p.Part(replace(lease, id=NO_LEASE, stop=min(lease.stop, lease.start + self._samples)))
         self.num_begun += 1
-        self._open = _Check(p.Compute(-1, first, version, (part,), p.Samples(len(part.lease))), self._effects.now_ns)
+        check = p.Compute(-1, first, version, (part,), p.Samples(len(part.lease)), fragment=self._model(order))
+        self._open = _Check(check, self._effects.now_ns)
         self._effects.tell(p.SetTimer(TIMER, self._effects.now_ns + PATIENCE_NS))
         self._ask(self._open, first)
         self._ask(self._open, second)
+
+    def _model(self, order: p.Compute) -> int | None:
+        """Of several models the one that has moved last: it stays as it is for longest, so that both can read it."""
+        return order.fragment if order.fragment is None or self._pipeline.moved is None else self._pipeline.moved
 
     def _partner(self, asked: set[int]) -> int | None:
         """Somebody at work who is not among `asked`, best one whose arithmetic is of their kind; drawn anew for every check."""
@@ -146,7 +151,8 @@ class SpotChecks:
     def _ask(self, check: _Check, worker: int) -> None:
         order = replace(check.order, work_id=self._orders.take_id(), worker=worker)
         check.answers[order.work_id] = _Answer(worker)
-        self._ledger.holds.order_issued(order.work_id, order.base)
+        if order.fragment is None:
+            self._ledger.holds.order_issued(order.work_id, order.base)
         self._effects.tell(order)
 
     # --- what comes of it -------------------------------------------------------------------------------------------------------------
@@ -163,7 +169,7 @@ class SpotChecks:
         if answer.worker != receipt.sender:
             text = f"refused {receipt.name} of worker {receipt.sender}: it is another worker's"
             self._effects.tell(p.Notice("warning", text, receipt.sender))
-        elif receipt.fault or receipt.samples != self._open.samples:
+        elif receipt.fault or (receipt.samples, receipt.fragment) != (self._open.samples, self._open.order.fragment):
             self.give_up()  # a message that does not fit says nothing of what was computed
         else:
             answer.receipts[receipt.replica] = receipt
@@ -182,7 +188,7 @@ class SpotChecks:
         for work_id, answer in check.answers.items():
             if not answer.whole and answer.receipts and self._shards.covered_by(set(answer.receipts)):
                 answer.whole = True
-                self._ledger.holds.order_over(work_id)
+                self._let_go(work_id)
                 self._health.heard_of(answer.worker)
         if all(answer.whole for answer in check.answers.values()) and not check.measuring:
             self._measure(check)
@@ -212,6 +218,11 @@ class SpotChecks:
         """No verdict, at a place where no question to the shards is open: what was to be asked is of a model that is replaced."""
         if self._open is not None:
             self._close(self._open)
+
+    def _let_go(self, work_id: int) -> None:
+        assert self._open is not None
+        if self._open.order.fragment is None:
+            self._ledger.holds.order_over(work_id)
 
     # --- comparing --------------------------------------------------------------------------------------------------------------------
 
@@ -281,13 +292,13 @@ class SpotChecks:
         return f"samples {lease.start} to {lease.stop - 1} of epoch {lease.epoch} at version {check.order.base.number}"
 
     def _close(self, check: _Check) -> None:
-        self._open = None
         for work_id, answer in check.answers.items():
             if not answer.whole:
-                self._ledger.holds.order_over(work_id)
+                self._let_go(work_id)
                 if self._members.present(answer.worker) is not None:
                     self._effects.tell(p.Abandon(answer.worker, work_id))
             self._health.was_checked(answer.worker)
+        self._open = None
         self._over.extend(check.answers)
         self._pipeline.drop(tuple(map(p.update_name, check.answers)))
 

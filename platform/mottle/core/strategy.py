@@ -207,11 +207,14 @@ class LendChunk:
 
     chunk: int
     samples: int
+    fragment: int | None = None
+    """The model that they are for, of several side by side."""
 
 
 @message
 class AssignChunks:
-    """Order the sum of coefficient * gradient sum over these chunks, all of one version, from a worker that has room for an order."""
+    """Order the sum of coefficient * gradient sum over these chunks, all of one version (and one of several models), from a worker that has
+    room for an order."""
 
     worker: int
     parts: tuple[tuple[int, float], ...]
@@ -480,6 +483,15 @@ class Fragmented(Protocol):
     @property
     def fragmentation(self) -> Fragmentation:
         """How it wants the model divided."""
+
+
+@runtime_checkable
+class Rotating(Protocol):
+    """A strategy that can train several models in rotation (`mottle.core.rotation`); its updates and steps are then of one each."""
+
+    @property
+    def models(self) -> tuple[Settings, ...]:
+        """What is each one's own: `seed` of its beginning, options of its optimizer. Empty: there is one model."""
 
 
 @runtime_checkable

@@ -63,9 +63,13 @@ class Updates:
         return p.Version(published.lineage, published.number + self._pipeline.depth)
 
     def staleness(self, work_ids: Iterable[int]) -> dict[int, int]:
-        """Of each of these updates, the steps decided since the version that it was computed on."""
-        head = self.head.number
-        return {work_id: head - self._ledger.held(work_id).compute.base.number for work_id in work_ids}
+        """Of each of these updates, the steps decided since the version that it was computed on; of several models those of its own."""
+        head, steps = self.head.number, self._orders.steps
+        orders = [self._ledger.held(work_id) for work_id in work_ids]
+        return {
+            order.compute.work_id: head - order.compute.base.number if (one := order.compute.fragment) is None else steps[one] - order.steps
+            for order in orders
+        }
 
     # --- coming in --------------------------------------------------------------------------------------------------------------------
 

@@ -141,6 +141,8 @@ class LoadBase:
     work_id: int
     version: Version
     local: LocalSteps | None = None
+    fragment: int | None = None
+    """Read that one of several models alone."""
 
 
 @message
@@ -195,6 +197,8 @@ class Push:
     samples: int
     local: LocalSteps | None = None
     """What was done with the samples, where it was not a gradient sum."""
+    fragment: int | None = None
+    """The one of several models that it is of."""
 
 
 @message
@@ -324,7 +328,8 @@ class Worker:
         """The order whose end the parameters are at, so that another one may go on from there."""
         self._early: dict[int, Mix] = {}
         """For orders that have not come yet."""
-        self._loaded: Version | None = None
+        self._loaded: tuple[Version, int | None] | None = None
+        """The version in place, and which model of it."""
         self._leaving = False
         self._saved = 0
         """The newest checkpoint that it has saved its part of."""
@@ -393,10 +398,11 @@ class Worker:
             return self._go_on_from(job, local)
         self._end_of = None
         job.phase = "loading"
-        if self._loaded == job.compute.base:
-            return [ClearAccumulator(job.compute.work_id, job.compute.local)]
+        compute = job.compute
+        if self._loaded == (compute.base, compute.fragment):
+            return [ClearAccumulator(compute.work_id, compute.local)]
         self._loaded = None
-        return [LoadBase(job.compute.work_id, job.compute.base, job.compute.local)]
+        return [LoadBase(compute.work_id, compute.base, compute.local, compute.fragment)]
 
     def _go_on_from(self, job: _Job, local: LocalSteps) -> list[WorkerOrder]:
         if local.follows == self._end_of:
@@ -497,8 +503,8 @@ class Worker:
         job = self._current(event.work_id, "loading")
         if job is None:
             return []
-        local = job.compute.local
-        self._loaded = None if local is not None and local.send is not None else job.compute.base  # its parameters do not go back there
+        local, there = job.compute.local, (job.compute.base, job.compute.fragment)
+        self._loaded = None if local is not None and local.send is not None else there  # its parameters do not go back there
         job.phase = "computing"
         return self._go_on(job)
 
@@ -538,7 +544,7 @@ class Worker:
 
     def _push(self, job: _Job) -> list[WorkerOrder]:
         compute = job.compute
-        push = Push(compute.work_id, job.done, compute.local)
+        push = Push(compute.work_id, job.done, compute.local, compute.fragment)
         if compute.local is None or compute.local.send is None:
             job.phase = "pushing"
             return [push]

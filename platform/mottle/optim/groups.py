@@ -50,6 +50,31 @@ def read(spec: object) -> OptimizerSpec:
     return OptimizerSpec(name, options, tuple(patterns for patterns, _ in groups), tuple(own for _, own in groups))
 
 
+def in_rotation(spec: object, models: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The optimizer of models side by side, whose parameter groups are those of `mottle.core.rotation`: each model's own.
+
+    Args:
+        models: options of each that differ; what a parameter group says itself still goes for that group, but a rate of its own keeps its
+            proportion to the model's.
+    Raises:
+        ConfigError: as `read`; or rates that cannot be kept in proportion.
+    """
+    base = read(spec)
+    entries = []
+    for group, patterns in enumerate((("*",), *base.group_patterns)):
+        own = base.group_options[group - 1] if group else {}
+        for number, settings in enumerate(models):
+            options = {**settings, **own}
+            if "lr" in settings and "lr" in own:
+                if not base.options.get("lr"):
+                    raise ConfigError(
+                        f"parameter group {group} has a rate of its own: say the optimizer's lr, which it is in proportion to"
+                    )
+                options["lr"] = own["lr"] * (settings["lr"] / base.options["lr"])
+            entries.append({"params": [f"{number}.{pattern}" for pattern in patterns], **options})
+    return {base.name: {**base.options, "param_groups": entries}}
+
+
 def _entry(entry: object) -> tuple[tuple[str, ...], Mapping[str, Any]]:
     patterns = entry.get("params") if isinstance(entry, Mapping) else None
     if isinstance(patterns, str):

@@ -51,13 +51,13 @@ def calibrate(job: Job, file: Path, *, cuda: bool, most: int, budget_s: float, a
     device = torch.cuda.get_device_name(0) if cuda else "cpu"
     kept = _read(file)
     known = kept["devices"]
-    found = known.get(device, {}).get(job.layout.digest)
+    found = known.get(device, {}).get(job.model_layout.digest)
     if found is not None and not again:
-        return Calibrated(device, job.layout.digest, SpeedCurve.of(found), reused=True)
+        return Calibrated(device, job.model_layout.digest, SpeedCurve.of(found), reused=True)
     curve = _measured(job, "cuda" if cuda else "cpu", most=min(most, job.brain.num_positions), budget_s=budget_s)
-    known.setdefault(device, {})[job.layout.digest] = curve.as_dict()
+    known.setdefault(device, {})[job.model_layout.digest] = curve.as_dict()
     _write(file, kept)
-    return Calibrated(device, job.layout.digest, curve, reused=False)
+    return Calibrated(device, job.model_layout.digest, curve, reused=False)
 
 
 def calibrate_links(file: Path, address: str, *, again: bool = False) -> tuple[dict[str, dict[str, float]], bool]:
@@ -82,8 +82,8 @@ def calibrate_links(file: Path, address: str, *, again: bool = False) -> tuple[d
 
 def _measured(job: Job, device: str, *, most: int, budget_s: float) -> SpeedCurve:
     module = job.model()
-    values = flatten(module, job.layout)
-    engine = TorchEngine(module, job.loss, job.layout, device, most)
+    values = flatten(module, job.model_layout)
+    engine = TorchEngine(module, job.loss, job.model_layout, device, most)
     engine.load(values, 0)
 
     def compute(size: int) -> None:

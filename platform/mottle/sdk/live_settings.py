@@ -78,7 +78,7 @@ def _strategy(spec: Any, strategy: Spec, defaults: Mapping[str, Any]) -> dict[st
     if folded(name) != folded(own):
         raise ConfigError(f"a live run keeps its strategy {own!r} and can change its options, got {name!r}")
     before, after = (strategies.build(each, dict(defaults)) for each in (strategy, spec))
-    for fixed in ("server_optimizer", "companion", "barriered", "needs_validation", "max_in_flight", "fragmentation"):
+    for fixed in ("server_optimizer", "companion", "barriered", "needs_validation", "max_in_flight", "fragmentation", "models"):
         was, would_be = (getattr(each, fixed, None) for each in (before, after))
         if was != would_be:
             raise ConfigError(f"{fixed} of strategy {own!r} cannot change in a live run: {was} to {would_be}")

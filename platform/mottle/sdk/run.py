@@ -15,8 +15,10 @@ from mottle.actors.job import Job
 from mottle.actors.reasons import reason_of
 from mottle.actors.reserve import RESERVE
 from mottle.core.errors import MottleError
+from mottle.core.rotation import chosen
 from mottle.core.takeover import TakeoverError
 from mottle.engines.flat import unflatten
+from mottle.engines.rotation import tensors_of_model
 from mottle.observe import Snapshot, snapshot_html
 from mottle.observe.loggers import MetricLogger
 from mottle.observe.result import RunResult
@@ -95,10 +97,20 @@ class Run:
         """Process id and node of the coordinator, of every worker that is present and of every live shard replica."""
         return dict(self._ask("places"))
 
-    def parameters(self) -> dict[str, Tensor]:
-        """The newest parameters and floating-point buffers by name: copies."""
+    def parameters(self, model: int | None = None) -> dict[str, Tensor]:
+        """The newest parameters and floating-point buffers by name: copies.
+
+        Args:
+            model: of several that are trained in rotation the one that is wanted; None is the best at the last evaluation.
+        Raises:
+            ConfigError: there is no such model, or none was evaluated yet.
+        """
+        rotation = self.job.rotation
+        wanted = chosen(model, 1 if rotation is None else rotation.number, self.progress.metrics)
         _, pieces = self._ask("newest")
-        return {name: tensor.clone() for name, tensor in unflatten(transport.joined(pieces), self.job.layout).items()}
+        flat = transport.joined(pieces)
+        tensors = unflatten(flat, self.job.layout) if rotation is None else tensors_of_model(flat, rotation, wanted)
+        return {name: tensor.clone() for name, tensor in tensors.items()}
 
     # --- changing ---------------------------------------------------------------------------------------------------------------------
 

@@ -7,27 +7,37 @@ from torch import nn
 
 from mottle import optim
 from mottle.actors.job import Job
+from mottle.core.brain import Brain
 from mottle.engines import add_companions
 from mottle.engines.flat import flatten, layout_of
+from mottle.sdk.rotating import beginnings, rotation_of, server_optimizer
 from mottle.simulate import Fleet, Learning, TorchProblem
 from mottle.simulate.compare import Task
 
 
 def task_of(job: Job, fleet: Fleet) -> Task:
     """The job for `Task.run` on that fleet, without checkpoints."""
-    return Task(
-        config=replace(job.brain, checkpoint_every=None),
-        numbers=lambda brain: Learning(
-            _problem(job, brain.strategy.companion),
+
+    def numbers(brain: Brain) -> Learning:
+        problem, rotation = _problem(job, brain.strategy.companion), rotation_of(brain.strategy, job.model_layout)
+        return Learning(
+            problem,
             brain.shards.live,
-            optimizer=brain.strategy.server_optimizer or job.optimizer,
+            optimizer=server_optimizer(brain.strategy, job.optimizer) or job.optimizer,
             codec=job.codec,
             schedule=job.schedule,
+            rotation=rotation,
+            validated=job.validation is not None,
+            values=None if rotation is None else beginnings(brain.strategy, job.model, rotation, job.seed),
             seed=job.seed,
             num_workers=fleet.num_workers,
             collusion=fleet.collusion,
             rule=job.strategy_defaults.get("rule"),
-        ),
+        )
+
+    return Task(
+        config=replace(job.brain, checkpoint_every=None),
+        numbers=numbers,
         micro_batch=job.micro_batch_size,
         defaults=job.strategy_defaults,
         untested=_untested(job),

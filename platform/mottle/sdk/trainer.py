@@ -6,6 +6,7 @@ from typing import Any
 
 import ray
 import torch
+from torch import nn
 
 from mottle import compression, data, strategies
 from mottle.actors import placing, transport
@@ -33,6 +34,7 @@ from mottle.sdk.describing import Beginning, Model, ModelFactory, Sources, check
 from mottle.sdk.local import ensure_ray, missing_resources
 from mottle.sdk.result import Result, RunFailedError
 from mottle.sdk.resuming import take_up
+from mottle.sdk.rotating import beginnings, check_rotation, rotation_of, server_optimizer
 from mottle.sdk.run import Run
 from mottle.sdk.short_rounds import short_rounds_warning
 from mottle.sdk.staged import check_stages
@@ -142,7 +144,8 @@ class Trainer:
             strategies.check_clipping(strategic, parse(strategy, "strategy")[0])
         make = ModelFactory(model, strategic.companion)
         beginning = Beginning.of(make, optimizer, seed)
-        self._values = beginning.values
+        rotation = rotation_of(strategic, beginning.layout)
+        self._values = beginning.values if rotation is None else beginnings(strategic, make, rotation, seed)
         local = strategies.takes_local_steps(parse(strategy, "strategy")[0])
         built_codec = compression.build(codec or "identity")
         loader = data.Loader(sources.train, seed=seed, seed_samples=seed_samples)
@@ -179,18 +182,21 @@ class Trainer:
             lossy_codec=built_codec.contraction < 1,
             clips_workers=max_grad_norm_per_worker is not None,
         )
+        if rotation is not None:
+            check_rotation(strategic, optimizer, rotation, self._values, groups, made=isinstance(model, nn.Module))
         self.job = Job(
             name=self.settings.name,
             model=make,
             loss=loss,
-            layout=beginning.layout,
-            fragments=_fragments(strategic, beginning.layout, groups),
+            layout=beginning.layout if rotation is None else rotation.stacked,
+            fragments=_fragments(strategic, beginning.layout, groups) if rotation is None else rotation.fragments,
+            rotation=rotation,
             loader=loader,
             validation=sources.trusted,
             test=sources.test,
             metrics=dict(metrics or {}),
             optimizer=optimizer,
-            server_optimizer=strategic.server_optimizer,
+            server_optimizer=server_optimizer(strategic, optimizer),
             schedule=None if lr_schedule is None else schedule.build(lr_schedule),
             strategy=strategy,
             strategy_defaults=defaults,

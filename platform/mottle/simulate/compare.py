@@ -10,7 +10,7 @@ from mottle.core.brain import Brain
 from mottle.core.config import BrainConfig
 from mottle.core.errors import ConfigError
 from mottle.core.naming import Spec, lookup, parse
-from mottle.core.strategy import Fragmented, Strategy
+from mottle.core.strategy import Fragmented, Rotating, Strategy
 from mottle.simulate.fleet import Fleet
 from mottle.simulate.numbers import Numbers, Synthetic
 from mottle.simulate.outcome import Outcome
@@ -76,10 +76,13 @@ def timing_task(fleet: Fleet, *, seconds: float) -> Task:
         raise ConfigError("wanted either a job (--job) or a workload: in the fleet file, to know what is trained")
 
     def numbers(brain: Brain) -> Numbers:
-        vectors = 1 if brain.strategy.companion is None else 2
-        wanted = brain.strategy.fragmentation if isinstance(brain.strategy, Fragmented) else None
+        strategy, num_shards = brain.strategy, brain.config.num_shards
+        if isinstance(strategy, Rotating) and (models := len(strategy.models)):
+            return Synthetic(models * work.model_bytes, num_shards, num_fragments=models, apart=True)
+        vectors = 1 if strategy.companion is None else 2
+        wanted = strategy.fragmentation if isinstance(strategy, Fragmented) else None
         number, narrow = (0, False) if wanted is None else (wanted.number, wanted.narrow)
-        return Synthetic(vectors * work.model_bytes, brain.config.num_shards, num_fragments=number, narrow=narrow)
+        return Synthetic(vectors * work.model_bytes, num_shards, num_fragments=number, narrow=narrow)
 
     return Task(
         config=BrainConfig(num_positions=work.num_samples, max_ns=round(seconds * 1e9)),

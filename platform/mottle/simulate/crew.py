@@ -198,7 +198,8 @@ class Crew:
             self._begin(slot, worker, order)
 
         failed = partial(self.hear, slot, w.WorkFailed(order.work_id, "the version is gone"))
-        self._hosts.read(p.work_holder(order.work_id), order.version.number, self._primaries(), worker.side, loaded, failed)
+        reader = p.work_holder(order.work_id)
+        self._hosts.read(reader, order.version.number, self._primaries(), worker.side, loaded, failed, order.fragment)
 
     def _begin(self, slot: int, worker: SimWorker, order: w.LoadBase | w.ClearAccumulator | w.GoOn) -> None:
         worker.done, worker.compute_ns = [], 0
@@ -219,7 +220,7 @@ class Crew:
     def _push(self, slot: int, worker: SimWorker, order: w.Push) -> None:
         assert worker.version is not None
         began_ns = self._clock.now_ns
-        shipment = self._numbers.update(slot, worker.group, worker.base, worker.version, worker.done, order.local)
+        shipment = self._numbers.update(slot, worker.group, worker.base, worker.version, worker.done, order.local, order.fragment)
 
         def confirmed() -> None:
             self._tally.span(slot, "push", began_ns, self._clock.now_ns, order.work_id)

@@ -18,8 +18,10 @@ from mottle.core import protocol as p
 from mottle.core.fragments import Fragments
 from mottle.core.layout import Layout, Range
 from mottle.core.naming import Spec
+from mottle.core.rotation import Rotation, merged
 from mottle.core.shard import Ran, RangeStored, StoreRange
 from mottle.engines import LocalTraining
+from mottle.engines.rotation import one_of, side_by_side
 from mottle.optim.schedule import Schedule
 from mottle.simulate.fleet import Workers
 from mottle.simulate.hostile import Liars
@@ -60,7 +62,9 @@ class Learning:
         replicas: of all shards.
         optimizer, codec, schedule: as a job names them; of the shards, and the schedule of inner steps too.
         fragments: of the model, where the strategy steps them apart.
-        values: to begin with, at `version`; the problem's own start if left out.
+        rotation: models of the problem side by side, that the strategy trains in rotation.
+        validated: whether losses on trusted data say which of them is best, and not those on test data.
+        values: to begin with, at `version`; the problem's own start (of each model) if left out.
         corrupt: what workers do to their updates beside the attack of their group.
         seed, num_workers: of the attacks' dice; of the fleet.
         collusion, rule: whether attackers see the others' updates; the defender's rule, for those who optimise against it.
@@ -77,6 +81,8 @@ class Learning:
         codec: Spec = "identity",
         schedule: Schedule | None = None,
         fragments: Fragments | None = None,
+        rotation: Rotation | None = None,
+        validated: bool = False,
         values: Tensor | None = None,
         version: int = 0,
         corrupt: Corrupt | None = None,
@@ -87,9 +93,12 @@ class Learning:
     ) -> None:
         self.problem = problem
         replicas = sorted(replicas)
-        self.ranges = problem.layout.cut(1 + max(replica.shard for replica in replicas))
+        layout = problem.layout if rotation is None else rotation.stacked
+        self.ranges = layout.cut(1 + max(replica.shard for replica in replicas))
         self._schedule = schedule
-        self.fragments = fragments
+        self._rotation = rotation
+        self._validated = validated
+        self.fragments = fragments = fragments if rotation is None else rotation.fragments
         self._local: dict[int, tuple[Tensor, LocalTraining]] = {}
         """By worker: the values that it steps, and its inner optimizer."""
         self._codec = compression.build(codec)
@@ -102,12 +111,17 @@ class Learning:
         """Of each worker's last update: what it kept beside the model is of no use in another."""
         self.others: dict[str, Mapping[p.ReplicaId, ShardMemory]] = {}
         """Shards of other runs of the same layout, by the name under which they offer their model."""
-        start_D = problem.start if values is None else values
+        start_D = self._start if values is None else values
         self.memories: dict[p.ReplicaId, ShardMemory] = {}
         for replica in replicas:
             owned = self.ranges[replica.shard]
-            spec = ShardSpec(layout=problem.layout, owned=owned, optimizer=optimizer, codec=codec, schedule=schedule, fragments=fragments)
+            spec = ShardSpec(layout=layout, owned=owned, optimizer=optimizer, codec=codec, schedule=schedule, fragments=fragments)
             self.memories[replica] = ShardMemory(spec, start_D[owned.start : owned.stop].clone(), version, _copy)
+
+    @property
+    def _start(self) -> Tensor:
+        start_D, rotation = self.problem.start, self._rotation
+        return start_D if rotation is None else side_by_side([start_D] * rotation.number, rotation)
 
     # --- shards -----------------------------------------------------------------------------------------------------------------------
 
@@ -160,7 +174,14 @@ class Learning:
     # --- workers and validator --------------------------------------------------------------------------------------------------------
 
     def update(
-        self, slot: int, group: Workers, base: Sequence[Any], version: p.Version, done: Sequence[Deed], local: p.LocalSteps | None
+        self,
+        slot: int,
+        group: Workers,
+        base: Sequence[Any],
+        version: p.Version,
+        done: Sequence[Deed],
+        local: p.LocalSteps | None,
+        fragment: int | None = None,
     ) -> Shipment:
         values_D, computed = torch.cat(tuple(base)), [deed for deed in done if isinstance(deed, Done)]
         if self._lineages.setdefault(slot, version.lineage) != version.lineage:
@@ -175,7 +196,7 @@ class Learning:
                 vector_D = self._liars.corrupt(slot, group.attack, version.number, vector_D, divisor)
         if self._corrupt is not None:
             vector_D = self._corrupt(slot, version, vector_D)
-        payloads, sizes, fragment = [], [], None if local is None else local.send
+        payloads, sizes, fragment = [], [], fragment if local is None else local.send
         for shard, owned in enumerate(self._spaces(fragment)):
             memory = self._error_memory.get((slot, shard, fragment))
             payload, kept = self._codec.encode(vector_D[owned.start : owned.stop], memory)
@@ -214,7 +235,11 @@ class Learning:
         return Shipment(payloads, tuple(map(self.version_bytes, range(len(self.ranges)))))
 
     def evaluate(self, base: Sequence[Any]) -> Mapping[str, float]:
-        return self.problem.evaluate(torch.cat(tuple(base)))
+        values_D, rotation, problem = torch.cat(tuple(base)), self._rotation, self.problem
+        if rotation is None:
+            return problem.evaluate(values_D)
+        models = [one_of(values_D, rotation, model) for model in range(rotation.number)]
+        return merged([*map(problem.evaluate, models)], [*map(problem.trusted_loss, models)] if self._validated else ())
 
     def trusted_loss(self, base: Sequence[Any]) -> float:
         return self.problem.trusted_loss(torch.cat(tuple(base)))

@@ -80,9 +80,17 @@ class Numbers(Protocol):
         """A newcomer begins with what its donor holds now."""
 
     def update(
-        self, slot: int, group: Workers, base: Sequence[Any], version: p.Version, done: Sequence[Deed], local: p.LocalSteps | None
+        self,
+        slot: int,
+        group: Workers,
+        base: Sequence[Any],
+        version: p.Version,
+        done: Sequence[Deed],
+        local: p.LocalSteps | None,
+        fragment: int | None = None,
     ) -> Shipment:
-        """The update of a worker of that group that has computed these positions at `base`, or gone on with `local` steps."""
+        """The update of a worker of that group that has computed these positions at `base`, or gone on with `local` steps; of that one of
+        several models."""
 
     def reference(self, order: p.Refresh, base: Sequence[Any]) -> Shipment:
         """A reference gradient."""
@@ -103,6 +111,7 @@ class Synthetic:
         num_shards: equal parts.
         num_fragments: equal parts of each shard that are stepped apart; 0 for none.
         narrow: versions of them travel at half the size.
+        apart: they are models side by side.
         disagree: inner products and norms drawn from the vectors' names instead, for studies of rejections.
     """
 
@@ -110,6 +119,7 @@ class Synthetic:
     num_shards: int = 1
     num_fragments: int = 0
     narrow: bool = False
+    apart: bool = False
     disagree: bool = False
     others: tuple[str, ...] = ()
     """Models that other runs offer."""
@@ -121,7 +131,9 @@ class Synthetic:
         self._bytes = tuple(stop - start for start, stop in pairwise(edges))
         wide = max(1, self.num_fragments)
         self.ranges = tuple(Range(shard * wide * BLOCK, (shard + 1) * wide * BLOCK) for shard in range(self.num_shards))
-        self.fragments = None if not self.num_fragments else Fragments(tuple(map(self._blocks_of, range(self.num_fragments))))
+        self.fragments = None
+        if self.num_fragments:
+            self.fragments = Fragments(tuple(map(self._blocks_of, range(self.num_fragments))), apart=self.apart)
 
     def _blocks_of(self, fragment: int) -> tuple[Range, ...]:
         """One block in every shard."""
@@ -172,9 +184,16 @@ class Synthetic:
             self.applied[newcomer] = list(self.applied[donor])
 
     def update(
-        self, slot: int, group: Workers, base: Sequence[Any], version: p.Version, done: Sequence[Deed], local: p.LocalSteps | None
+        self,
+        slot: int,
+        group: Workers,
+        base: Sequence[Any],
+        version: p.Version,
+        done: Sequence[Deed],
+        local: p.LocalSteps | None,
+        fragment: int | None = None,
     ) -> Shipment:
-        return self._shipment(None if local is None else local.send)
+        return self._shipment(fragment if local is None else local.send)
 
     def reference(self, order: p.Refresh, base: Sequence[Any]) -> Shipment:
         return self._shipment()

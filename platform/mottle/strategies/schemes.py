@@ -1,12 +1,14 @@
 """The seam between the machine of sequential gradient coding and its schemes: tasks, results, and the options that all of them have."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from mottle.core.errors import ConfigError
+from mottle.core.protocol import Settings
 from mottle.strategies.bursts import BurstModel
 from mottle.strategies.codes import Row
 
@@ -64,7 +66,10 @@ class SequentialConfig(ABC):
     mu: float = 1.0
     """Whoever takes longer than (1 + mu) times the fastest is a straggler."""
     models: int = 1
-    """Copies that are trained in rotation."""
+    """1: its steps are late by `delay` others; or delay + 1, which are trained in rotation and are late by none."""
+    model_settings: tuple[Settings, ...] = ()
+    """Of models in rotation what is each one's own: `seed` of its beginning (the job's plus its number, by default), and options of the
+    optimizer, such as `lr`."""
     name: ClassVar[str]
     coded: ClassVar[bool] = True
     code: ClassVar[str] = "auto"
@@ -72,9 +77,32 @@ class SequentialConfig(ABC):
     def __post_init__(self) -> None:
         if self.batch_size < 1 or not self.mu > 0:
             raise ConfigError(f"{self.name} needs batch_size >= 1 and mu > 0, got {self.batch_size} and {self.mu}")
-        if self.models != 1:
-            raise ConfigError(f"{self.name} trains one model, as SGD whose steps are late: models must be 1, got {self.models}")
         _ = self.model
+        object.__setattr__(self, "model_settings", tuple(self.model_settings))
+        if problem := self._problem_of_models():
+            raise ConfigError(f"{self.name} {problem}")
+
+    def _problem_of_models(self) -> str:
+        in_rotation = self.delay + 1
+        own: tuple[Any, ...] = self.model_settings
+        if type(self.models) is not int or self.models not in (1, in_rotation):
+            return f"trains 1 model, or {in_rotation} in rotation: its delay of {self.delay}, and one; got models {self.models!r}"
+        if own and (self.models == 1 or len(own) != self.models):
+            return f"takes model_settings for each of {in_rotation} models in rotation, got {len(own)} for {self.models}"
+        for number, settings in enumerate(own):
+            if not isinstance(settings, Mapping):
+                return f"takes {{seed: number, lr: rate, ...}} as model_settings of model {number}, got {settings!r}"
+            seed, lr = settings.get("seed", 0), settings.get("lr", 0.0)
+            if type(seed) is not int or seed < 0:
+                return f"takes a whole number of at least 0 as seed of model {number}, got {seed!r}"
+            if isinstance(lr, bool) or not isinstance(lr, int | float) or not 0 <= lr < math.inf:
+                return f"takes a finite number of at least 0 as lr of model {number}, got {lr!r}"
+        return ""
+
+    @property
+    def in_rotation(self) -> tuple[Settings, ...]:
+        """What is each model's own; empty with one model."""
+        return () if self.models == 1 else self.model_settings or ({},) * self.models
 
     @property
     def model(self) -> BurstModel:

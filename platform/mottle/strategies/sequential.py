@@ -7,13 +7,16 @@ task of which job a worker has in a round is the scheme's (`sr_sgc.py`, `m_sgc.p
 - When the first worker has done its tasks, after t, the others have until (1 + mu) t. Whoever is later is a straggler and is given up, if
   the scheme bears that; otherwise the round waits for everybody and has none (`bursts.py`).
 - With one model, a job's gradient is that of the version at its round's beginning, which lacks the last `delay` jobs: SGD delayed by as
-  many steps, whose rate must be smaller. (The paper trains delay + 1 models in rotation, to whom nothing is late.)
+  many steps, whose rate must be smaller.
+- With delay + 1 models (`mottle.core.rotation`) each job is of another one than those that are out: when a model's turn comes again, its
+  last step has been made, so nothing is late. The next turn is that of the model that had fewest, so every model takes as many steps.
 - Towards the end, when no samples are left, rounds go on without new jobs until the last is decoded. A pause lets them do so too.
 - When the crew changes, the jobs that are out are brought to an end first: everybody computes what is missing of them, whosesoever task it
   was. The next job begins with a scheme for the new crew. In the same way a job is mended that cannot be decoded at its time, because
   updates were refused; if that fails again and again its samples are given back (`mottle.core.chunks`).
 
-Source: `heterogeneous.md` 8. Neutral reference: SGD delayed by `delay` steps, on the same batches.
+Source: `heterogeneous.md` 8. Neutral references: SGD delayed by `delay` steps, on the same batches; in rotation, for each model SGD
+on every (delay + 1)-th batch.
 """
 
 from collections.abc import Mapping
@@ -36,6 +39,8 @@ class _Job:
 
     first_chunk: int
     sizes: tuple[int, ...]
+    model: int | None = None
+    """Of those in rotation."""
     results: dict[Key, int | None] = field(default_factory=dict)
     """Work id of each result that is there; None where there was nothing to compute."""
     attempts: int = 0
@@ -105,7 +110,10 @@ class SequentialCoding:
 
     def __init__(self, config: SequentialConfig) -> None:
         self.config = config
+        self.models = config.in_rotation
         self.max_in_flight = config.tasks_a_round
+        self._turns = [0] * len(self.models)
+        """Jobs of each model in rotation, without those that were given up."""
         self._scheme: Scheme | None = None
         self._crew: tuple[int, ...] = ()
         """Whom the scheme is for, by place."""
@@ -168,13 +176,23 @@ class SequentialCoding:
     def _new_job(self, scheme: Scheme, batch: int) -> list[s.Decision]:
         """Lend the batch of one more step."""
         sizes = apportioned(batch, scheme.chunk_weights)
-        job = self._jobs[self._number] = _Job(self._next_chunk, sizes)
+        job = _Job(self._next_chunk, sizes, self._next_model())
+        self._jobs[self._number] = job
         self._next_chunk += len(sizes)
-        told = (
-            [] if self._told_delay else [s.Warn(f"{self.config.name} trains one model: its steps are late by {self.config.delay} others")]
-        )
+        told = []
+        if not (self.models or self._told_delay):
+            told.append(s.Warn(f"{self.config.name} trains one model: its steps are late by {self.config.delay} others"))
         self._told_delay = True
-        return [*told, *(s.LendChunk(chunk, sizes[chunk - job.first_chunk]) for chunk in job.chunks)]
+        return [*told, *(s.LendChunk(chunk, sizes[chunk - job.first_chunk], job.model) for chunk in job.chunks)]
+
+    def _next_model(self) -> int | None:
+        """Whose turn it is: of those that nothing is out of, the one that had fewest."""
+        if not self.models:
+            return None
+        out = {job.model for job in self._jobs.values()}
+        model = min((each for each in range(len(self.models)) if each not in out), key=self._turns.__getitem__)
+        self._turns[model] += 1
+        return model
 
     def _ask(self, current: _Round, worker: int, task: Task) -> list[s.Decision]:
         """Order a task, if there is anything to compute for it."""
@@ -254,7 +272,8 @@ class SequentialCoding:
         del self._jobs[number]
         self._failed = 0
         found = ((job.results[key], factor / job.samples) for key, factor in weights)
-        return s.Apply(tuple((work_id, weight) for work_id, weight in found if work_id is not None), chunks=job.chunks)
+        terms = tuple((work_id, weight) for work_id, weight in found if work_id is not None)
+        return s.Apply(terms, chunks=job.chunks, fragment=job.model)
 
     # --- mending ----------------------------------------------------------------------------------------------------------------------
 
@@ -296,6 +315,8 @@ class SequentialCoding:
             return []
         del self._jobs[number]
         self._to_mend.discard(number)
+        if job.model is not None:
+            self._turns[job.model] -= 1
         self._failed += job.refused
         reason = "too few updates came to decode the batch's sum"
         if self._failed >= HOPELESS:
@@ -305,12 +326,19 @@ class SequentialCoding:
     # --- checkpoints ------------------------------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        return {}
+        """Jobs do not outlive the run, their samples are free again: no turn was had that did not lead to a step."""
+        turns = list(self._turns)
+        for job in self._jobs.values():
+            if job.model is not None:
+                turns[job.model] -= 1
+        return {"turns": turns}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Nothing to take up: jobs do not outlive the run, their samples are free again."""
+        self._turns = list(state.get("turns") or [0] * len(self.models))
 
     def check(self) -> None:
+        models = [job.model for job in self._jobs.values() if job.model is not None]
+        assert len(models) == len(set(models)), f"two jobs of one model are out: {models}"
         assert len(self._jobs) <= self.config.delay + 1, f"too many jobs are out: {sorted(self._jobs)}"
         assert self._to_mend <= self._jobs.keys(), "a job is mended that is not out"
 

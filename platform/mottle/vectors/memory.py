@@ -30,6 +30,9 @@ from mottle.vectors.rules import RangeRules
 
 CENTER = f"{p.KEPT}center"
 
+AS_IT_IS = -1
+"""In the place of a version's number: one of several models side by side, until it moves."""
+
 POOLED = 8
 """Free buffers that are kept: as many as updates usually come in a round."""
 
@@ -107,7 +110,7 @@ class ShardMemory:
     publish: Publisher
     _vectors: dict[str, _Held] = field(default_factory=dict, init=False)
     _published: dict[tuple[int, int | None], Any] = field(default_factory=dict, init=False)
-    """By version and fragment; None: the whole range."""
+    """By version (or `AS_IT_IS`) and fragment; None: the whole range."""
     _moved: int | None = field(default=None, init=False)
     """The fragment that the last step moved."""
     _settings: dict[str, Any] = field(default_factory=dict, init=False)
@@ -373,6 +376,7 @@ class ShardMemory:
         else:
             self._optimizer.step(step.fragment, source.values, lr, scale)
         self.version, self._moved = step.version.number, step.fragment
+        self._published.pop((AS_IT_IS, step.fragment), None)
         self._drop(step.drop)
 
     def _choose_buffers(self, source: _Held, instead: str | None) -> None:
@@ -415,23 +419,30 @@ class ShardMemory:
             self._optimizer.load_state({})
         self._vectors.pop(CENTER, None)
         self.version, self._moved = command.version.number, None
+        self.free((AS_IT_IS,))
         self._drop(command.drop)
 
     def _publish_newest(self) -> None:
         self.read(self.version)
-        if self._moved is not None:  # what workers read of it
+        if self._moved is not None and not self._apart:  # what workers read of it
             self.read(self.version, self._moved)
 
     # --- versions ---------------------------------------------------------------------------------------------------------------------
 
     def read(self, number: int, fragment: int | None = None) -> Any:
-        """What the publisher made of a version, or of a fragment of it; made at its first reading."""
-        wanted = number, fragment
+        """What the publisher made of a version, or of a fragment of it; made at its first reading. One of several models is read as it is
+        now: the machine lets nobody read it who wants an older one."""
+        current = self._apart and fragment is not None
+        wanted = AS_IT_IS if current else number, fragment
         if wanted not in self._published:
-            if number != self.version:
+            if number != self.version and not current:
                 raise ProtocolError(f"version {number} was not kept, the newest is {self.version}")
             self._published[wanted] = self.publish(self.values if fragment is None else self._travelling(fragment))
         return self._published[wanted]
+
+    @property
+    def _apart(self) -> bool:
+        return self.spec.fragments is not None and self.spec.fragments.apart
 
     def _travelling(self, fragment: int) -> Tensor:
         values = self._gathered(self.values, fragment)
@@ -462,7 +473,7 @@ class ShardMemory:
     def holding(self) -> Holding:
         """What a newcomer goes on from."""
         vectors = {name: (held.values, held.weight, held.fragment) for name, held in self._vectors.items()}
-        versions = {wanted: published for wanted, published in self._published.items() if wanted[0] != self.version}
+        versions = {wanted: published for wanted, published in self._published.items() if wanted[0] not in (self.version, AS_IT_IS)}
         return Holding(
             version=self.version,
             values=self.values,

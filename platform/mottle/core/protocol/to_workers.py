@@ -68,6 +68,8 @@ class Compute:
     parts: tuple[Part, ...]
     until: Until
     local: LocalSteps | None = None
+    fragment: int | None = None
+    """Of several models that lie side by side the one that it is about (`mottle.core.rotation`); None: there is one."""
 
 
 @message
