@@ -4,6 +4,7 @@ import json
 import time
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 import torch
@@ -199,9 +200,9 @@ def test_report_writes_the_page_where_it_is_asked_to(live: Path, tmp_path: Path,
 # --- export ---------------------------------------------------------------------------------------------------------------------------
 
 
-def checkpoint(folder: Path, number: int, value: float) -> None:
-    run = Folder.at(folder)
-    saved = write_model(folder_of(run, number), {"w": torch.full((3,), value)})
+def checkpoint(folder: Path, number: int, values: float | dict[str, float], **told: Any) -> None:
+    run, tensors = Folder.at(folder), values if isinstance(values, dict) else {"w": values}
+    saved = write_model(folder_of(run, number), {name: torch.full((3,), value) for name, value in tensors.items()})
     write_manifest(
         run,
         Manifest(
@@ -213,8 +214,8 @@ def checkpoint(folder: Path, number: int, value: float) -> None:
             model=saved,
             optimizer=(),
             brain={},
-            metrics={},
             log_seq=0,
+            **{"metrics": {}, **told},
         ),
     )
 
@@ -231,6 +232,32 @@ def test_export_takes_the_end_of_the_run_else_its_newest_checkpoint_or_the_one_n
     save_file({"w": torch.full((3,), 9.0)}, run / "model.safetensors")
     assert mottle("export", run, "--out", out, "--json").data["taken_from"] == "the end of the run"
     assert load_file(out)["w"].tolist() == [9.0, 9.0, 9.0]
+
+
+def test_of_models_in_rotation_export_takes_the_best_or_the_one_named_under_the_names_of_one(tmp_path: Path, mottle) -> None:
+    run, out = tmp_path / "run", tmp_path / "model.safetensors"
+    checkpoint(run, 1, {"0.w": 0.0, "1.w": 1.0}, models=2, metrics={"best_model": 1.0})
+    checkpoint(run, 2, {"0.w": 0.0, "1.w": 1.0}, models=2)
+    assert "from model 1 of checkpoint 1" in mottle("export", run, "--out", out, "--checkpoint", 1).out
+    assert load_file(out)["w"].tolist() == [1.0, 1.0, 1.0]
+    mottle("export", run, "--out", out, "--checkpoint", 1, "--model", 0)
+    assert load_file(out)["w"].tolist() == [0.0, 0.0, 0.0]
+    refused = mottle("export", run, "--out", out)
+    assert (refused.code, "none of the 2 models was evaluated" in refused.err) == (2, True)
+    assert "there is no model 2: they are 0 to 1" in mottle("export", run, "--out", out, "--model", 2).err
+    for model in (0, 1):
+        save_file({"w": torch.full((3,), 5.0 + model)}, run / f"model-{model}.safetensors")
+    assert "from model 1 at the end of the run" in mottle("export", run, "--out", out, "--model", 1).out
+    assert load_file(out)["w"].tolist() == [6.0, 6.0, 6.0]
+    refused = mottle("export", run, "--out", out)
+    assert (refused.code, "holds model-0.safetensors, model-1.safetensors: say with --model" in refused.err) == (2, True)
+    assert "say with --model" in mottle("export", run, "--out", out, "--model", 2).err
+
+
+def test_a_run_of_one_model_has_a_model_0_and_no_other(tmp_path: Path, mottle) -> None:
+    save_file({"w": torch.full((3,), 9.0)}, tmp_path / "model.safetensors")
+    assert mottle("export", tmp_path, "--out", tmp_path / "out", "--model", 0).code == 0
+    assert mottle("export", tmp_path, "--out", tmp_path / "out", "--model", 1).code == 2
 
 
 def test_export_of_a_damaged_or_missing_checkpoint_is_refused(tmp_path: Path, mottle) -> None:

@@ -13,6 +13,7 @@ from mottle.core.layout import Entry, GroupRange, Layout, pack
 from mottle.optim import build, clip_factor, cut, join, read
 from mottle.optim import slices as slices_module
 from mottle.optim.catalogue import ELEMENTWISE, REFUSED
+from mottle.optim.groups import in_rotation
 from mottle.optim.slices import SliceOptimizer
 
 SHAPES = {"a.weight": (37, 91), "a.bias": (37,), "b.weight": (53, 101, 3), "b.bias": (5,), "scale": ()}
@@ -357,3 +358,17 @@ def test_reading_a_spec_gives_patterns_to_the_layout_and_options_to_the_optimize
     assert spec.options_of(0) == {"lr": 0.1}
     assert spec.options_of(1) == {"lr": 0.1, "weight_decay": 0.0}
     assert read(spec) is spec
+
+
+def test_models_in_rotation_have_parameter_groups_of_their_own_whose_rates_keep_their_proportion() -> None:
+    groups = [{"params": ["*.bias"], "lr": 0.4, "weight_decay": 0.0}]
+    spec = read(in_rotation({"sgd": {"lr": 0.1, "weight_decay": 0.5, "param_groups": groups}}, [{}, {"lr": 0.05, "momentum": 0.9}]))
+    assert spec.group_patterns == (("0.*",), ("1.*",), ("0.*.bias",), ("1.*.bias",))
+    assert [spec.options_of(group) for group in range(1, 5)] == [
+        {"lr": 0.1, "weight_decay": 0.5},
+        {"lr": 0.05, "weight_decay": 0.5, "momentum": 0.9},
+        {"lr": 0.4, "weight_decay": 0.0},
+        {"lr": 0.2, "weight_decay": 0.0, "momentum": 0.9},
+    ]
+    with pytest.raises(ConfigError, match="parameter group 1 has its own lr"):
+        in_rotation({"sgd": {"param_groups": groups}}, [{"lr": 0.1}, {}])

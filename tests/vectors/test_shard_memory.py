@@ -16,6 +16,9 @@ from mottle.core import protocol as p
 from mottle.core.errors import ProtocolError
 from mottle.core.fragments import Fragments
 from mottle.core.layout import BLOCK, Entry, Layout, Range, pack
+from mottle.core.rotation import Rotation
+from mottle.engines.rotation import one_of, side_by_side
+from mottle.optim.groups import in_rotation
 from mottle.optim.schedule import PiecewiseLinear
 from mottle.vectors import ShardMemory, ShardSpec, Taken
 
@@ -569,6 +572,69 @@ def test_momenta_of_fragments_go_on_from_a_checkpoint() -> None:
     second.shards[0].restore_optimizer(memory.optimizer_state())
     second.shards[0].version = 1
     assert torch.equal(walked(second, range(2, 5)).values, straight.values)
+
+
+# --- models side by side ----------------------------------------------------------------------------------------------------------------
+
+ROTATION = Rotation(LAYOUT, 2)
+OWN = ({}, {"lr": 0.02, "betas": [0.8, 0.9]})
+ADAM = {"adam": {"lr": 0.1}}
+
+
+def walked_side_by_side(cut: Cut, turns: tuple[int, ...], first: int = 1) -> Cut:
+    """Steps of these models, each with an update of its own weight and at a place of its own in the schedule."""
+    for number, model in enumerate(turns, start=first):
+        for shard, owned in zip(cut.shards, cut.ranges, strict=True):
+            own = ROTATION.fragments.owned(model, owned)
+            stored = shard.store(f"update/{number}", own.start, own.stop, 3.0, encoded(vector(number)[own.start : own.stop]), (), model)
+            assert not stored.fault
+        cut.run(replace(step(number, f"update/{number}", 1 / 3, samples=10 * number, drop=(f"update/{number}",)), fragment=model))
+    return cut
+
+
+def side(num_shards: int) -> Cut:
+    start_D = side_by_side([vector(100), vector(101)], ROTATION)
+    spec = {"optimizer": in_rotation(ADAM, OWN), "fragments": ROTATION.fragments, "schedule": FALLING}
+    return Cut.of(start_D, num_shards, ROTATION.stacked, **spec)
+
+
+@pytest.mark.parametrize("num_shards", [1, 2, 5])
+def test_models_side_by_side_go_bit_for_bit_the_way_of_each_alone_with_its_own_options_and_count_of_steps(num_shards: int) -> None:
+    turns = (0, 1, 0, 0, 1)
+    cut = walked_side_by_side(side(num_shards), turns)
+    for model in range(2):
+        alone = Cut.of(vector(100 + model), 1, optimizer={"adam": {"lr": 0.1, **OWN[model]}}, schedule=FALLING)
+        for number, turn in enumerate(turns, start=1):
+            if turn == model:
+                alone.store(f"update/{number}", vector(number), 3.0)
+                alone.run(step(number, f"update/{number}", 1 / 3, samples=10 * number, drop=(f"update/{number}",)))
+        assert torch.equal(one_of(cut.values, ROTATION, model), alone.values)
+        assert torch.equal(torch.cat([shard.read(len(turns), model) for shard in cut.shards]), alone.values)
+
+
+def test_a_model_is_published_once_until_it_moves_and_a_version_of_all_only_for_whoever_reads_one() -> None:
+    (memory,) = side(1).shards
+    told = memory.read(0, 0)
+    other = memory.read(0, 1)
+    cut = walked_side_by_side(Cut([memory], ROTATION.stacked.cut(1)), (0,))
+    assert memory.read(1, 1) is other, "nothing has moved it"
+    assert memory.read(1, 0) is not told
+    assert torch.equal(memory.read(1, 0), one_of(cut.values, ROTATION, 0))
+    assert torch.equal(memory.read(0)[: len(told)], side(1).shards[0].values[: len(told)]), (
+        "saved, for this one was not told to save nothing"
+    )
+
+
+@pytest.mark.parametrize("walked", [(0,), (0, 1, 0)])
+def test_a_newcomer_and_a_run_that_is_resumed_go_on_with_the_state_of_each_model(walked: tuple[int, ...]) -> None:
+    straight = walked_side_by_side(side(1), (*walked, 1, 0, 1))
+    (memory,) = walked_side_by_side(side(1), walked).shards
+    newcomer = ShardMemory.of(memory.spec, memory.holding(), copied)
+    resumed = ShardMemory(memory.spec, memory.values.clone(), memory.version, copied)
+    resumed.restore_optimizer(memory.optimizer_state())
+    for one in (newcomer, resumed):
+        cut = walked_side_by_side(Cut([one], ROTATION.stacked.cut(1)), (1, 0, 1), first=len(walked) + 1)
+        assert torch.equal(cut.values, straight.values)
 
 
 # --- other models -----------------------------------------------------------------------------------------------------------------------

@@ -67,9 +67,7 @@ def in_rotation(spec: object, models: Sequence[Mapping[str, Any]]) -> Mapping[st
             options = {**settings, **own}
             if "lr" in settings and "lr" in own:
                 if not base.options.get("lr"):
-                    raise ConfigError(
-                        f"parameter group {group} has a rate of its own: say the optimizer's lr, which it is in proportion to"
-                    )
+                    raise ConfigError(f"parameter group {group} has its own lr: say the optimizer's too, which it is in proportion to")
                 options["lr"] = own["lr"] * (settings["lr"] / base.options["lr"])
             entries.append({"params": [f"{number}.{pattern}" for pattern in patterns], **options})
     return {base.name: {**base.options, "param_groups": entries}}
