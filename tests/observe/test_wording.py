@@ -24,7 +24,7 @@ def test_a_share_just_under_one_never_reads_as_all() -> None:
 
 
 def test_metrics_are_told_by_their_name() -> None:
-    assert wording.metric("test_accuracy", 0.5) == "50.0 %"
+    assert wording.metric("test_accuracy", 0.5) == wording.metric("test_accuracy/1", 0.5) == "50.0 %"
     assert wording.metric("test_loss", 0.123456) == "0.1235"
     assert wording.metric("test_loss", math.nan) == "not a number"
     assert wording.metric("test_loss", None) == "not a number"

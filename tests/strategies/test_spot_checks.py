@@ -35,7 +35,9 @@ class Story:
         return [notice for notice in self.told if notice.kind == kind]
 
 
-@pytest.mark.parametrize("spec", ["sync", "async", {"abs_sgd": {"least": 2}}, {"local_sgd": {"local_steps": 3}}])
+@pytest.mark.parametrize(
+    "spec", ["sync", "async", {"abs_sgd": {"least": 2}}, {"local_sgd": {"local_steps": 3}}, "m_sgc", {"m_sgc": {"models": 2}}]
+)
 @pytest.mark.parametrize("num_shards", [1, 3])
 def test_who_corrupts_is_found_by_two_who_agree(train, least_squares, spec, num_shards: int) -> None:
     problem = least_squares(num_samples=64, dim=4, seed=1)

@@ -55,10 +55,10 @@ def percent(share: float) -> str:
 
 
 def metric(name: str, number: float | None) -> str:
-    """The value of a metric: accuracies as a percentage, others to four significant figures."""
+    """The value of a metric: accuracies (of one model too: `test_accuracy/1`) as a percentage, others to four significant figures."""
     if number is None or not math.isfinite(number):
         return "not a number"
-    return percent(number) if name.endswith("accuracy") else f"{number:.4g}"
+    return percent(number) if name.partition("/")[0].endswith("accuracy") else f"{number:.4g}"
 
 
 def label(name: str) -> str:
