@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 
 GROUPS = [
     WorkerGroup(name="steady", count=3, num_cpus=0.3),
-    WorkerGroup(name="slow", count=1, num_cpus=0.3, delay_s=0.05),  # a quarter of a second and more a task
+    WorkerGroup(name="slow", count=1, num_cpus=0.3, delay_s=0.02),  # a tenth of a second a task
 ]
 SGD = {"lr": 0.1, "momentum": 0.9}
 OWN: list[dict[str, Any]] = [{}, {"lr": 0.05, "momentum": 0.5, "seed": 7}]
