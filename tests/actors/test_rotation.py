@@ -13,7 +13,10 @@ from torch import Tensor, nn
 
 from mottle.core.errors import ConfigError
 from mottle.data import Positions
+from mottle.engines.rotation import tensors_of_model
 from mottle.sdk import Trainer, WorkerGroup
+from mottle.sdk.simulating import task_of
+from mottle.simulate import Fleet, Learning, Workers
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 
@@ -64,6 +67,17 @@ def rotating(folder: Path, epochs: int, **options: Any) -> Trainer:
     )
 
 
+def simulated(job: Trainer) -> list[dict[str, Tensor]]:
+    """Parameters of both models at the end of the same job on virtual time."""
+    fleet = Fleet(workers=(Workers(name="steady", count=3, sample_s=0.001), Workers(name="slow", sample_s=0.02)))
+    run = task_of(job.job, fleet).run(fleet, PLAIN)
+    assert isinstance(run.numbers, Learning)
+    rotation = job.job.rotation
+    assert rotation is not None
+    flat = run.numbers.values(run.primaries, run.brain.version.number)
+    return [tensors_of_model(flat, rotation, model) for model in (0, 1)]
+
+
 def assert_each_is_itself(models: list[dict[str, Tensor]], job: Trainer, epochs: int) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as workers compute
@@ -88,6 +102,7 @@ def test_each_model_is_plain_sgd_by_itself_to_the_bit_also_when_the_run_is_resum
     assert {staleness for *_, verdict, _, _, staleness in live.verdicts(job) if verdict == "accepted"} == {0}
     assert_each_is_itself(ours, job, 2)
     live.assert_replay(job)
+    torch.testing.assert_close(simulated(job), ours, rtol=0, atol=0)
 
     chosen = int(metrics["best_model"])
     assert metrics[f"validation_loss/{chosen}"] == min(metrics["validation_loss/0"], metrics["validation_loss/1"])

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from mottle.cli.answers import Answer, Code
 from mottle.cli.running import Interrupts, conduct
+from mottle.core.errors import ConfigError
 from mottle.observe import RunResult, Snapshot, UpdateCounts
 from mottle.sdk.result import RunFailedError
 
@@ -38,7 +39,7 @@ class FakeRun:
     """Goes on for some snapshots; what it is asked for is noted."""
 
     def __init__(self, folder: Path, *, signals: tuple[int, ...] = (), error: str | None = None) -> None:
-        self.job = SimpleNamespace(run_dir=str(folder), name="fake")
+        self.job = SimpleNamespace(run_dir=str(folder), name="fake", rotation=None)
         self.asked: list[str] = []
         self._signals = signals
         self._error = error
@@ -58,7 +59,7 @@ class FakeRun:
         self.asked.append("stop and save" if checkpoint else "stop")
         self._stopped = reason
 
-    def parameters(self) -> dict[str, torch.Tensor]:
+    def parameters(self, model: int | None = None) -> dict[str, torch.Tensor]:
         return {"w": torch.arange(3.0)}
 
     def result(self) -> Any:
@@ -150,6 +151,34 @@ def test_a_run_that_failed_goes_on_from_its_checkpoint_while_it_may(
 def test_a_lost_coordinator_without_a_way_on_is_told(tmp_path: Path) -> None:
     with pytest.raises(RunFailedError, match="the coordinator is gone"):
         conducted(Gone(tmp_path))
+
+
+class Rotating(FakeRun):
+    """Trains two models, of which none or the second is the best."""
+
+    best: int | None = None
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.job.rotation = SimpleNamespace(number=2)
+
+    def parameters(self, model: int | None = None) -> dict[str, torch.Tensor]:
+        if model is None and self.best is None:
+            raise ConfigError("none of the 2 models was evaluated")
+        return {"w": torch.full((3,), float(self.best if model is None else model))}
+
+
+def test_of_models_in_rotation_each_has_a_file_and_so_has_the_best_if_there_is_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer = conducted(Rotating(tmp_path))
+    assert (answer.code, answer.data["model"]) == (Code.OK, None)
+    assert "model.safetensors was not written: none of the 2 models was evaluated" in capsys.readouterr().err
+    assert [load_file(tmp_path / f"model-{model}.safetensors")["w"][0] for model in (0, 1)] == [0.0, 1.0]
+    run = Rotating(tmp_path)
+    run.best = 1
+    assert conducted(run).data["model"] == f"{tmp_path}/model.safetensors"
+    assert load_file(tmp_path / "model.safetensors")["w"][0] == 1.0
 
 
 def test_a_model_that_cannot_be_written_loses_no_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,8 @@ from mottle.core.config import BrainConfig
 from mottle.core.strategy import Fragmented
 from mottle.simulate import Fault, Fleet, Servers, Simulation, Synthetic, Trace, Validator, Workers
 from mottle.simulate.closed_form import apart, ring_s, together
+from mottle.simulate.compare import timing_task
+from mottle.simulate.fleet import Workload
 
 MODEL_BYTES = 44_695_848
 SAMPLE_S = (0.002, 0.002, 0.004, 0.008)
@@ -331,3 +333,13 @@ def test_one_who_leaves_finishes_what_it_has() -> None:
     assert moments_of(run) == [4.0]
     assert run.tally.workers[0].left_ns == 4 * 10**9
     assert run.deserted
+
+
+def test_an_order_carries_one_of_the_models_in_rotation_and_none_of_them_is_late() -> None:
+    """Two tasks a round, each of which reads and pushes 40 kB."""
+    work = Workload(model_bytes=40_000, batch_size=32, num_samples=3200)
+    fleet = Fleet(workers=(Workers(name="w", count=4, sample_s=0.001, bandwidth_bytes_per_s=1e6),), workload=work)
+    run = timing_task(fleet, seconds=5).run(fleet, {"m_sgc": {"models": 2}})
+    worker = run.crew.all[0]
+    assert worker.side.down.num_bytes == worker.side.up.num_bytes == 2 * 40_000 * run.brain.version.number
+    assert {tally.staleness_sum for tally in run.tally.workers.values()} == {0}
