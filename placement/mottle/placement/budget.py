@@ -7,6 +7,8 @@ The coefficients were fitted to layered and block-shaped graphs of 1,000 to 100,
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
+
 from mottle.placement.graph import Graph
 from mottle.placement.placers import ListAlgorithm
 
@@ -42,9 +44,9 @@ def estimate_us(algorithm: ListAlgorithm, graph: Graph) -> int:
     if algorithm == "heft":
         return n * (6 + num_devices) + num_edges * num_devices * 3 // 10
     sources = sum(1 for parents in graph.predecessors if not parents)
-    ready = n // graph.num_levels + sources // 4
+    ready = graph.typical_width + sources // 4
     if graph.comm_mode != "parallel":
-        return ready * num_devices * (2 * n + num_edges) * 3 // 2
+        return ready * num_devices * (2 * n + num_edges) * 2 // 3
     step = 35 if algorithm == "m-etf" else 90
     return n * (step + ready * num_devices // 400) + num_edges * num_devices // 4
 
@@ -56,8 +58,8 @@ def sim_us(graph: Graph) -> float:
 
 
 def coarsen_us(graph: Graph) -> float:
-    """Microseconds of one coarsening, roughly."""
-    return 12.0 * (graph.n + len(graph.edge_dst))
+    """Microseconds of one coarsening, roughly: an op with many inputs hands them on each time it is fused."""
+    return 12.0 * (graph.n + len(graph.edge_dst)) + 0.05 * float((np.bincount(graph.edge_dst) ** 2).sum())
 
 
 def splits_us(graph: Graph) -> float:

@@ -174,13 +174,18 @@ class Graph:
         return bool((self.k == self.k[:, :1]).all())
 
     @cached_property
-    def num_levels(self) -> int:
-        """Ops on the longest path, whatever their times."""
+    def depth(self) -> list[int]:
+        """Op -> edges on the longest path to it."""
         depth = [0] * self.n
         for i, parents in enumerate(self.predecessors):
             if parents:
                 depth[i] = 1 + max([depth[p] for p in parents])
-        return 1 + max(depth)
+        return depth
+
+    @cached_property
+    def typical_width(self) -> int:
+        """Ops that are as far from the sources as the average op, itself included."""
+        return int((np.bincount(self.depth) ** 2).sum()) // self.n
 
     @cached_property
     def uniform_links(self) -> bool:
