@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import mottle.placement.coarsen as coarsen_module
 import mottle.placement.local_search as search_module
 from mottle.core.errors import ConfigError
 from mottle.placement import catalogue, place, simulate
@@ -27,7 +28,7 @@ from mottle.placement.memory import static_peaks
 from mottle.placement.mtopo import fill
 from mottle.placement.placed import NoRoom, Placement
 from mottle.placement.placers import placer_for
-from mottle.placement.problem import Device, Edge, Op, Problem
+from mottle.placement.problem import Device, Edge, MemMode, Op, Problem
 from mottle.placement.splits import splits
 from mottle.placement.static_ledger import StaticLedger
 
@@ -314,6 +315,48 @@ def test_a_large_graph_that_fusing_does_no_good_is_placed_no_worse_than_by_heft_
     edges = tuple(Edge(src, dst, 1, 0 if mirrored else 20) for src, dst in sorted(pairs))
     problem = Problem(ops=ops, edges=edges, devices=devices(4, 1 << 20))
     assert place(problem).makespan <= place(problem, "heft").makespan
+
+
+@pytest.mark.parametrize("mem_mode", ["static", "dynamic"])
+def test_the_ladder_asks_before_every_run_but_the_first(mem_mode: MemMode) -> None:
+    ops = tuple(Op(f"n{i}", 1, 2) for i in range(8))
+    graph = Problem(ops=ops, devices=devices(2, 100), mem_mode=mem_mode).graph
+    runs, asked = [], []
+
+    def placer(graph: Graph, bound: object, mem: object) -> NoRoom:
+        runs.append(bound)
+        return NoRoom(0, [0, 0])
+
+    def go() -> bool:
+        asked.append(len(runs))
+        return len(runs) < 3
+
+    assert isinstance(climb(graph, placer, go=go)[0], NoRoom)
+    assert (len(runs), asked[:3]) == (3, [1, 2, 3])
+
+
+def test_where_transfers_contend_auto_is_no_worse_than_ops_dealt_out_in_turn() -> None:
+    for seed in range(60):
+        shape = SmallShape(ops=(3, 6), unequal=seed % 2 == 0, comm_mode=("link", "device")[seed // 2 % 2], share=(0.5, 1.0))
+        problem = small_problem(Random(seed), shape)
+        for name in ("round-robin", "random"):
+            try:
+                dealt = place(problem, name)
+            except InfeasibleError:
+                continue
+            assert place(problem).makespan <= dealt.makespan
+
+
+def test_an_op_with_very_many_inputs_is_fused_with_some_of_them_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    ops = tuple(Op(f"n{i:02}", 10, 1) for i in range(41))
+    problem = Problem(ops=ops, edges=tuple(Edge(op.id, "n40", 1, 50) for op in ops[:40]), devices=devices(2, 1 << 20))
+    whole = coarsen(problem.graph, "guarded")
+    monkeypatch.setattr(coarsen_module, "MOST_MOVES", 2)
+    some = coarsen(problem.graph, "guarded")
+    assert whole.graph.n == 1
+    assert 1 < some.graph.n < 41
+    assert some.graph.num_groups == 1  # the rest stays together, as ops of their own
+    assert place(problem).makespan <= 410
 
 
 def test_contending_transfers_make_placers_slow_enough_to_be_skipped() -> None:

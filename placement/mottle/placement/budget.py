@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
+from mottle.placement.coarsen import MOST_MOVES
 from mottle.placement.graph import Graph
 from mottle.placement.placers import ListAlgorithm
 
@@ -59,7 +60,8 @@ def sim_us(graph: Graph) -> float:
 
 def coarsen_us(graph: Graph) -> float:
     """Microseconds of one coarsening, roughly: an op with many inputs hands them on each time it is fused."""
-    return 12.0 * (graph.n + len(graph.edge_dst)) + 0.05 * float((np.bincount(graph.edge_dst) ** 2).sum())
+    size = graph.n + len(graph.edge_dst)
+    return 12.0 * size + min(0.5 * float((np.bincount(graph.edge_dst) ** 2).sum()), 1.2 * MOST_MOVES * size)
 
 
 def splits_us(graph: Graph) -> float:

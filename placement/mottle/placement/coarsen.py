@@ -20,6 +20,8 @@ from mottle.placement.skeleton import Shape, kahn_order, rank_ids
 
 Coarsening = Literal["none", "guarded", "paper"]
 COARSENINGS: tuple[Coarsening, ...] = get_args(Coarsening)
+MOST_MOVES = 30
+"""Blocks and layers of thousands of ops take less than three."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,17 +94,20 @@ def fuse(graph: Graph, group: Sequence[int]) -> Coarse:
     """Contract edges inside groups where that can make no cycle, lowest (producer, consumer) first; the rest stays colocated.
 
     Contracting u -> v makes a cycle exactly when a second path leads from u to v, and that needs u to have another successor and v
-    another predecessor.
+    another predecessor. An op with thousands of inputs hands them on at every contraction: beyond `MOST_MOVES` neighbours moved for each op
+    and edge the rest stays colocated, too.
     """
     after, before = [set(row) for row in graph.successors], [set(row) for row in graph.predecessors]
     into = list(range(graph.n))
     heap = [(u, v) for u, children in enumerate(after) for v in children if group[u] == group[v]]
     heapify(heap)
-    while heap:
+    left = MOST_MOVES * (graph.n + len(graph.edge_dst))
+    while heap and left > 0:
         u, v = heappop(heap)
         if into[u] != u or into[v] != v or v not in after[u] or (len(after[u]) > 1 and len(before[v]) > 1):
             continue
         into[v] = u
+        left -= len(after[v]) + len(before[v])
         after[u].discard(v)
         for x in after[v]:
             before[x].discard(v)
