@@ -39,8 +39,6 @@ def export(
 
 def _tensors(folder: str, checkpoint: int | None, model: int | None) -> tuple[dict[str, Any], str]:
     """The tensors, and what they were taken from."""
-    from safetensors.torch import load
-
     from mottle.checkpoint import folder_of, latest, read_manifest
     from mottle.checkpoint.parts import read_part
     from mottle.core.errors import ConfigError
@@ -48,13 +46,8 @@ def _tensors(folder: str, checkpoint: int | None, model: int | None) -> tuple[di
     from mottle.storage import Folder
 
     run = Folder.at(folder)
-    several = run.has(one_model_file(0))
-    if checkpoint is None and (several or run.has(MODEL_FILE)):
-        name = one_model_file(model) if several and model is not None else MODEL_FILE
-        if not run.has(name) or (model and not several):
-            raise BadInputError(f"{run.path} holds {', '.join(_models(run))}: say with --model which one it is to be")
-        with run.open(name) as stream:
-            return load(stream.read()), "the end of the run" if model is None else f"model {model} at the end of the run"
+    if checkpoint is None and (ended := [name for name in run.names() if name == MODEL_FILE or name.startswith("model-")]):
+        return _of_the_end(run, ended, model)
     number = latest(run) if checkpoint is None else checkpoint
     if number is None:
         raise BadInputError(f"{run.path} holds neither {MODEL_FILE} nor a whole checkpoint; a run writes the first when it ends")
@@ -70,6 +63,12 @@ def _tensors(folder: str, checkpoint: int | None, model: int | None) -> tuple[di
     return tensors, origin if manifest.models == 1 else f"model {wanted} of {origin}"
 
 
-def _models(run: Any) -> list[str]:
-    """Names of the model files in a run's folder."""
-    return sorted(name for name in run.names() if name == MODEL_FILE or name.startswith("model-"))
+def _of_the_end(run: Any, files: list[str], model: int | None) -> tuple[dict[str, Any], str]:
+    """From the files that a run leaves when it ends."""
+    from safetensors.torch import load
+
+    name = MODEL_FILE if model is None or files == [MODEL_FILE] else one_model_file(model)
+    if name not in files or (model and name == MODEL_FILE):
+        raise BadInputError(f"{run.path} holds {', '.join(files)}: say with --model which one it is to be")
+    with run.open(name) as stream:
+        return load(stream.read()), "the end of the run" if model is None else f"model {model} at the end of the run"
