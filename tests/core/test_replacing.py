@@ -5,6 +5,7 @@ from tests.core.test_brain import R0, V1, Ear, only, order, receipt, shard_comma
 
 from mottle.core import protocol as p
 from mottle.core import shard as sh
+from mottle.core import strategy as s
 from mottle.core import worker as w
 from mottle.core.layout import Range
 
@@ -64,6 +65,54 @@ def test_other_options_of_the_strategy_are_a_break_without_a_new_model() -> None
     assert [each.work_id for each in only(said, p.Abandon)] == [0, 1]
     assert [(each.work_id, each.base) for each in only(said, p.Compute)] == [(2, p.Version(0, 0)), (3, p.Version(0, 0))]
     assert ear.brain.settings["strategy"] == {"async": {"max_staleness": 1}}
+
+
+class GoesBack:
+    """An asynchronous strategy that retains the beginning, and goes back to it from version 2."""
+
+    def __init__(self, inner) -> None:
+        self._inner = inner
+
+    def __getattr__(self, name: str):
+        return getattr(self._inner, name)
+
+    def handle(self, event: s.StrategyEvent, view: s.View) -> list[s.Decision]:
+        own: list[s.Decision] = []
+        match event:
+            case s.VersionPublished(p.Version(0, 0)):
+                own = [s.Retain("begin")]
+            case s.VersionPublished(p.Version(0, 2)):
+                own = [s.Revert("begin")]
+        return [*own, *self._inner.handle(event, view)]
+
+
+def going_back() -> Ear:
+    ear = Ear(num_positions=40, max_samples=40)
+    ear.brain.strategy = GoesBack(ear.brain.strategy)
+    assert p.Retain("kept/begin") in shard_commands(ear.start())
+    return ear
+
+
+def test_a_run_goes_back_to_what_its_shards_retain_and_gives_up_what_is_in_hand() -> None:
+    ear = going_back()
+    ear.hear(receipt(0, 0), p.Stepped(R0, V1), receipt(1, 1))
+    said = ear.hear(p.Stepped(R0, p.Version(0, 2)))
+    assert shard_commands(said)[-1] == p.Replace(p.Version(1, 3), "kept/begin", 2, (), ("kept/begin",), ("work/2",))
+    assert [each.work_id for each in only(said, p.Abandon)] == [2, 3], "one of them had just been given"
+    said = ear.hear(p.Stepped(R0, p.Version(1, 3)))
+    assert [each.base for each in only(said, p.Compute)] == [p.Version(1, 3)] * 2
+    assert [each.text for each in only(said, p.Notice)] == ["the model is an earlier one again; version 3 is the first of its line"]
+    assert ear.brain.samples == 8, "what was applied stays used"
+
+
+def test_going_back_comes_before_another_runs_model_and_before_a_stop() -> None:
+    ear = going_back()
+    ear.hear(p.ReplaceAsked("donor"), receipt(0, 0), p.Stepped(R0, V1), receipt(1, 1))
+    said = ear.hear(p.Fetched(R0, "fetched/1"), p.StopAsked("enough"), p.Stepped(R0, p.Version(0, 2)))
+    assert [each.source for each in shard_commands(said) if isinstance(each, p.Replace)] == ["kept/begin"]
+    assert p.Drop(("fetched/1",)) in shard_commands(said)
+    ear.hear(p.Stepped(R0, p.Version(1, 3)))
+    assert ear.brain.finished == "enough"
 
 
 def test_a_shard_answers_a_fetch_when_it_has_ended_and_a_replacement_as_a_step() -> None:

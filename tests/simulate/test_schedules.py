@@ -51,7 +51,34 @@ CODED = ("gradient_coding", "sr_sgc", "m_sgc")
 DEFAULTS = {"batch_size": 24, "lr": 0.1, "rho": 0.001, "optimizer": "sgd"}
 
 
-class Spoilt(Synthetic):
+class Uneven(Synthetic):
+    """Losses on trusted data go up and down, and a replica goes back to nothing that it was not told to retain."""
+
+    def trusted_loss(self, base):
+        dice = self.__dict__.setdefault("dice", random.Random(0))
+        return dice.choice((1.0, 1.0, 1.0, 5.0, float("nan")))
+
+    def run(self, replica, command, *, save=True):
+        retained = self.retained.setdefault(replica, set())
+        match command:
+            case p.Retain(name):
+                retained.add(name)
+            case p.Replace(source=source):
+                assert source.startswith("fetched/") or source in retained, f"{replica} holds no {source}"
+        retained.difference_update(getattr(command, "drop", getattr(command, "names", ())))
+        return super().run(replica, command, save=save)
+
+    def hand_over(self, donor, newcomer):
+        super().hand_over(donor, newcomer)
+        self.retained[newcomer] = set(self.retained.get(donor, ()))
+
+    @property
+    def retained(self):
+        """Names by replica."""
+        return self.__dict__.setdefault("_retained", {})
+
+
+class Spoilt(Uneven):
     """Workers of a group with an attack send what is not finite."""
 
     def update(self, slot, group, *rest):
@@ -89,7 +116,7 @@ class Logged(Simulation):
         self._dice = random.Random(seed) if relentless else None
         models = len(strategy.models) if isinstance(strategy, Rotating) else 0
         number = strategy.fragmentation.number if isinstance(strategy, Fragmented) else models
-        kind = Spoilt if any(group.attack for group in fleet.workers) else Synthetic
+        kind = Spoilt if any(group.attack for group in fleet.workers) else Uneven
         numbers = kind(1000, config.num_shards, num_fragments=number, apart=bool(models), disagree=True, others=("donor",))
         brain = Brain(config, strategy, build=lambda spec: strategies.build(spec, DEFAULTS))
         super().__init__(brain, fleet, numbers, micro_batch=8, seed=seed, checks=True, on_event=self.note, base_every=base_every)
@@ -213,7 +240,7 @@ def check_outcome(run: Logged) -> None:
     assert all(history == histories[0][: len(history)] for history in newcomers), "a newcomer or a dead replica has another history"
     assert all(history == histories[0] for history in histories), "replicas or shards disagree"
     assert [number for number, _ in histories[0]] == list(range(1, brain.version.number + 1)), "versions are not one after the other"
-    replaced = [number for number, names in histories[0] if any(name.startswith("fetched/") for name in names)]
+    replaced = [number for number, names in histories[0] if any(name.startswith(("fetched/", "kept/version/")) for name in names)]
     assert len(replaced) == brain.version.lineage, "the lineage did not grow with every replacement, or without one"
     applied = {name: number for number, names in histories[0] for name in names}
     for base, update in ((c.base, p.update_name(c.work_id)) for _, _, commands in run.log for c in commands if isinstance(c, p.Compute)):
@@ -304,6 +331,17 @@ def test_models_and_strategies_were_replaced_in_many_of_them() -> None:
     notices = [c for seed in range(60) for _, _, cs in random_run(seed).run().log for c in cs if isinstance(c, p.Notice)]  # type: ignore[attr-defined]
     assert sum(notice.kind == "replaced" for notice in notices) >= 8
     assert sum("the model was not replaced" in notice.text for notice in notices) >= 5
+
+
+def test_rounds_were_undone_in_many_of_them_and_replicas_hold_little_for_it() -> None:
+    guarded = tuple(each for each in SPECS if isinstance(each, dict) and "auto_fedrl" in each)
+    runs = [random_run(seed, guarded, deaths=4 * (seed % 2)) for seed in range(40)]
+    for run in runs:
+        run.run()
+        check_outcome(run)
+        assert all(len(run.numbers.retained[replica]) <= 2 for replica in run.brain.shards.live)  # type: ignore[attr-defined]
+    notices = [c.kind for run in runs for _, _, cs in run.log for c in cs if isinstance(c, p.Notice)]
+    assert notices.count("undone") >= 40
 
 
 def test_newcomers_took_the_place_of_replicas_in_many_of_them() -> None:

@@ -36,7 +36,7 @@ SPECS = (
     {"domo": {"local_steps": 2, "variant": "intra"}},
     {"slsgd": {"local_steps": 2, "participants": 2}},
     {"fedasync": {"local_steps": 2, "max_staleness": 3}},
-    {"auto_fedrl": {"strategy": {"slowmo": {"local_steps": 2}}, "search": {"lr": [0.001, 0.02], "local_steps": [1, 4]}}},
+    {"auto_fedrl": {"strategy": {"slowmo": {"local_steps": 2}}, "search": {"lr": [0.05, 3.0], "local_steps": [1, 4]}, "log": ["lr"]}},
     {"single_merging": {"exchange": 0.5}},
     {"single_merging": {"local_steps": 2, "exchange": 0.0}},
     {"gradient_coding": {"code": "cyclic"}},

@@ -425,6 +425,32 @@ def test_distances_are_those_of_means_and_do_not_cancel(num_shards: int) -> None
     assert moved == pytest.approx(float(((0.5 * vector(1, PLAIN))[params].double() ** 2).sum()), rel=1e-5)
 
 
+def test_a_version_that_is_retained_comes_back_with_the_optimizers_slots_over_a_newcomer_and_a_checkpoint() -> None:
+    spec = ShardSpec(layout=LAYOUT, owned=Range(0, LAYOUT.size), optimizer={"sgd": {"lr": 0.5, "momentum": 0.9}})
+
+    def moved(memory: ShardMemory, number: int, seed: int) -> None:
+        memory.store(f"update/{number}", 0, LAYOUT.size, 1.0, encoded(vector(seed)), ())
+        memory.run(step(number, f"update/{number}", 1.0))
+
+    first = ShardMemory(spec, vector(0), 0, copied)
+    moved(first, 1, seed=1)
+    retained = first.values.clone()
+    first.run(p.Retain("kept/good"))
+    moved(first, 2, seed=2)
+    newcomer = ShardMemory.of(spec, first.holding(), copied)
+    resumed = ShardMemory(spec, first.values.clone(), 2, copied)
+    resumed.restore_optimizer(first.optimizer_state())
+    straight = ShardMemory(spec, vector(0), 0, copied)
+    moved(straight, 1, seed=1)
+    moved(straight, 2, seed=3)
+    for memory in (first, newcomer, resumed):
+        memory.run(p.Replace(p.Version(1, 3), "kept/good", 2, drop=("kept/good",)))
+        assert torch.equal(memory.values, retained)
+        assert not [name for name in memory.held if name.startswith("kept/")], "nothing is left of it"
+        moved(memory, 4, seed=3)
+        assert torch.equal(memory.values, straight.values), "its momentum is that of then"
+
+
 def test_writing_into_a_version_that_was_read_never_reaches_the_shard() -> None:
     memory = Cut.of(vector(0, PLAIN), 1, PLAIN).shards[0]
     memory.read(0).fill_(torch.nan)

@@ -208,6 +208,9 @@ class Brain:
             s.KeepModels: lambda d: self._bases.begin(),
             s.Keep: lambda d: self.pipeline.keep(p.KEPT + d.name, d.source),
             s.MeasureDistances: self._measure_distances,
+            s.Retain: lambda d: self.shards.tell(p.Retain(p.KEPT + d.name)),
+            s.Release: lambda d: self.pipeline.drop((p.KEPT + d.name,)),
+            s.Revert: lambda d: self._replacing.revert(p.KEPT + d.name),
             s.Forget: self._forget,
             s.AskPlan: self._ask_plan,
             s.Warn: lambda d: self._tell(p.Notice(d.kind, d.text)),
@@ -357,6 +360,8 @@ class Brain:
             return False
         if not self._stopping and self.book.open_next():
             return True
+        if self._assessments.awaited:  # the strategy may yet have the run go back
+            return False
         if not self._told_nothing_left:
             self._told_nothing_left = True
             self._hear(s.NothingLeft())
@@ -579,7 +584,8 @@ class Brain:
             if (name := self._replacing.cancel()) is not None:
                 self.pipeline.drop((name,) if name else ())
                 self.pipeline.go_on()  # it may have been held for this one
-            return False
+            if not self._replacing.reverting:
+                return False
         if not self._started:
             return False
         if self._replacing.begin(may_fetch=self._newcomers.settled):
@@ -611,8 +617,8 @@ class Brain:
         """A fresh strategy goes on from what the old one would keep in a checkpoint."""
         done = self._replacing.end()
         if done.name:
-            text = f"the model was replaced by another run's; version {self.version.number} is the first of its line"
-            self._tell(p.Notice("replaced", text))
+            what = "the model is an earlier one again" if done.retained else "the model was replaced by another run's"
+            self._tell(p.Notice("replaced", f"{what}; version {self.version.number} is the first of its line"))
         self._effects.heard.clear()
         self._plan_wanted = None
         self._generation += 1

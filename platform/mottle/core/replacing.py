@@ -3,7 +3,8 @@
 What is to come is fetched by every replica while training goes on; only when all hold it, at a place where no step is under way, does the
 run break with what it has in hand: orders are abandoned and undecided updates discarded, for they belong to another lineage, and their
 samples are free again. The version that follows has the next lineage and the next number. Should a replica not get its range, nothing has
-changed. A change of the strategy's settings is the same break without a new model.
+changed. A change of the strategy's settings is the same break without a new model. Going back to a version that the shards have retained is
+the same with nothing to fetch; it comes before whatever else is wanted, for what follows would be the loss of what was retained.
 
 Knows no strategy: `Brain` puts a fresh one in the place of the old one.
 """
@@ -26,6 +27,8 @@ class Replacement:
 
     name: str
     settings: Mapping[str, Any]
+    retained: bool = False
+    """The shards hold it, as one of this run's own versions."""
     answers: dict[p.ReplicaId, str] = field(default_factory=dict)
 
 
@@ -37,6 +40,7 @@ class Replacing:
         self._effects = effects
         self._waiting: list[tuple[p.ReplaceAsked | None, Mapping[str, Any]]] = []
         self._pending: Replacement | None = None
+        self._back: Replacement | None = None
         self._num_fetched = 0
         self.under_way: Replacement | None = None
         """The shards were told: nothing is lent until they have made the version."""
@@ -44,7 +48,12 @@ class Replacing:
     @property
     def busy(self) -> bool:
         """Whether one is wanted."""
-        return bool(self._waiting or self._pending or self.under_way)
+        return bool(self._waiting or self._pending or self._back or self.under_way)
+
+    @property
+    def reverting(self) -> bool:
+        """Whether the run is to go back to a version of its own."""
+        return self._back is not None
 
     @property
     def fetching(self) -> bool:
@@ -57,6 +66,10 @@ class Replacing:
     def renew(self, settings: Mapping[str, Any]) -> None:
         """Settings that only a fresh strategy can take up."""
         self._waiting.append((None, settings))
+
+    def revert(self, name: str) -> None:
+        """Go back to what the shards retain as `name`."""
+        self._back = Replacement(name, {}, retained=True)
 
     def begin(self, *, may_fetch: bool) -> bool:
         """Take up the next one, if none is under way. Whether one was.
@@ -83,7 +96,7 @@ class Replacing:
             self._pending.answers[event.replica] = event.error
 
     def cancel(self) -> str | None:
-        """Want none of them any more. The name of what was being fetched, which may be empty; None if nothing was pending."""
+        """Want no other model any more. The name of what was being fetched, which may be empty; None if nothing was pending."""
         self._waiting.clear()
         pending, self._pending = self._pending, None
         return None if pending is None else pending.name
@@ -100,6 +113,8 @@ class Replacing:
     @property
     def ready(self) -> Replacement | None:
         """One that only waits for its place."""
+        if self._back is not None:
+            return self._back
         pending = self._pending
         if pending is None or (pending.name and not self._shards.covered_by(set(pending.answers))):
             return None
@@ -107,6 +122,9 @@ class Replacing:
 
     def start(self) -> Replacement:
         """Its place has come."""
+        if self._back is not None:
+            self.under_way, self._back = self._back, None
+            return self.under_way
         assert self._pending is not None
         self.under_way, self._pending = self._pending, None
         return self.under_way

@@ -343,6 +343,30 @@ class Keep:
 
 
 @message
+class Retain:
+    """Have the shards keep the newest published version, with the optimizer's state, for a `Revert`; no step may be under way."""
+
+    name: str
+
+
+@message
+class Release:
+    """What was retained under that name is not wanted any more."""
+
+    name: str
+
+
+@message
+class Revert:
+    """Make a version of a new lineage of what was retained under that name, which ends with it; `VersionPublished` follows.
+
+    What is in hand is given up, as wherever a model is replaced: the strategy goes on in a fresh one that is given its `state`.
+    """
+
+    name: str
+
+
+@message
 class MeasureDistances:
     """Squared distances of pairs of held vectors, each taken as a mean."""
 
@@ -408,6 +432,9 @@ Decision = (
     | Warn
     | KeepModels
     | Keep
+    | Retain
+    | Release
+    | Revert
     | MeasureDistances
 )
 

@@ -28,6 +28,7 @@ EventKind = Literal[
     "replica",
     "coordinator",
     "replaced",
+    "undone",
     "configured",
     "planned",
     "batch",

@@ -32,6 +32,7 @@ _EVENT_LOOK = {
     "configured": ("~", "cyan"),
     "planned": ("~", "bright_blue"),
     "replaced": ("~", "cyan"),
+    "undone": ("!", "yellow"),
     "batch": ("~", "cyan"),
     "warning": ("!", "bold yellow"),
     "finished": ("■", "bold"),

@@ -2,25 +2,33 @@
 
 A state machine around one of the family of `mottle.strategies.local_rounds`. Before each round the agent (`setting_policy.py`) draws the
 workers' learning rate, their number of local steps and the rate of the server's step. After each version the loss on the trusted data is
-asked for (`MeasureLoss`); by how much a round lowered it is its reward, and the agent learns from that. Nobody waits for the answer: it
-comes while the next round computes. All that is drawn comes from the seed, and all that is learnt from events, so a log replays to the
-same settings.
+asked for (`MeasureLoss`); by how much a round lowered it is its reward, and the agent learns from that. The answer comes while the next
+round computes; only the round after that waits for it. All that is drawn comes from the seed, and all that is learnt from events, so a log
+replays to the same settings.
+
+Whoever tries settings will now and then try ruinous ones. A round that ruined the model is undone (`round_guard.py`), and one of which
+nothing but numbers that are not finite came is tried again with other settings; the agent is told the least reward, and tries nothing like
+it again.
 
 The agent's rate takes the place of the job's, under the job's schedule; the server's multiplies what the round's mean adds.
 
 Source: Guo et al. 2022, Auto-FedRL, arXiv 2203.06338; `federated.md` 2. Differs: the loss is the trusted data's and not the clients' own
-mean, which liars could set; aggregation weights stay the workers' shares of the samples. Neutral reference: with no setting to search it
-is the strategy that it is around.
+mean, which liars could set; aggregation weights stay the workers' shares of the samples; the guard is ours. Neutral references: with no
+setting to search it is the strategy that it is around; with `cliff: null` nothing is undone.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
 from mottle.core import strategy as s
 from mottle.core.errors import ConfigError
 from mottle.core.naming import Spec, parse, suggestion
+from mottle.core.protocol import Version
 from mottle.strategies.local_rounds import LocalRounds
+from mottle.strategies.round_guard import RoundGuard
 from mottle.strategies.setting_policy import Floats, SettingPolicy, reward
 
 Range = Sequence[float]
@@ -46,7 +54,10 @@ class AutoFedRLConfig:
     log: Sequence[str] = ()
     """Those of them whose range is gone through by factors: for rates of which the order of magnitude is what is sought."""
     window: int = 5  # Z
-    """Rounds that the agent learns from."""
+    """Rounds that the agent learns from, and that a loss is compared with."""
+    cliff: float | None = 2.0
+    """A round is undone after which the loss is more than so many times the median of the last `window` good ones, or no number; None: no
+    round is."""
     agent_rate: float = 0.01
     """Of the agent's Adam steps."""
     seed: int = 0
@@ -65,6 +76,8 @@ class AutoFedRLConfig:
             raise ConfigError(
                 f"auto_fedrl needs window >= 2, agent_rate > 0 and seed >= 0, got {self.window}, {self.agent_rate} and {self.seed}"
             )
+        if self.cliff is not None and not self.cliff > 1:
+            raise ConfigError(f"auto_fedrl needs cliff > 1, got {self.cliff}; cliff: null undoes nothing")
         self.inner()
 
     def inner(self) -> LocalRounds:
@@ -102,35 +115,68 @@ class AutoFedRL:
         self.server_optimizer, self.companion = self._inner.server_optimizer, self._inner.companion
         ranges = {name: (float(low), float(high)) for name, (low, high) in config.search.items()}
         self._policy = SettingPolicy(ranges, window=config.window, rate=config.agent_rate, seed=config.seed, log=config.log)
+        self._guard = RoundGuard(config.cliff, config.window) if config.search else None
         self._drawn: dict[int, Floats] = {}
         """By the version that a round makes: what was drawn for it."""
-        self._losses: dict[int, float] = {}
-        """By version, as long as a reward may need them."""
+        self._attempt = 0
+        """Times that nothing came of the round at hand but numbers that are not finite."""
+        self._out: set[int] = set()
+        """Orders of the round at hand."""
+        self._came = self._refused = False
+        """Whether any update came, and whether any was refused for its content."""
         self.settings: dict[str, float] = {}
         """Of the round at hand."""
 
     # --- events -----------------------------------------------------------------------------------------------------------------------
 
     def handle(self, event: s.StrategyEvent, view: s.View) -> list[s.Decision]:
-        asked: list[s.Decision] = []
+        if self._guard is None:
+            return self._inner.handle(event, view)
         match event:
             case s.LossMeasured(version, loss):
-                self._learn(version.number, loss)
-                return []
+                return self._judge(self._guard, version, loss, view)
             case s.VersionPublished(version):
-                if version.number not in self._losses and self.config.search:
-                    asked = [s.MeasureLoss()]
-                self._draw(version.number + 1)
-        return [*asked, *map(self._set, self._inner.handle(event, view))]
+                told = self._guard.published(version)
+                return [*told, *([] if self._guard.waits else self._begin(view))]
+            case s.WorkerIdle() if self._guard.waits:
+                return []
+            case s.OrderIssued(work_id):
+                self._out.add(work_id)
+            case s.UpdateArrived(update):
+                self._out.discard(update.work_id)
+                self._came = True
+            case s.OrderEnded(work_id, refused=refused):
+                self._out.discard(work_id)
+                self._refused |= refused
+                self._draw_again_if_in_vain(view.version.number + 1)
+        return [*map(self._set, self._inner.handle(event, view))]
+
+    def _begin(self, view: s.View) -> list[s.Decision]:
+        """A round at the newest version, as soon as there are workers and samples."""
+        number = view.version.number + 1
+        if number not in self._drawn:
+            self._attempt = 0
+        self._draw(number)
+        return [*map(self._set, self._inner.handle(s.VersionPublished(view.version), view))]
 
     def _draw(self, number: int) -> None:
         """Settings of the round that makes this version; one whose step was skipped is tried again with the same."""
-        drawn = self._drawn.setdefault(number, self._policy.draw(number))
-        self.settings = {name: max(LEAST_RATE, value) for name, value in self._policy.values(drawn).items()}
+        self._out.clear()
+        self._came = self._refused = False
+        if number not in self._drawn:
+            self._drawn[number] = self._policy.draw(number, self._attempt)
+        self.settings = {name: max(LEAST_RATE, value) for name, value in self._policy.values(self._drawn[number]).items()}
         if "local_steps" in self.settings:
             steps = max(1, round(self.settings["local_steps"]))
             self.settings["local_steps"] = steps
             self._inner.config = replace(self._inner.config, local_steps=steps)
+
+    def _draw_again_if_in_vain(self, number: int) -> None:
+        """The strategy around which this is begins a round again of which nothing came: with the same settings nothing would come again."""
+        if self._refused and not self._came and not self._out:
+            self._policy.ruined(self._drawn.pop(number))
+            self._attempt += 1
+            self._draw(number)
 
     def _set(self, decision: s.Decision) -> s.Decision:
         match decision:
@@ -140,26 +186,44 @@ class AutoFedRL:
                 return replace(decision, terms=tuple((work_id, weight * self.settings["server_lr"]) for work_id, weight in terms))
         return decision
 
-    def _learn(self, number: int, loss: float | None) -> None:
+    def _judge(self, guard: RoundGuard, version: Version, loss: float | None, view: s.View) -> list[s.Decision]:
         """The reward goes to the round that made this version; without a loss there is none for it, nor for the next one."""
-        if loss is not None:
-            self._losses[number] = loss
-            before, drawn = self._losses.get(number - 1), self._drawn.get(number)
-            if before is not None and drawn is not None:
-                self._policy.learn(drawn, reward(before, loss))
-        self._drawn = {each: drawn for each, drawn in self._drawn.items() if each > number}
-        self._losses = {each: known for each, known in self._losses.items() if each >= number}
+        waited, before = guard.waits, guard.before(version.number)
+        judgement, told = guard.measured(version, loss)
+        drawn = self._drawn.get(version.number)
+        if judgement == "ruined":
+            told = [s.Warn(f"{self._round_of(version)} is undone: the loss on trusted data became {loss:.3g}", kind="undone"), *told]
+            if drawn is not None:
+                self._policy.ruined(drawn)
+        elif drawn is not None and judgement == "good" and before is not None and loss is not None:
+            self._policy.learn(drawn, reward(before, loss))
+        self._drawn = {each: drawn for each, drawn in self._drawn.items() if each > version.number}
+        return [*told, *(self._begin(view) if waited and not guard.waits else [])]
+
+    def _round_of(self, version: Version) -> str:
+        drawn = self._drawn.get(version.number)
+        tried = {} if drawn is None else self._policy.values(drawn)
+        return f"the round of version {version.number} ({', '.join(f'{name} {value:.3g}' for name, value in tried.items())})"
 
     # --- checkpoints ------------------------------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        losses = {str(number): loss for number, loss in self._losses.items()}
-        return {"inner": self._inner.state(), "agent": self._policy.state(), "losses": losses}
+        state = {"inner": self._inner.state(), "agent": self._policy.state()}
+        if self._guard is not None:
+            drawn = {str(number): u_K.tolist() for number, u_K in self._drawn.items()}
+            state |= {"guard": self._guard.state(), "drawn": drawn, "attempt": self._attempt}
+        return state
 
     def restore(self, state: Mapping[str, Any]) -> None:
+        """A round that was out begins again with what was drawn for it."""
         self._inner.restore(state["inner"])
-        self._policy.restore(state["agent"])
-        self._losses = {int(number): loss for number, loss in state["losses"].items()}
+        taken = self._policy.restore(state["agent"])
+        if self._guard is not None and "guard" in state:
+            self._guard.restore(state["guard"])
+            self._drawn = {int(number): np.array(u_K) for number, u_K in state["drawn"].items()} if taken else {}
+            self._attempt = state["attempt"]
 
     def check(self) -> None:
         self._inner.check()
+        if self._guard is not None:
+            self._guard.check()

@@ -7,13 +7,20 @@ Adam step up the gradient of sum (r - rbar) log P(u); the mean stays in [-0.5, 0
 
 The precision is F F^T and F is what is learnt, so that it stays positive. Draws come from the seed and the number of the round.
 
+What has ruined the model is not tried again, nor what is like it: a draw is taken only if the nearest of the settings that were tried did
+no harm, and drawn again otherwise. That is the set of SafeOpt (Sui et al. 2015), in which a point is safe that is close to safe ones, with
+the data in the place of a known Lipschitz constant, and so without its guarantee: a boundary is found by crossing it now and then, which
+costs a round that is undone (`round_guard.py`).
+
 Source: Guo et al. 2022, Auto-FedRL, arXiv 2203.06338; `federated.md` 2. Differs: all terms of the window's sum are taken, where the
 published code keeps the last one; values stay inside their ranges, for one rate beyond can end a run that the mean of the policy would not;
-the logarithmic scale is ours. Aggregation weights are not among the settings: they are tied to a fixed crew.
+rewards end at -1, or one ruinous round would outweigh the window; what was ruinous is known, see above; the logarithmic scale is ours.
+Aggregation weights are not among the settings: they are tied to a fixed crew.
 """
 
+import math
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,13 +36,21 @@ EPSILON = 1e-8
 """Adam's, and what a loss near 0 is kept from."""
 HALF = 0.5
 """Bound of the mean: the ends of a range."""
+RUIN = -1.0
+"""The least reward: of a round that doubled the loss, or did worse."""
+REMEMBERED = 64
+"""Settings of each kind, harmless and ruinous, that are remembered: what is ruinous changes as the model does."""
+CANDIDATES = 32
+"""Draws of which one is taken: the first that is safe, or the one that comes nearest to it."""
 
 Floats = NDArray[np.float64]
 
 
 def reward(before: float, after: float) -> float:
-    """Relative improvement of a loss: r = 1 - after / before."""
-    return 1.0 - after / (before + EPSILON)
+    """Relative improvement of a loss: r = 1 - after / before, at least -1; 0 where there is no number to compare with."""
+    if not math.isfinite(after):
+        return RUIN
+    return max(RUIN, 1.0 - after / (before + EPSILON)) if math.isfinite(before) else 0.0
 
 
 def advantages(rewards: list[float]) -> list[float]:
@@ -89,24 +104,47 @@ class SettingPolicy:
         self._of_mean, self._of_factor = _Adam((num,)), _Adam((num, num))
         self._tried: deque[tuple[Floats, float]] = deque(maxlen=window)
         """(u, reward) of the last rounds."""
+        self._harmless: deque[Floats] = deque(maxlen=REMEMBERED)
+        self._ruinous: deque[Floats] = deque(maxlen=REMEMBERED)
 
-    def draw(self, number: int) -> Floats:
-        """u of round `number`."""
-        noise_K = np.random.default_rng([self._seed, number]).standard_normal(len(self._ranges))
-        drawn: Floats = self.mean_K + np.linalg.solve(self.factor_KK.T, noise_K)
-        return drawn
+    def draw(self, number: int, attempt: int = 0) -> Floats:
+        """u of round `number`, which an earlier attempt at it may have come to nothing of."""
+        random = np.random.default_rng([self._seed, number, attempt])
+        best_K, best = self.mean_K, -math.inf
+        for _ in range(CANDIDATES):
+            drawn_K: Floats = self.mean_K + np.linalg.solve(self.factor_KK.T, random.standard_normal(len(self._ranges)))
+            if (margin := self._margin(drawn_K)) >= 0:
+                return drawn_K
+            if margin > best:
+                best_K, best = drawn_K, margin
+        return best_K
+
+    def _margin(self, u_K: Floats) -> float:
+        """By how much the nearest ruinous settings are farther than the nearest harmless ones; without any of these, negative."""
+        if not self._ruinous:
+            return math.inf
+        diagonal = math.sqrt(len(self._ranges))
+        return _nearest(u_K, self._ruinous, diagonal) - _nearest(u_K, self._harmless, 2 * diagonal)
 
     def values(self, u_K: Floats) -> dict[str, float]:
-        """The settings that a draw means; one beyond a range is at its end."""
-        bounded = np.clip(u_K, -HALF, HALF)
-        return {name: self._value(name, float(u)) for u, name in zip(bounded, self._ranges, strict=True)}
+        """The settings that a draw means."""
+        return {name: self._value(name, float(u)) for u, name in zip(_inside(u_K), self._ranges, strict=True)}
 
     def _value(self, name: str, u: float) -> float:
         low, high = self._ranges[name]
         return low * (high / low) ** (u + HALF) if name in self._log else u * (high - low) + (low + high) / 2
 
+    def ruined(self, u_K: Floats) -> None:
+        """A round that tried `u_K` was undone, or nothing of it could be used."""
+        self._ruinous.append(_inside(u_K))
+        self._learn(u_K, RUIN)
+
     def learn(self, u_K: Floats, gained: float) -> None:
         """A round that tried `u_K` has gained that much."""
+        self._harmless.append(_inside(u_K))
+        self._learn(u_K, gained)
+
+    def _learn(self, u_K: Floats, gained: float) -> None:
         self._tried.append((u_K, gained))
         away = advantages([each for _, each in self._tried])
         if not any(away):
@@ -132,13 +170,29 @@ class SettingPolicy:
             "factor": self.factor_KK.tolist(),
             "adam": adams,
             "tried": [[u_K.tolist(), gained] for u_K, gained in self._tried],
+            "harmless": [u_K.tolist() for u_K in self._harmless],
+            "ruinous": [u_K.tolist() for u_K in self._ruinous],
         }
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Take it up; that of a policy over other settings or scales means nothing to this one."""
+    def restore(self, state: Mapping[str, Any]) -> bool:
+        """Take it up; that of a policy over other settings or scales means nothing to this one. Whether it was taken."""
         if (state["settings"], state["log"]) != (list(self._ranges), sorted(self._log)):
-            return
+            return False
         self.mean_K, self.factor_KK = np.array(state["mean"]), np.array(state["factor"])
         for adam, (first, second, num_steps) in zip((self._of_mean, self._of_factor), state["adam"], strict=True):
             adam.first, adam.second, adam.num_steps = np.array(first), np.array(second), num_steps
         self._tried.extend((np.array(u_K), gained) for u_K, gained in state["tried"])
+        self._harmless.extend(map(np.array, state["harmless"]))
+        self._ruinous.extend(map(np.array, state["ruinous"]))
+        return True
+
+
+def _inside(u_K: Floats) -> Floats:
+    """What is tried of a draw: one beyond a range is at its end."""
+    inside_K: Floats = np.clip(u_K, -HALF, HALF)
+    return inside_K
+
+
+def _nearest(u_K: Floats, known: Iterable[Floats], otherwise: float) -> float:
+    """Distance of what is tried of a draw from the nearest one known."""
+    return min((float(np.linalg.norm(_inside(u_K) - each_K)) for each_K in known), default=otherwise)

@@ -251,6 +251,9 @@ class ShardMemory:
             held = self._vectors.pop(name, None)
             if held is not None:
                 self._recycle(held.values)
+            if name.startswith(p.KEPT):
+                for slot in self._slots_of(name):
+                    del self._vectors[f"{name}/{slot}"]
 
     # --- commands ---------------------------------------------------------------------------------------------------------------------
 
@@ -273,6 +276,8 @@ class ShardMemory:
                 return Ran(command, tuple(self._distance(*pair) for pair in pairs))
             case p.Keep(into, source):
                 self._keep(into, source)
+            case p.Retain(name):
+                self._retain(name)
             case p.RuleStatistics(_, rule, rows, name):
                 reference, fragment = None if name is None else self._vectors[name].values, self._vectors[rows[0][0]].fragment
                 center, num_params = self._center(rule, fragment), self._num_params(fragment)
@@ -324,6 +329,16 @@ class ShardMemory:
         if into not in self._vectors:
             self._vectors[into] = _Held(self._buffer(len(self.values)), 1.0)
         torch.div(values, weight, out=self._vectors[into].values)
+
+    def _retain(self, name: str) -> None:
+        """Slots lie beside it as vectors of their own: newcomers and checkpoints get them as they get all others."""
+        self._keep(name, p.PARAMS)
+        self._vectors |= {f"{name}/{key}": _Held(slot, 1.0) for key, slot in self._optimizer.state().items()}
+
+    def _slots_of(self, name: str) -> dict[str, Tensor]:
+        """Of a version that is retained; empty of every other vector."""
+        beside = f"{name}/"
+        return {each.removeprefix(beside): held.values for each, held in self._vectors.items() if each.startswith(beside)}
 
     # --- robust rules -----------------------------------------------------------------------------------------------------------------
 
@@ -411,7 +426,8 @@ class ShardMemory:
 
     def _replace(self, command: p.Replace) -> None:
         """Slots of another optimizer are left behind: this one's then begin afresh."""
-        values, slots = self._fetched[command.source]
+        source = command.source
+        values, slots = self._fetched[source] if source in self._fetched else (self._vectors[source].values, self._slots_of(source))
         self.values.copy_(values)
         try:
             self._optimizer.load_state(slots)

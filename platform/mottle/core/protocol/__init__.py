@@ -71,6 +71,7 @@ from mottle.core.protocol.to_shards import Measure as Measure
 from mottle.core.protocol.to_shards import Offer as Offer
 from mottle.core.protocol.to_shards import Page as Page
 from mottle.core.protocol.to_shards import Replace as Replace
+from mottle.core.protocol.to_shards import Retain as Retain
 from mottle.core.protocol.to_shards import RuleStatistics as RuleStatistics
 from mottle.core.protocol.to_shards import ShardCommand as ShardCommand
 from mottle.core.protocol.to_shards import Snapshot as Snapshot

@@ -49,6 +49,13 @@ class Keep:
 
 
 @message
+class Retain:
+    """Keep a copy of the range and the optimizer's slots, as they are at this place of the command order, for a `Replace` by `name`."""
+
+    name: str
+
+
+@message
 class RuleStatistics:
     """Answer with the exact partial statistics that the rule asks of its rows, and of a reference vector where it needs one."""
 
@@ -101,8 +108,8 @@ class Fetch:
 
 @message
 class Replace:
-    """Make `version`, of a new lineage, by putting what was fetched as `source` in the place of parameters and optimizer's slots. Else as
-    `Step`."""
+    """Make `version`, of a new lineage, by putting what was fetched or retained as `source` in the place of parameters and optimizer's
+    slots. Else as `Step`."""
 
     version: Version
     source: str
@@ -169,6 +176,7 @@ ShardCommand = (
     | Measure
     | Distances
     | Keep
+    | Retain
     | RuleStatistics
     | Step
     | Offer
