@@ -1,5 +1,8 @@
 """Starting a Ray of our own on a machine that is busy. Ray itself is replaced: only what is tried how often matters here."""
 
+import re
+import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +11,7 @@ import ray
 
 from mottle.actors.fleet import CrewError
 from mottle.core.errors import ConfigError
+from mottle.sdk.attaching import RunGoneError, attach
 from mottle.sdk.local import START_ATTEMPTS, ensure_ray, start_local
 
 
@@ -62,6 +66,7 @@ def test_another_error_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> No
 def elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
     """No Ray in this process, no token in its environment or home."""
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr("mottle.sdk.local.knock", lambda address: None)
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
@@ -95,3 +100,22 @@ def test_a_refused_token_is_told_with_its_variable(elsewhere: pytest.MonkeyPatch
     elsewhere.setattr(ray, "init", refusing("RpcError: Unauthenticated: InvalidAuthToken"))
     with pytest.raises(ConnectionError, match=said):
         ensure_ray((), "10.0.0.5:6379")
+
+
+def test_a_head_that_is_gone_is_told_within_seconds_with_where_its_address_came_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray remembers the last cluster that was started on a machine, and would try for minutes to reach it."""
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", refusing("never asked"))
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+    nobody = f"nobody can be asked for 'digits': nobody answers as Ray's head at {address}"
+    began = time.monotonic()
+    with pytest.raises(RunGoneError, match=re.escape(nobody)):
+        attach("digits", address=address)
+    monkeypatch.setattr("ray._private.services.canonicalize_bootstrap_address", lambda auto: address)
+    for environment, source in (("", "as Ray remembers the last one"), ("auto", "RAY_ADDRESS says so")):
+        monkeypatch.setenv("RAY_ADDRESS", environment)
+        with pytest.raises(RunGoneError, match=rf"{address}; .* \({source}"):
+            attach("digits")
+    assert time.monotonic() - began < 5

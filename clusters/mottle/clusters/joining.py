@@ -73,6 +73,16 @@ def explain(address: str, said: str, environment: Mapping[str, str], home: Path)
     return f"Ray's head at {address} cannot be used: {lines[-1] if lines else 'it said nothing'}"
 
 
+def knock(address: str) -> None:
+    """See that somebody listens at a head's address, `HOST:PORT`: Ray itself would try for minutes.
+
+    Raises:
+        OSError: nobody does, or not within five seconds.
+    """
+    host, _, port = address.rpartition(":")
+    socket.create_connection((host, int(port)), _ANSWER_S).close()
+
+
 def _versions_of_nodes(address: str) -> dict[str, dict[str, str]]:
     """Runs where the question is asked; nodes run `SCRIPT`, for a node may have no Mottle at all."""
     import ray
@@ -87,8 +97,7 @@ def _versions_of_nodes(address: str) -> dict[str, dict[str, str]]:
             exec(script, {})  # our own text, which this function was given
         return said.getvalue()
 
-    with socket.create_connection(_host_and_port(address), _ANSWER_S):
-        pass  # Ray itself would try for minutes
+    knock(address)
     ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]  # Ray says nothing of what it returns
     task = ray.remote(num_cpus=0, max_retries=0)(ask)
@@ -99,11 +108,6 @@ def _versions_of_nodes(address: str) -> dict[str, dict[str, str]]:
         for node in nodes
     }
     return {host: parse(ray.get(reference)) for host, reference in asked.items()}
-
-
-def _host_and_port(address: str) -> tuple[str, int]:
-    host, _, port = address.rpartition(":")
-    return host, int(port)
 
 
 if __name__ == "__main__":

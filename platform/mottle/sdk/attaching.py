@@ -1,6 +1,5 @@
 """Finding a detached run again."""
 
-import logging
 import time
 from typing import Any
 
@@ -9,6 +8,7 @@ import ray
 from mottle.actors.job import Job
 from mottle.actors.placing import NAMESPACE
 from mottle.core.errors import MottleError
+from mottle.sdk.local import connect
 from mottle.sdk.run import POLL_S, Run
 
 
@@ -40,11 +40,9 @@ def attach(name: str, *, address: str | None = None) -> Run:
     """
     if not ray.is_initialized():
         try:
-            ray.init(address=address or "auto", logging_level=logging.ERROR, log_to_driver=False)
+            connect(address or "auto")
         except ConnectionError as error:
-            raise RunGoneError(
-                f"no Ray is running to ask for {name!r}: a run ends with the Ray that it was started on ({error})"
-            ) from error
+            raise RunGoneError(f"nobody can be asked for {name!r}: {error}; a run ends with the Ray that it was started on") from error
     try:
         coordinator: Any = ray.get_actor(coordinator_name(name), namespace=NAMESPACE)
         job: Job = _ask_for_job(coordinator)

@@ -14,7 +14,7 @@ import ray
 from mottle.actors.fleet import CrewError
 from mottle.actors.job import WorkerGroup, processes
 from mottle.clusters import tokens
-from mottle.clusters.joining import explain
+from mottle.clusters.joining import explain, knock
 from mottle.core.errors import ConfigError
 from mottle.sdk.ray_messages import put_aside
 
@@ -37,22 +37,53 @@ def ensure_ray(groups: tuple[WorkerGroup, ...], address: str | None = None) -> s
         return None
     address = address or os.environ.get(RAY_ADDRESS)
     if address is not None:
-        put_aside()
-        _connect(address)
+        connect(address)
         return None
     declared = max(1, math.ceil(sum((group.max_count or group.count) * processes(group) * group.num_cpus for group in groups)))
     start_local(declared)
     return f"started a local Ray with {declared} logical CPUs on {os.cpu_count()} real ones"
 
 
-def _connect(address: str) -> None:
+def connect(address: str) -> None:
+    """Connect this process to a Ray that is running, and say within seconds where there is none.
+
+    Args:
+        address: `HOST:PORT`; or `auto`: the one of RAY_ADDRESS, else one that runs on this machine, else the last one started here.
+    Raises:
+        ConnectionError: there is no Ray at that address, or it refuses: says why, and which variable is wrong.
+        ConfigError: the environment asks for a token and has none.
+    """
+    put_aside()
     home = Path.home()
     if os.environ.get("RAY_AUTH_MODE") == "token" and isinstance(wrong := tokens.source(os.environ, home), str):
         raise ConfigError(f"Ray at {address} cannot be asked: {wrong}")  # Ray itself would end this process
+    at = _found() if address == "auto" else address
     try:
-        ray.init(address=address, **QUIET)
+        if "://" not in at:  # else another way in, of which Ray says itself what is wrong
+            knock(at)
+        ray.init(address=at, **QUIET)
     except Exception as error:  # of many kinds, with pages of text
-        raise ConnectionError(explain(address, str(error), os.environ, home)) from error
+        why = explain(at, str(error), os.environ, home)
+        raise ConnectionError(why if at == address else f"{why} ({_why_there()})") from error
+
+
+def _found() -> str:
+    """HOST:PORT of the Ray that `auto` means. Ray's function that looks is private; this is the one place that knows it.
+
+    Raises:
+        ConnectionError: none is known here.
+    """
+    from ray._private.services import canonicalize_bootstrap_address
+
+    found: str = canonicalize_bootstrap_address("auto")  # type: ignore[assignment]
+    return found
+
+
+def _why_there() -> str:
+    """Whence Ray has the address that `auto` means."""
+    if os.environ.get(RAY_ADDRESS):
+        return f"{RAY_ADDRESS} says so"
+    return "as Ray remembers the last one that was started on this machine; give the address of one that runs"
 
 
 def start_local(num_cpus: int) -> None:
