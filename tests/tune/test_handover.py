@@ -79,7 +79,7 @@ def kept(tmp_path: Path) -> Path:
 
 
 def test_what_is_handed_over_is_readable_and_says_of_which_model(tmp_path: Path, kept: Path) -> None:
-    assert read_token(str(kept)) == token(described(tmp_path), 4)
+    assert read_token(Folder.at(kept)) == token(described(tmp_path), 4)
     assert json.loads((kept / MANIFEST_FILE).read_text())["number"] == 2
     assert (kept / "model.safetensors").is_file()
 
@@ -112,7 +112,7 @@ def test_durable_copies_follow_as_soon_as_they_are_whole_and_what_never_comes_is
 
 def test_before_its_durable_copy_is_there_a_token_stands_for_what_the_run_has_saved(tmp_path: Path) -> None:
     job = described(tmp_path)
-    kept = str(given(tmp_path / "kept", job, 4))
+    kept = Folder.at(given(tmp_path / "kept", job, 4))
     assert take_up(kept, read_token(kept), described(tmp_path / "none")) is None
     taken = []
     for number, version in ((1, 3), (2, 5), (3, 8)):
@@ -138,7 +138,7 @@ def test_a_checkpoint_of_nobody_or_of_another_format_is_refused(tmp_path: Path, 
     if text is not None:
         (tmp_path / TRIAL_FILE).write_text(text)
     with pytest.raises(CheckpointError, match=told):
-        read_token(str(tmp_path))
+        read_token(Folder.at(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -154,11 +154,27 @@ def test_a_checkpoint_of_nobody_or_of_another_format_is_refused(tmp_path: Path, 
 )
 def test_another_job_takes_what_is_of_its_kind(tmp_path: Path, kept: Path, optimizer: Any, strategy: Any, slots: int, state: Any) -> None:
     job = described(tmp_path / "other", optimizer, strategy)
-    manifest = take_up(str(kept), read_token(str(kept)), job)
+    manifest = take_up(Folder.at(kept), read_token(Folder.at(kept)), job)
     assert manifest is not None
     assert manifest == read_manifest(Folder.at(job.run_dir), 2)
     assert (manifest.version, manifest.samples, len(manifest.optimizer)) == ((0, 5), 100, slots)
     assert manifest.brain["strategy"] == state
+
+
+@pytest.mark.parametrize(("optimizer", "slots", "rounds"), [(SGD, 1, 7), ({"sgd": {"lr": 0.5}}, 0, 0)])
+def test_what_a_strategy_kept_on_the_shards_goes_with_its_state_or_not_at_all(
+    tmp_path: Path, optimizer: Any, slots: int, rounds: int
+) -> None:
+    job = described(tmp_path)
+    save(job, 1, 4)
+    run, kept = Folder.at(job.run_dir), given(tmp_path / "kept", job, 4)
+    vectors = {"momentum_buffer": torch.ones(job.layout.size), "kept/good": torch.ones(job.layout.size)}
+    part = write_optimizer(folder_of(run, 1), ReplicaId(0, 0), Range(0, job.layout.size), vectors)
+    write_manifest(run, replace(read_manifest(run, 1), optimizer=(part,)))
+    hand_over(run, read_manifest(run, 1), Folder.at(kept))
+    taken = take_up(Folder.at(kept), read_token(Folder.at(kept)), described(tmp_path / "other", optimizer))
+    assert taken is not None
+    assert (len(taken.optimizer), taken.brain["strategy"]["rounds"]) == (slots, rounds)
 
 
 @pytest.mark.parametrize(
@@ -178,6 +194,6 @@ def test_workers_go_on_with_inner_optimizers_of_their_kind(tmp_path: Path, optim
     part = WorkerPart(0, "workers", write_worker(folder_of(run, 1), 0, {**moments, "inner.step.0": torch.ones(())}))
     write_manifest(run, replace(read_manifest(run, 1), workers=(part,)))
     hand_over(run, read_manifest(run, 1), Folder.at(kept))
-    taken = take_up(str(kept), read_token(str(kept)), described(tmp_path / "other", optimizer, strategy))
+    taken = take_up(Folder.at(kept), read_token(Folder.at(kept)), described(tmp_path / "other", optimizer, strategy))
     assert taken is not None
     assert (len(taken.workers), len(taken.optimizer)) == (parts, 1 if parts or "diloco" in strategy else 0)

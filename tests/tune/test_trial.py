@@ -7,8 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pyarrow.fs as pafs
 import pytest
 import ray
+from fsspec.implementations.local import LocalFileSystem
 from ray.train._internal.storage import StorageContext
 from safetensors.torch import load_file
 from tests.actors import live
@@ -132,6 +134,17 @@ def runs_of(trial: Trial) -> list[str]:
     return sorted(folder.name for folder in Path(trial._storage.trial_fs_path).glob("run-*"))
 
 
+def elsewhere(opened: list[str]) -> pafs.PyFileSystem:
+    """A filesystem that is not this machine's to Ray, and notes the names of files that are opened."""
+
+    class Noting(LocalFileSystem):
+        def open(self, path: str, *args: Any, **options: Any) -> Any:
+            opened.append(Path(path).name)
+            return super().open(path, *args, **options)
+
+    return pafs.PyFileSystem(pafs.FSSpecHandler(Noting(skip_instance_cache=True)))
+
+
 def test_a_token_is_taken_up_from_shard_to_shard_while_its_run_lives_and_from_storage_when_it_is_over(tmp_path: Path) -> None:
     """What Ray Tune does in population-based training: the loser is reset and restored from the winner's checkpoint."""
     crew = WorkerGroup(count=1, num_cpus=0.5, delay_s=0.001)
@@ -143,7 +156,9 @@ def test_a_token_is_taken_up_from_shard_to_shard_while_its_run_lives_and_from_st
             winner.train()
             kept = winner.save()
             assert loser.reset(dict(config), loser._storage)
-            loser.restore(kept)
+            opened: list[str] = []
+            loser.restore(type(kept)(ray.tune.Checkpoint(kept.checkpoint.path, elsewhere(opened)), kept.metrics))
+            assert opened == ["trial.json"], "not a byte of the model passes through storage"
             copied = loser.train()
             assert copied["test_loss"] < 0.9 * first["test_loss"]
             assert (copied["training_iteration"], runs_of(loser)) == (2, ["run-000"])
@@ -175,8 +190,6 @@ def test_the_driver_is_asked_for_the_crew_and_refuses_what_no_trial_could_be(tmp
 
 
 def test_a_folder_of_tunes_storage_has_an_address(tmp_path: Path) -> None:
-    import pyarrow.fs as pafs
-
     assert address_of(Folder.at(tmp_path)) == str(tmp_path)
     assert address_of(Folder(pafs.S3FileSystem(anonymous=True, region="eu-west-1"), "bucket/sweep")) == "s3://bucket/sweep"
     with pytest.raises(ConfigError, match="a mock filesystem has none; give a path"):

@@ -10,13 +10,16 @@ parameters alone.
 """
 
 import json
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow.fs as pafs
+import ray.tune
 import torch
 
 from mottle import optim, strategies
@@ -27,6 +30,7 @@ from mottle.checkpoint.manifest import MANIFEST_FILE
 from mottle.checkpoint.parts import CheckpointError
 from mottle.core.layout import GroupRange
 from mottle.core.naming import folded, parse
+from mottle.core.protocol import KEPT
 from mottle.engines.local import INNER
 from mottle.storage import Folder
 
@@ -52,17 +56,34 @@ def write_token(token: Token, directory: str) -> None:
     Path(directory, TRIAL_FILE).write_text(json.dumps(told) + "\n", encoding="utf-8")
 
 
-def read_token(directory: str) -> Token:
+class InPlace(ray.tune.Checkpoint):
+    """A checkpoint that is read where it lies. Ray would download all of it before a trial sees any, and a run that takes the model from
+    another one's shards wants a file of a few hundred bytes."""
+
+    @contextmanager
+    def as_directory(self) -> Iterator["InPlace"]:  # type: ignore[override]  # `Trainable.restore` passes on what it gets here
+        yield self
+
+    def __fspath__(self) -> str:
+        """Where `Trainable.restore` looks for a pickled dictionary: nowhere."""
+        return os.devnull
+
+    @property
+    def folder(self) -> Folder:
+        return Folder(self.filesystem, self.path)
+
+
+def read_token(folder: Folder) -> Token:
     """Inverse of `write_token`.
 
     Raises:
         CheckpointError: it is none of ours, damaged, or of another format.
     """
-    file = Path(directory, TRIAL_FILE)
-    if not file.is_file():
-        raise CheckpointError(f"{file.parent} is no checkpoint of a Mottle trial: there is no {TRIAL_FILE}")
+    if not folder.has(TRIAL_FILE):
+        raise CheckpointError(f"{folder.path} is no checkpoint of a Mottle trial: there is no {TRIAL_FILE}")
+    file = f"{folder.path}/{TRIAL_FILE}"
     try:
-        told = dict(json.loads(file.read_text(encoding="utf-8")))
+        told = dict(json.loads(folder.read_text(TRIAL_FILE)))
         if (written := told.pop("format", None)) == FORMAT:
             return Token(**{**told, "source": Source(**told["source"])})
     except (ValueError, TypeError, KeyError) as error:
@@ -93,30 +114,34 @@ def hand_over(run: Folder, manifest: Manifest, kept: Folder) -> None:
             folder_of(run, number).remove_all()
 
 
-def take_up(directory: str, token: Token, job: Job, is_coming: Callable[[], bool] = lambda: False) -> Manifest | None:
+def take_up(kept: Folder, token: Token, job: Job, is_coming: Callable[[], bool] = lambda: False) -> Manifest | None:
     """Make the durable copy of a checkpoint of Tune's the first checkpoint of a new run; None if its writer died before anything was saved.
 
     One whose writer died before it was there is taken from the run's own folder: what was saved last before it, if need be.
 
     Args:
+        kept: Tune's folder, with the token.
         job: what goes on, in a folder of its own.
         is_coming: whether the durable copy may still be written, and is worth waiting for.
     Raises:
         CheckpointError: it is damaged.
     """
-    saved, run = _saved(Folder.at(directory), token, is_coming), Folder.at(job.run_dir)
+    saved, run = _saved(kept, token, is_coming), Folder.at(job.run_dir)
     if saved is None:
         return None
     number = int(json.loads(saved.read_text(MANIFEST_FILE))["number"])
     _copy(saved, folder_of(run, number))
     manifest = read_manifest(run, number)
     if folded(token.strategy) != folded(_name(job)):
-        begun = strategies.build(job.strategy, job.strategy_defaults).state()
-        manifest = replace(manifest, brain={**manifest.brain, "strategy": begun}, workers=())
+        manifest = replace(_with_a_fresh_strategy(manifest, job), workers=())
     if not all(_goes_on(folder_of(run, number), part, job) for part in manifest.workers):
         manifest = replace(manifest, workers=())
-    if not _fits(folder_of(run, number), manifest, job.server_optimizer or job.optimizer):
+    held = {name for part in manifest.optimizer for name in read_part(folder_of(run, number), part)}
+    slots = {name for name in held if not name.startswith(KEPT)}
+    if slots and slots != _kept_by(job.server_optimizer or job.optimizer):
         manifest = replace(manifest, optimizer=())
+        if held > slots:  # what its strategy kept on the shards is left behind with it
+            manifest = _with_a_fresh_strategy(manifest, job)
     write_manifest(run, manifest)
     return manifest
 
@@ -144,10 +169,9 @@ def _name(job: Job) -> str:
     return parse(job.strategy, "strategy")[0]
 
 
-def _fits(folder: Folder, manifest: Manifest, optimizer: Any) -> bool:
-    """Whether the optimizer keeps what the checkpoint has of one, or the checkpoint has nothing."""
-    saved = {name for part in manifest.optimizer for name in read_part(folder, part)}
-    return not saved or saved == _kept_by(optimizer)
+def _with_a_fresh_strategy(manifest: Manifest, job: Job) -> Manifest:
+    begun = strategies.build(job.strategy, job.strategy_defaults).state()
+    return replace(manifest, brain={**manifest.brain, "strategy": begun})
 
 
 def _kept_by(optimizer: Any) -> set[str]:

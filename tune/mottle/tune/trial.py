@@ -33,7 +33,7 @@ from mottle.tune.arbiter import Loan
 from mottle.tune.borrowing import Borrowing, job_and_crew
 from mottle.tune.fields import SCALING, touched
 from mottle.tune.going import Going, TrialError
-from mottle.tune.handover import Token
+from mottle.tune.handover import InPlace, Token
 from mottle.tune.population import fixed_fields, in_place
 from mottle.tune.space import job_with
 
@@ -154,10 +154,23 @@ class Trial(ray.tune.Trainable):
         assert self._version is not None
         handover.write_token(handover.token_of(self._measured.job, self._measured.source, self._version), checkpoint_dir)
 
+    def restore(self, checkpoint_path: Any) -> None:
+        """As Ray's, and the checkpoint is read where it lies.
+
+        Args:
+            checkpoint_path: what `save` has returned, its checkpoint, or the path of that.
+        """
+        given = ray.tune.Checkpoint.from_directory(checkpoint_path) if isinstance(checkpoint_path, str) else checkpoint_path
+        if isinstance(given, ray.tune.Checkpoint):
+            super().restore(InPlace(given.path, given.filesystem))
+        else:
+            super().restore(type(given)(InPlace(given.checkpoint.path, given.checkpoint.filesystem), given.metrics))
+
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Go on from there: in the run that the trial had, with the model as it is in its shards or those of another trial; else in a new
         run from the durable copy, in a folder of its own."""
-        token = handover.read_token(checkpoint)
+        kept = checkpoint.folder
+        token = handover.read_token(kept)
         if self._parked is not None:
             if not (trouble := self._go_on_with(token)):
                 return
@@ -166,7 +179,7 @@ class Trial(ray.tune.Trainable):
         self._trainer = self._described()
         until = time.monotonic() + SAVING_S
         lives = partial(placing.stands, token.source.coordinator)
-        manifest = handover.take_up(checkpoint, token, self._trainer.job, lambda: time.monotonic() < until and lives())
+        manifest = handover.take_up(kept, token, self._trainer.job, lambda: time.monotonic() < until and lives())
         self._resumes, self._ended = manifest is not None, False
         if manifest is None:
             logger.warning("%s begins anew: %s ended before anything of it was saved", self.trial_name, token.source.run)
