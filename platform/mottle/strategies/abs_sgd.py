@@ -24,8 +24,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mottle.core import strategy as s
-from mottle.core.errors import ConfigError
 from mottle.core.protocol import Settings
+from mottle.strategies.options import Usual, below, not_above, refuse, unless
 from mottle.strategies.rounds import mean_over_samples
 
 _HEADROOM = 2
@@ -51,23 +51,16 @@ class ABSConfig:
     """Robust rule in place of the mean: `{phocas: {trim: 2}}`. A worker is one row of a round, so it gets one order in each."""
 
     def __post_init__(self) -> None:
-        wrong = [
-            text
-            for bad, text in (
-                (self.batch_size < 1, f"batch_size >= 1, got {self.batch_size}"),
-                (self.least < 1, f"least >= 1, got {self.least}"),
-                (self.most is not None and self.most < self.least, f"most >= least, got {self.most} and {self.least}"),
-                (self.linear_batch is not None and self.linear_batch < 1, f"linear_batch >= 1, got {self.linear_batch}"),
-                (not self.linear_cap > 0, f"linear_cap > 0, got {self.linear_cap}"),
-                (
-                    self.linear_batch is not None and self.rule is not None,
-                    "linear_batch or a rule, not both: a worker that computes much would enlarge a step that is none of its own",
-                ),
-            )
-            if bad
-        ]
-        if wrong:
-            raise ConfigError("abs_sgd needs " + "; ".join(wrong))
+        refuse(
+            "abs_sgd",
+            below(1, batch_size=self.batch_size, least=self.least, linear_batch=self.linear_batch),
+            unless(self.most is None or self.most >= self.least, f"most >= least, got {self.most} and {self.least}"),
+            not_above(0, linear_cap=self.linear_cap),
+            unless(
+                self.linear_batch is None or self.rule is None,
+                "linear_batch or a rule, not both: a worker that computes much would enlarge a step that is none of its own",
+            ),
+        )
 
     def build(self) -> "ABSSGD":
         return ABSSGD(self)
@@ -111,14 +104,10 @@ class _Round:
             self.open[worker] -= 1
 
 
-class ABSSGD:
+class ABSSGD(Usual):
     """State machine of ABS-SGD: one round is on its way into the model, another one grows."""
 
     max_in_flight = 2
-    barriered = False
-    needs_validation = False
-    server_optimizer = None
-    companion = None
 
     def __init__(self, config: ABSConfig) -> None:
         self.config = config

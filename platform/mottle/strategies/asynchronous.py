@@ -12,43 +12,31 @@ from dataclasses import dataclass
 from typing import Any
 
 from mottle.core import strategy as s
-from mottle.core.errors import ConfigError
 from mottle.core.naming import Spec
+from mottle.strategies.options import OrderOptions, Usual, below, refuse
 from mottle.strategies.staleness import staleness_weight
 from mottle.strategies.turns import Turns
 
 
 @dataclass(frozen=True, kw_only=True)
-class AsyncConfig:
+class AsyncConfig(OrderOptions):
     """Asynchronous SGD."""
 
-    batch_size: int
-    """Samples of one order."""
     staleness: Spec = "constant"
     """`constant`, `{polynomial: {a: 0.5}}` or `{hinge: {a: 10, b: 4}}`: factor on the step of a stale update."""
     max_staleness: int | None = None
     """Discard updates that are staler than this; None for no bound."""
-    max_in_flight: int = 1
-    """Orders in one worker's hands; 2 hides the round trip at the price of one step of staleness."""
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.max_in_flight not in (1, 2):
-            raise ConfigError(f"async needs batch_size >= 1 and max_in_flight 1 or 2, got {self.batch_size} and {self.max_in_flight}")
-        if self.max_staleness is not None and self.max_staleness < 0:
-            raise ConfigError(f"async needs max_staleness >= 0, got {self.max_staleness}")
+        refuse("async", self.faults(), below(0, max_staleness=self.max_staleness))
         staleness_weight(self.staleness)
 
     def build(self) -> "AsyncSGD":
         return AsyncSGD(self)
 
 
-class AsyncSGD:
+class AsyncSGD(Usual):
     """State machine of asynchronous SGD."""
-
-    barriered = False
-    needs_validation = False
-    server_optimizer = None
-    companion = None
 
     def __init__(self, config: AsyncConfig) -> None:
         self.config = config

@@ -22,6 +22,7 @@ from mottle.core.naming import Spec, folded, parse
 from mottle.core.protocol import Settings
 from mottle.strategies.measuring import Measurements
 from mottle.strategies.noise_probe import NoiseProbe
+from mottle.strategies.options import Usual
 
 CANDIDATES = ("sync", "backup", "lb_bsp", "abs_sgd")
 """Strategies of staleness at most 1 and one local step; others have to be allowed."""
@@ -97,14 +98,10 @@ def takes_rule(spec: Spec) -> bool:
     return can_apply(parse(spec, "strategy")[0])
 
 
-class Auto:
+class Auto(Usual):
     """State machine of `auto`."""
 
     max_in_flight = 2
-    barriered = False
-    needs_validation = False
-    server_optimizer = None
-    companion = None
 
     def __init__(self, config: AutoConfig) -> None:
         self.config = config

@@ -28,6 +28,7 @@ from mottle.core.errors import ConfigError
 from mottle.core.naming import Spec, parse, suggestion
 from mottle.core.protocol import Version
 from mottle.strategies.local_rounds import LocalRounds
+from mottle.strategies.options import Usual
 from mottle.strategies.round_guard import RoundGuard
 from mottle.strategies.setting_policy import Floats, SettingPolicy, reward
 
@@ -101,13 +102,11 @@ class AutoFedRLConfig:
         return AutoFedRL(self)
 
 
-class AutoFedRL:
+class AutoFedRL(Usual):
     """State machine of `auto_fedrl`."""
 
-    max_in_flight = 1
     barriered = True
-    needs_validation = False  # it asks for losses alone, see `measures_loss`
-    measures_loss = True
+    measures_loss = True  # and nothing else of trusted data
 
     def __init__(self, config: AutoFedRLConfig) -> None:
         self.config = config
@@ -208,7 +207,7 @@ class AutoFedRL:
     # --- checkpoints ------------------------------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        state = {"inner": self._inner.state(), "agent": self._policy.state()}
+        state: dict[str, Any] = {"inner": self._inner.state(), "agent": self._policy.state()}
         if self._guard is not None:
             drawn = {str(number): u_K.tolist() for number, u_K in self._drawn.items()}
             state |= {"guard": self._guard.state(), "drawn": drawn, "attempt": self._attempt}

@@ -13,31 +13,24 @@ synchronous SGD, step for step.
 from dataclasses import dataclass
 
 from mottle.core import strategy as s
-from mottle.core.errors import ConfigError
-from mottle.core.naming import Spec
-from mottle.core.protocol import Settings
 from mottle.strategies import batch_policy
 from mottle.strategies.balance import even_time
 from mottle.strategies.barriered import Barriered
+from mottle.strategies.options import CrewBatchOptions, below, refuse
 from mottle.strategies.rounds import Round, even_shares
 
 
 @dataclass(frozen=True, kw_only=True)
-class BackupConfig:
+class BackupConfig(CrewBatchOptions):
     """Synchronous SGD with backup workers."""
 
     batch_size: int
     """Samples of one step, over the N workers that make it."""
     num_backups: int = 1  # k in the paper
     """Workers of the crew that no step waits for; the paper's best was 4 of 100."""
-    rule: Settings | None = None
-    """Robust rule in place of the mean: `{phocas: {trim: 2}}`."""
-    batch_policy: Spec | None = None
-    """What becomes of batch and rate when the crew changes (`batch_policy`); None: nothing."""
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.num_backups < 0:
-            raise ConfigError(f"backup needs batch_size >= 1 and num_backups >= 0, got {self.batch_size} and {self.num_backups}")
+        refuse("backup", below(1, batch_size=self.batch_size), below(0, num_backups=self.num_backups))
         batch_policy.check(self.batch_policy, self.batch_size)
 
     def build(self) -> "Backup":

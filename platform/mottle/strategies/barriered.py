@@ -13,10 +13,11 @@ from typing import Any
 from mottle.core import strategy as s
 from mottle.core.protocol import Settings
 from mottle.strategies.batch_policy import BatchPolicy
+from mottle.strategies.options import Usual
 from mottle.strategies.rounds import Round, round_batch
 
 
-class Barriered(ABC):
+class Barriered(Usual, ABC):
     """State machine of the family.
 
     Args:
@@ -26,11 +27,7 @@ class Barriered(ABC):
         deadline_s: after which a round is late; None for never.
     """
 
-    max_in_flight = 1
     barriered = True
-    needs_validation = False
-    server_optimizer: Settings | None = None
-    companion: float | None = None
 
     def __init__(
         self, rule: Settings | None, *, policy: BatchPolicy | None = None, surplus: str = "", deadline_s: float | None = None

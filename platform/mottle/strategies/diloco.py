@@ -8,8 +8,8 @@ with outer rate 1 and no momentum it is local SGD, so with one worker the inner 
 
 from dataclasses import dataclass
 
-from mottle.core.errors import ConfigError
 from mottle.strategies.local_rounds import LocalRounds, RobustLocalOptions
+from mottle.strategies.options import no_shares, not_above, refuse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,9 +23,7 @@ class DiLoCoConfig(RobustLocalOptions):
     """mu, in [0, 1); Nesterov's."""
 
     def __post_init__(self) -> None:
-        RobustLocalOptions.__post_init__(self)
-        if not (self.outer_lr > 0 and 0 <= self.outer_momentum < 1):
-            raise ConfigError(f"diloco needs outer_lr > 0 and 0 <= outer_momentum < 1, got {self.outer_lr} and {self.outer_momentum}")
+        refuse("diloco", self.faults(), not_above(0, outer_lr=self.outer_lr), no_shares(outer_momentum=self.outer_momentum))
 
     def build(self) -> LocalRounds:
         momentum = {"momentum": self.outer_momentum, "nesterov": True} if self.outer_momentum else {}

@@ -13,17 +13,14 @@ default). Neutral references: with all momenta 0 it is local SGD; with one step 
 from dataclasses import dataclass
 from typing import Literal
 
-from mottle.core.errors import ConfigError
-from mottle.strategies.local_adaalter import only_a_rate
-from mottle.strategies.local_rounds import LocalOptions, LocalRounds
+from mottle.strategies.local_rounds import AVERAGING, LocalRounds, OwnMethodOptions
+from mottle.strategies.options import no_shares, not_above, others_than, refuse
 
 
 @dataclass(frozen=True, kw_only=True)
-class DOMOConfig(LocalOptions):
-    """Double momentum over local steps; the job's optimizer gives the rate alone. No robust rule: half of an update is a momentum."""
+class DOMOConfig(OwnMethodOptions):
+    """Double momentum over local steps."""
 
-    lr: float
-    """Of the inner steps, before the schedule: the job's."""
     local_momentum: float = 0.9  # beta_l
     server_momentum: float = 0.9  # beta_s
     fusion: float = 0.5  # beta
@@ -33,18 +30,15 @@ class DOMOConfig(LocalOptions):
     variant: Literal["pre", "intra"] = "pre"
 
     def __post_init__(self) -> None:
-        LocalOptions.__post_init__(self)
-        shares = (self.local_momentum, self.server_momentum, self.fusion)
-        if not (self.lr > 0 and self.alpha > 0 and all(0 <= share < 1 for share in shares)):
-            raise ConfigError(
-                "domo needs lr > 0, alpha > 0 and local_momentum, server_momentum and fusion in [0, 1), got "
-                f"{self.lr}, {self.alpha} and {shares}"
-            )
-        if self.variant not in ("pre", "intra"):
-            raise ConfigError(f"variant is pre or intra, got {self.variant!r}")
-        only_a_rate("domo", self.optimizer)
+        refuse(
+            "domo",
+            self.faults(),
+            not_above(0, alpha=self.alpha),
+            no_shares(local_momentum=self.local_momentum, server_momentum=self.server_momentum, fusion=self.fusion),
+            others_than(("pre", "intra"), variant=self.variant),
+        )
 
     def build(self) -> LocalRounds:
         momenta = {"local_momentum": self.local_momentum, "server_momentum": self.server_momentum, "fusion": self.fusion}
         method = {"domo": {"lr": self.lr, "alpha": self.alpha, "variant": self.variant, **momenta}}
-        return LocalRounds(self, {"outer_sgd": {"lr": 1.0}}, method=method, companion=0.0)
+        return LocalRounds(self, AVERAGING, method=method, companion=0.0)

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from mottle.core import strategy as s
-from mottle.core.errors import ConfigError
 from mottle.core.naming import Spec
 from mottle.core.protocol import LocalSteps
+from mottle.strategies.options import Usual, below, refuse, unless
 from mottle.strategies.staleness import staleness_weight
 from mottle.strategies.turns import Turns
 
@@ -41,25 +41,20 @@ class FedAsyncConfig:
     """Discard models that are staler than this; None for no bound."""
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.local_steps < 1:
-            raise ConfigError(f"fedasync needs batch_size >= 1 and local_steps >= 1, got {self.batch_size} and {self.local_steps}")
-        if not (0 < self.alpha <= 1 and self.rho >= 0):
-            raise ConfigError(f"fedasync needs 0 < alpha <= 1 and rho >= 0, got {self.alpha} and {self.rho}")
-        if self.max_staleness is not None and self.max_staleness < 0:
-            raise ConfigError(f"fedasync needs max_staleness >= 0, got {self.max_staleness}")
+        refuse(
+            "fedasync",
+            below(1, batch_size=self.batch_size, local_steps=self.local_steps),
+            below(0, rho=self.rho, max_staleness=self.max_staleness),
+            unless(0 < self.alpha <= 1, f"0 < alpha <= 1, got {self.alpha}"),
+        )
         staleness_weight(self.staleness)
 
     def build(self) -> "FedAsync":
         return FedAsync(self)
 
 
-class FedAsync:
+class FedAsync(Usual):
     """State machine of FedAsync. A worker goes on when its model is part of the mixture."""
-
-    max_in_flight = 1
-    barriered = False
-    needs_validation = False
-    companion = None
 
     def __init__(self, config: FedAsyncConfig) -> None:
         self.config = config

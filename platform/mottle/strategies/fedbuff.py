@@ -12,41 +12,29 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mottle.core import strategy as s
-from mottle.core.errors import ConfigError
 from mottle.core.naming import Spec
+from mottle.strategies.options import OrderOptions, Usual, below, refuse
 from mottle.strategies.staleness import staleness_weight
 
 
 @dataclass(frozen=True, kw_only=True)
-class FedBuffConfig:
+class FedBuffConfig(OrderOptions):
     """Buffered asynchronous aggregation."""
 
-    batch_size: int
-    """Samples of one order."""
     buffer_size: int = 10  # K in the paper
     """Updates in a step."""
     staleness: Spec = field(default_factory=lambda: {"polynomial": {"a": 0.5}})
-    max_in_flight: int = 1
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.buffer_size < 1 or self.max_in_flight not in (1, 2):
-            raise ConfigError(
-                "fedbuff needs batch_size >= 1, buffer_size >= 1 and max_in_flight 1 or 2, "
-                f"got {self.batch_size}, {self.buffer_size} and {self.max_in_flight}"
-            )
+        refuse("fedbuff", self.faults(), below(1, buffer_size=self.buffer_size))
         staleness_weight(self.staleness)
 
     def build(self) -> "FedBuff":
         return FedBuff(self)
 
 
-class FedBuff:
+class FedBuff(Usual):
     """State machine of FedBuff. A worker goes on at once: its update need not be part of the model yet."""
-
-    barriered = False
-    needs_validation = False
-    server_optimizer = None
-    companion = None
 
     def __init__(self, config: FedBuffConfig) -> None:
         self.config = config

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mottle.core import strategy as s
-from mottle.core.errors import ConfigError
+from mottle.strategies.options import Usual, below, not_above, refuse
 from mottle.strategies.turns import Turns
 
 
@@ -31,8 +31,7 @@ class FedFixConfig:
     """Seconds from one step to the next; a worker's order should take about as long, or a few times as long."""
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1 or not self.window_s > 0:
-            raise ConfigError(f"fedfix needs batch_size >= 1 and window_s > 0, got {self.batch_size} and {self.window_s}")
+        refuse("fedfix", below(1, batch_size=self.batch_size), not_above(0, window_s=self.window_s))
 
     def build(self) -> "FedFix":
         return FedFix(self)
@@ -47,14 +46,8 @@ class _Presence:
     came: int = 0
 
 
-class FedFix:
+class FedFix(Usual):
     """State machine of FedFix. Whoever came in a window begins again at the version that the window makes."""
-
-    max_in_flight = 1
-    barriered = False
-    needs_validation = False
-    server_optimizer = None
-    companion = None
 
     def __init__(self, config: FedFixConfig) -> None:
         self.config = config

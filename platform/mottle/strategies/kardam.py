@@ -25,6 +25,7 @@ from mottle.core import strategy as s
 from mottle.core.errors import ConfigError
 from mottle.core.naming import Spec
 from mottle.core.protocol import KEPT, model_name, update_name
+from mottle.strategies.options import OrderOptions, Usual, below, others_than, refuse
 from mottle.strategies.staleness import staleness_weight
 from mottle.strategies.turns import Turns
 
@@ -36,11 +37,9 @@ LEAST_MOVE = 1e-4  # [FIX] of the specification, as in the template code
 
 
 @dataclass(frozen=True, kw_only=True)
-class KardamConfig:
+class KardamConfig(OrderOptions):
     """Kardam."""
 
-    batch_size: int
-    """Samples of one order."""
     num_byzantine: float  # f in the paper
     """Liars tolerated: a count, or a share of the crew below a third."""
     frequency: Literal["strict", "count", "off"] = "strict"
@@ -49,19 +48,17 @@ class KardamConfig:
     """`exponential` ({a: 0.2}), `inverse`, `constant`, or another staleness weight: factor on the step of a stale update."""
     max_staleness: int | None = None
     """Discard updates that are staler than this; None for no bound. Shards hold a model for each version at which somebody computes."""
-    max_in_flight: int = 1
-    """Orders in one worker's hands; 2 hides the round trip at the price of one step of staleness."""
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.max_in_flight not in (1, 2):
-            raise ConfigError(f"kardam needs batch_size >= 1 and max_in_flight 1 or 2, got {self.batch_size} and {self.max_in_flight}")
+        refuse(
+            "kardam",
+            self.faults(),
+            others_than(("strict", "count", "off"), frequency=self.frequency),
+            below(0, max_staleness=self.max_staleness),
+        )
         check_budget("kardam", "num_byzantine", self.num_byzantine)
         if isinstance(self.num_byzantine, float) and 3 * self.num_byzantine >= 1:
             raise ConfigError(f"kardam survives fewer than a third of liars (n >= 3f + 1), got num_byzantine={self.num_byzantine}")
-        if self.frequency not in ("strict", "count", "off"):
-            raise ConfigError(f"kardam: frequency is strict, count or off, got {self.frequency!r}")
-        if self.max_staleness is not None and self.max_staleness < 0:
-            raise ConfigError(f"kardam needs max_staleness >= 0, got {self.max_staleness}")
         staleness_weight(self.dampening)
 
     @property
@@ -73,13 +70,8 @@ class KardamConfig:
         return Kardam(self)
 
 
-class Kardam:
+class Kardam(Usual):
     """State machine of Kardam."""
-
-    barriered = False
-    needs_validation = False
-    server_optimizer = None
-    companion = None
 
     def __init__(self, config: KardamConfig) -> None:
         self.config = config

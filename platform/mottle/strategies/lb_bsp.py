@@ -16,12 +16,10 @@ from dataclasses import dataclass
 from statistics import median
 
 from mottle.core import strategy as s
-from mottle.core.errors import ConfigError
-from mottle.core.naming import Spec
-from mottle.core.protocol import Settings
 from mottle.strategies import batch_policy
 from mottle.strategies.balance import Predictor, Speed, balanced, level_time
 from mottle.strategies.barriered import Barriered
+from mottle.strategies.options import CrewBatchOptions, below, refuse, unless
 from mottle.strategies.rounds import Round, even_shares
 
 _GAIN = 0.02  # of the predicted time of a round, that new shares must bring; [D] of the specification
@@ -30,11 +28,9 @@ _PROBES = (1.5, 0.5)
 
 
 @dataclass(frozen=True, kw_only=True)
-class LBBSPConfig:
+class LBBSPConfig(CrewBatchOptions):
     """Load-balanced synchronous SGD."""
 
-    batch_size: int
-    """Samples of one step, over all workers."""
     smoothing: float = 0.2  # a in the specification
     """Weight of the newest measurement of a worker's speed."""
     least: int = 1
@@ -43,18 +39,14 @@ class LBBSPConfig:
     """Samples of one worker at most (its memory); a batch that is too large for the crew is made smaller."""
     calibrate: bool = True
     """Measure the overhead of an order; without, it counts as part of the samples' time."""
-    rule: Settings | None = None
-    """Robust rule in place of the mean: `{phocas: {trim: 2}}`."""
-    batch_policy: Spec | None = None
-    """What becomes of batch and rate when the crew changes (`batch_policy`); None: nothing."""
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.least < 1 or (self.most is not None and self.most < self.least):
-            raise ConfigError(
-                f"lb_bsp needs batch_size >= 1, least >= 1 and most >= least, got {self.batch_size}, {self.least} and {self.most}"
-            )
-        if not 0 < self.smoothing <= 1:
-            raise ConfigError(f"lb_bsp needs 0 < smoothing <= 1, got {self.smoothing}")
+        refuse(
+            "lb_bsp",
+            below(1, batch_size=self.batch_size, least=self.least),
+            unless(self.most is None or self.most >= self.least, f"most >= least, got {self.most} and {self.least}"),
+            unless(0 < self.smoothing <= 1, f"0 < smoothing <= 1, got {self.smoothing}"),
+        )
         batch_policy.check(self.batch_policy, self.batch_size)
 
     def build(self) -> "LBBSP":

@@ -10,11 +10,14 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from mottle.core import strategy as s
-from mottle.core.errors import ConfigError
-from mottle.core.naming import Spec
+from mottle.core.naming import Spec, folded, parse
 from mottle.core.protocol import LocalSteps, Settings
 from mottle.strategies.barriered import Barriered
+from mottle.strategies.options import below, deadline_fault, not_above, others_than, unless
 from mottle.strategies.rounds import Round, even_shares
+
+AVERAGING: Settings = {"outer_sgd": {"lr": 1.0}}
+"""The outer optimizer that makes the mean of the workers' models the model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,15 +37,14 @@ class LocalOptions:
     warmup_rounds: int = 0
     """First rounds that are of one inner step only, as synchronous training (post-local SGD)."""
 
-    def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.local_steps < 1:
-            raise ConfigError(f"local steps need batch_size >= 1 and local_steps >= 1, got {self.batch_size} and {self.local_steps}")
-        if self.warmup_rounds < 0:
-            raise ConfigError(f"local steps need warmup_rounds >= 0, got {self.warmup_rounds}")
-        if self.inner_state not in ("keep", "reset"):
-            raise ConfigError(f"inner_state is keep or reset, got {self.inner_state!r}")
-        if self.deadline_s is not None and not self.deadline_s > 0:
-            raise ConfigError(f"local steps need deadline_s > 0, got {self.deadline_s}; leave it out to wait for all")
+    def faults(self) -> list[str]:
+        """What cannot be of these."""
+        return [
+            *below(1, batch_size=self.batch_size, local_steps=self.local_steps),
+            *below(0, warmup_rounds=self.warmup_rounds),
+            *others_than(("keep", "reset"), inner_state=self.inner_state),
+            *deadline_fault(self.deadline_s),
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +53,27 @@ class RobustLocalOptions(LocalOptions):
 
     rule: Settings | None = None
     """Robust rule on the workers' pseudo-gradients in place of their mean: `{phocas: {trim: 2}}`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnMethodOptions(LocalOptions):
+    """Of methods that are an inner optimizer of their own and share a second vector beside the parameters. The job's optimizer gives the
+    rate alone. No robust rule: half of an update is no pseudo-gradient."""
+
+    lr: float
+    """Of the inner steps, before the schedule: the job's."""
+
+    def faults(self) -> list[str]:
+        """What cannot be of these."""
+        name, options = parse(self.optimizer, "optimizer")
+        return [
+            *LocalOptions.faults(self),
+            *not_above(0, lr=self.lr),
+            *unless(
+                folded(name) == "sgd" and options.keys() <= {"lr"},
+                "optimizer sgd with an lr and nothing else, for it has an inner optimizer of its own",
+            ),
+        ]
 
 
 class LocalRounds(Barriered):

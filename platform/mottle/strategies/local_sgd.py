@@ -8,12 +8,16 @@ local_steps 1 and plain SGD it is synchronous SGD, with one worker the base opti
 
 from dataclasses import dataclass
 
-from mottle.strategies.local_rounds import LocalRounds, RobustLocalOptions
+from mottle.strategies.local_rounds import AVERAGING, LocalRounds, RobustLocalOptions
+from mottle.strategies.options import refuse
 
 
 @dataclass(frozen=True, kw_only=True)
 class LocalSGDConfig(RobustLocalOptions):
     """Periodic averaging."""
 
+    def __post_init__(self) -> None:
+        refuse("local_sgd", self.faults())
+
     def build(self) -> LocalRounds:
-        return LocalRounds(self, {"outer_sgd": {"lr": 1.0}}, rule=self.rule)
+        return LocalRounds(self, AVERAGING, rule=self.rule)

@@ -11,8 +11,8 @@ Source: Yu et al. 2024, arXiv 2411.17866; `local-steps.md` 3. Neutral reference:
 
 from dataclasses import dataclass
 
-from mottle.core.errors import ConfigError
 from mottle.strategies.local_rounds import LocalRounds, RobustLocalOptions
+from mottle.strategies.options import below, not_above, refuse, unless
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,12 +31,13 @@ class SignMomentumConfig(RobustLocalOptions):
     """Global, beside the inner optimizer's own."""
 
     def __post_init__(self) -> None:
-        RobustLocalOptions.__post_init__(self)
-        if not (self.lr > 0 and self.eta > 0 and 0 <= self.beta1 <= 1 and 0 <= self.beta2 <= 1 and self.weight_decay >= 0):
-            raise ConfigError(
-                "sign_momentum needs lr > 0, eta > 0, beta1 and beta2 in [0, 1] and weight_decay >= 0, got "
-                f"{self.lr}, {self.eta}, {self.beta1}, {self.beta2} and {self.weight_decay}"
-            )
+        refuse(
+            "sign_momentum",
+            self.faults(),
+            not_above(0, lr=self.lr, eta=self.eta),
+            below(0, weight_decay=self.weight_decay),
+            unless(0 <= self.beta1 <= 1 and 0 <= self.beta2 <= 1, f"beta1 and beta2 in [0, 1], got {self.beta1} and {self.beta2}"),
+        )
 
     def build(self) -> LocalRounds:
         options = {"beta1": self.beta1, "beta2": self.beta2, "weight_decay": self.weight_decay, "eta": self.eta}

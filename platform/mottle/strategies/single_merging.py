@@ -27,9 +27,9 @@ from typing import Any
 import numpy as np
 
 from mottle.core import strategy as s
-from mottle.core.errors import ConfigError
 from mottle.core.naming import Spec
 from mottle.core.protocol import LocalSteps, Settings
+from mottle.strategies.options import Usual, below, refuse, unless
 
 LONGEST = 4.0
 """Rounds that a worker goes without pushing, in usual distances between two exchanges: then it makes a version of its own."""
@@ -53,12 +53,12 @@ class SingleMergingConfig:
     """Of the draws."""
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.local_steps < 1:
-            raise ConfigError(f"single_merging needs batch_size >= 1 and local_steps >= 1, got {self.batch_size} and {self.local_steps}")
-        if not 0 <= self.exchange <= 1 or self.seed < 0:
-            raise ConfigError(
-                f"single_merging needs an exchange in [0, 1], a probability, and seed >= 0, got {self.exchange} and {self.seed}"
-            )
+        refuse(
+            "single_merging",
+            below(1, batch_size=self.batch_size, local_steps=self.local_steps),
+            below(0, seed=self.seed),
+            unless(0 <= self.exchange <= 1, f"an exchange in [0, 1], a probability, got {self.exchange}"),
+        )
 
     @property
     def longest(self) -> int:
@@ -83,13 +83,8 @@ class _Way:
     """Inner steps up to there that are not done."""
 
 
-class SingleMerging:
+class SingleMerging(Usual):
     """The state machine."""
-
-    max_in_flight = 1
-    barriered = False
-    needs_validation = False
-    companion = None
 
     def __init__(self, config: SingleMergingConfig) -> None:
         self.config = config

@@ -8,8 +8,8 @@ beta 0 and alpha 1 it is local SGD.
 
 from dataclasses import dataclass
 
-from mottle.core.errors import ConfigError
 from mottle.strategies.local_rounds import LocalRounds, RobustLocalOptions
+from mottle.strategies.options import no_shares, not_above, refuse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,9 +26,7 @@ class SlowMoConfig(RobustLocalOptions):
     """Slow learning rate."""
 
     def __post_init__(self) -> None:
-        RobustLocalOptions.__post_init__(self)
-        if not (self.lr > 0 and 0 <= self.beta < 1 and self.alpha > 0):
-            raise ConfigError(f"slowmo needs lr > 0, 0 <= beta < 1 and alpha > 0, got {self.lr}, {self.beta} and {self.alpha}")
+        refuse("slowmo", self.faults(), not_above(0, lr=self.lr, alpha=self.alpha), no_shares(beta=self.beta))
 
     def build(self) -> LocalRounds:
         return LocalRounds(self, {"slow_momentum": {"lr": self.lr, "beta": self.beta, "alpha": self.alpha}}, rule=self.rule)

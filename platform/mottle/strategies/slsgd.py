@@ -10,8 +10,8 @@ permutations. Neutral reference: with alpha 1, no trim and all workers it is loc
 
 from dataclasses import dataclass
 
-from mottle.core.errors import ConfigError
 from mottle.strategies.local_rounds import LocalRounds, RobustLocalOptions
+from mottle.strategies.options import refuse, unless
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,13 +26,14 @@ class SLSGDConfig(RobustLocalOptions):
     """Workers of a round; None for all."""
 
     def __post_init__(self) -> None:
-        RobustLocalOptions.__post_init__(self)
-        if not 0 < self.alpha <= 1:
-            raise ConfigError(f"slsgd needs 0 < alpha <= 1, got {self.alpha}")
-        if self.trim < 0 or (self.participants is not None and self.participants < max(1, 2 * self.trim + 1)):
-            raise ConfigError(f"slsgd needs 0 <= 2 trim < participants, got trim {self.trim} and {self.participants} participants")
-        if self.trim and self.rule is not None:
-            raise ConfigError("slsgd trims by itself: give either trim or a rule")
+        enough = self.participants is None or self.participants >= max(1, 2 * self.trim + 1)
+        refuse(
+            "slsgd",
+            self.faults(),
+            unless(0 < self.alpha <= 1, f"0 < alpha <= 1, got {self.alpha}"),
+            unless(self.trim >= 0 and enough, f"0 <= 2 trim < participants, got trim {self.trim} and {self.participants} participants"),
+            unless(not self.trim or self.rule is None, "either trim or a rule: it trims by itself"),
+        )
 
     def build(self) -> LocalRounds:
         rule = {"trimmed_mean": {"trim": self.trim}} if self.trim else self.rule

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mottle.core import strategy as s
-from mottle.core.errors import ConfigError
+from mottle.strategies.options import Usual, below, refuse
 from mottle.strategies.rounds import mean_over_samples
 
 
@@ -41,21 +41,14 @@ class SSPConfig:
     """One step for each iteration of all, instead of one for each update."""
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.slack < 0:
-            raise ConfigError(f"ssp needs batch_size >= 1 and slack >= 0, got {self.batch_size} and {self.slack}")
+        refuse("ssp", below(1, batch_size=self.batch_size), below(0, slack=self.slack))
 
     def build(self) -> "SSP":
         return SSP(self)
 
 
-class SSP:
+class SSP(Usual):
     """State machine of stale synchronous parallel."""
-
-    max_in_flight = 1
-    barriered = False
-    needs_validation = False
-    server_optimizer = None
-    companion = None
 
     def __init__(self, config: SSPConfig) -> None:
         self.config = config

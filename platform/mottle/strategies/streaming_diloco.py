@@ -26,6 +26,7 @@ from mottle.core.errors import ConfigError
 from mottle.core.fragments import Fragmentation, Pattern
 from mottle.core.naming import Spec
 from mottle.core.protocol import LocalSteps, Settings, Version
+from mottle.strategies.options import Usual
 from mottle.strategies.rounds import Round, even_shares
 
 Download = Literal["float32", "bf16"]
@@ -98,13 +99,11 @@ class _Stretch:
         return self.round.orders.get(worker) == work_id
 
 
-class StreamingDiLoCo:
+class StreamingDiLoCo(Usual):
     """The state machine."""
 
     max_in_flight = 2
     barriered = False  # the next stretch is ordered before the last one ends, beyond the end of an epoch too
-    needs_validation = False
-    companion = None
 
     def __init__(self, config: StreamingDiLoCoConfig) -> None:
         self.config = config

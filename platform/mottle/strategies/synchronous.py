@@ -9,35 +9,24 @@ the batch: `elasticity.md` 4.2. Neutral reference: plain SGD on the concatenated
 from dataclasses import dataclass
 
 from mottle.core import strategy as s
-from mottle.core.errors import ConfigError
-from mottle.core.naming import Spec
-from mottle.core.protocol import Settings
 from mottle.strategies import batch_policy
 from mottle.strategies.balance import even_time
 from mottle.strategies.barriered import Barriered
+from mottle.strategies.options import CrewBatchOptions, below, deadline_fault, refuse
 from mottle.strategies.rounds import Round, even_shares
 
 
 @dataclass(frozen=True, kw_only=True)
-class SyncConfig:
+class SyncConfig(CrewBatchOptions):
     """Synchronous SGD."""
 
-    batch_size: int
-    """Samples of one step, over all workers."""
     deadline_s: float | None = None
     """Step without the workers that are not in by then; None waits for all."""
     quorum: int = 1
     """Updates that a step at the deadline needs; with fewer it waits on."""
-    rule: Settings | None = None
-    """Robust rule in place of the mean: `{phocas: {trim: 2}}`."""
-    batch_policy: Spec | None = None
-    """What becomes of batch and rate when the crew changes (`batch_policy`); None: nothing."""
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.quorum < 1:
-            raise ConfigError(f"sync needs batch_size >= 1 and quorum >= 1, got {self.batch_size} and {self.quorum}")
-        if self.deadline_s is not None and not self.deadline_s > 0:
-            raise ConfigError(f"sync needs deadline_s > 0, got {self.deadline_s}; leave it out to wait for all")
+        refuse("sync", below(1, batch_size=self.batch_size, quorum=self.quorum), deadline_fault(self.deadline_s))
         batch_policy.check(self.batch_policy, self.batch_size)
 
     def build(self) -> "SyncSGD":

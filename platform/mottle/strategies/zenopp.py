@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mottle.core import strategy as s
-from mottle.core.errors import ConfigError
+from mottle.strategies.options import OrderOptions, Usual, below, not_above, refuse, unless
 from mottle.strategies.turns import Turns
 
 MAX_FAILED_REFERENCES = 3
@@ -31,11 +31,9 @@ MAX_SCALE = 2.0**127
 
 
 @dataclass(frozen=True, kw_only=True)
-class ZenoPPConfig:
+class ZenoPPConfig(OrderOptions):
     """Zeno++."""
 
-    batch_size: int
-    """Samples of one order."""
     lr: float  # gamma in the paper
     """Step size, that of the server's SGD."""
     rho: float
@@ -48,26 +46,17 @@ class ZenoPPConfig:
     """Candidates before its use at which the next trusted gradient is asked for; less than `refresh_every`."""
     validation_samples: int = 128  # n_s in the paper
     """Trusted samples of one reference."""
-    max_in_flight: int = 1
 
     def __post_init__(self) -> None:
-        wrong = [
-            text
-            for bad, text in (
-                (self.batch_size < 1, f"batch_size >= 1, got {self.batch_size}"),
-                (not self.lr > 0, f"lr > 0, got {self.lr}"),
-                (not self.rho > 0, f"rho > 0, got {self.rho}"),
-                (not self.epsilon >= 0, f"epsilon >= 0, got {self.epsilon}"),
-                (self.refresh_every < 1, f"refresh_every >= 1, got {self.refresh_every}"),
-                (not 0 <= self.ahead < max(self.refresh_every, 1), f"0 <= ahead < refresh_every, got {self.ahead}"),
-                (self.validation_samples < 1, f"validation_samples >= 1, got {self.validation_samples}"),
-                (self.max_in_flight not in (1, 2), f"max_in_flight 1 or 2, got {self.max_in_flight}"),
-                (self.epsilon == 0 and self.rho >= self.lr, f"rho < lr when epsilon is 0 (else nothing is ever accepted), got {self.rho}"),
-            )
-            if bad
-        ]
-        if wrong:
-            raise ConfigError("zeno++ needs " + "; ".join(wrong))
+        refuse(
+            "zeno++",
+            self.faults(),
+            not_above(0, lr=self.lr, rho=self.rho),
+            below(0, epsilon=self.epsilon),
+            below(1, refresh_every=self.refresh_every, validation_samples=self.validation_samples),
+            unless(0 <= self.ahead < max(self.refresh_every, 1), f"0 <= ahead < refresh_every, got {self.ahead}"),
+            unless(self.epsilon != 0 or self.rho < self.lr, f"rho < lr when epsilon is 0 (else nothing is ever accepted), got {self.rho}"),
+        )
 
     def build(self) -> "ZenoPP":
         return ZenoPP(self)
@@ -79,13 +68,10 @@ class _Reference:
     norm2: float
 
 
-class ZenoPP:
+class ZenoPP(Usual):
     """State machine of Zeno++. Candidates are judged strictly in order of arrival."""
 
-    barriered = False
     needs_validation = True
-    server_optimizer = None
-    companion = None
 
     def __init__(self, config: ZenoPPConfig) -> None:
         self.config = config
