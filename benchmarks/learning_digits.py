@@ -53,13 +53,24 @@ def training_data(wrong: float) -> TensorDataset:
 
 
 def train(
-    spec: Any, fleet: Fleet, lr: float, seed: int, *, target: float, batch: int, epochs: int, wrong: float = 0.0, micro: int = MICRO
+    spec: Any,
+    fleet: Fleet,
+    lr: float,
+    seed: int,
+    *,
+    target: float,
+    batch: int,
+    epochs: int,
+    wrong: float = 0.0,
+    micro: int = MICRO,
+    evaluate_every: int | None = EVALUATE_EVERY,
 ) -> Ran:
     """To the target, or to the end of the data.
 
     Args:
         wrong: share of the training labels that are drawn anew; see `training_data`.
         micro: samples between two looks of a worker at its mailbox.
+        evaluate_every: samples between two evaluations; None for those of the beginning and of the end alone.
     """
     torch.manual_seed(seed)
     module = digits.DigitNet()
@@ -82,7 +93,7 @@ def train(
     config = BrainConfig(
         num_positions=source.num_rows,
         max_samples=epochs * source.num_rows,
-        evaluate_every=EVALUATE_EVERY,
+        evaluate_every=epochs * source.num_rows if evaluate_every is None else evaluate_every,
         target=(METRIC, target),
         lease_floor_ns=None,
         seed=seed,

@@ -193,7 +193,7 @@ def test_the_outer_momentum_goes_on_from_a_checkpoint_on_another_number_of_shard
     torch.testing.assert_close(parameters, whole, rtol=1e-4, atol=1e-6)
 
 
-def test_an_agent_hears_the_loss_on_trusted_data_of_every_version_but_those_of_the_end(tmp_path: Path) -> None:
+def test_an_agent_hears_the_loss_on_trusted_data_of_every_version(tmp_path: Path) -> None:
     search = {"lr": [0.01, 0.1], "local_steps": [1, 3], "server_lr": [0.5, 1.5]}
     job = live.trainer(
         tmp_path, strategy={"auto_fedrl": {"search": search}}, validation_data=live.blobs(40, seed=2), test_data=live.blobs(40, seed=3),
@@ -205,4 +205,21 @@ def test_an_agent_hears_the_loss_on_trusted_data_of_every_version_but_those_of_t
     newest = max(losses)
     assert losses.keys() == {*range(newest + 1)}
     assert losses[newest] < 0.9 * losses[0]
+    live.assert_replay(job)
+
+
+def test_rounds_that_ruin_the_model_are_undone_on_live_shards(tmp_path: Path) -> None:
+    """Over two shards and their replicas; the outer optimizer has a momentum that goes back as well."""
+    search = {"lr": [0.01, 300.0], "local_steps": [1, 3]}
+    job = live.trainer(
+        tmp_path, strategy={"auto_fedrl": {"strategy": "slowmo", "search": search, "log": ["lr"]}}, validation_data=live.blobs(40, seed=2),
+        test_data=live.blobs(40, seed=3), shards=2, replicas=1, until={"epochs": 8},
+    )  # fmt: skip
+    with live.started(job) as run:
+        live.wait_for_end(run)
+        kinds = [event.kind for event in run.progress.events]
+    heard = [wire.decode(logged.body) for logged in read_events(job.job.run_dir) if logged.kind == "Evaluated"]
+    losses = {event.version: event.metrics["loss"] for event in heard if event.trusted and not event.error}
+    assert kinds.count("undone") == kinds.count("replaced") >= 1
+    assert losses[max(losses)] < losses[min(losses)]
     live.assert_replay(job)

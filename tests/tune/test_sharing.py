@@ -14,8 +14,8 @@ from ray import tune
 from ray.train._internal.storage import StorageContext
 from ray.tune.schedulers import ASHAScheduler
 from tests.actors import live
-from tests.tune import small
-from tests.tune.test_trial import described, dying, running
+from tests.tune import hungry, small
+from tests.tune.test_trial import described, running
 
 from mottle.actors.fleet import CrewError
 from mottle.actors.reserve import RESERVE
@@ -96,12 +96,20 @@ def test_workers_go_from_trial_to_trial_within_a_second_and_stay_the_same_proces
     assert "fleet busy" in str(usage)
 
 
-def test_a_trial_that_kills_its_workers_fails_and_the_fleet_is_whole_again(tmp_path: Path, fleet: Arbiter) -> None:
-    with (
-        running(sharing(described(tmp_path / "dying", loss=dying, **CREW), fleet), tmp_path, {"optimizer.lr": 0.1}, "dies") as dies,
-        pytest.raises(TrialError, match="2 workers failed in it since its last evaluation; the last one: its worker died"),
-    ):
-        dies.train()
+@pytest.mark.skipif(not hungry.can_bound(), reason="needs the right to bound the memory of a group of processes")
+def test_a_trial_whose_workers_the_kernel_kills_for_their_memory_fails_and_the_fleet_is_whole_again(tmp_path: Path, fleet: Arbiter) -> None:
+    told = "2 workers failed in it since its last evaluation; the last one: its worker died: .*memory"
+    kind = sharing(described(tmp_path / "hungry", loss=hungry.killed, **CREW), fleet)
+    try:
+        with running(kind, tmp_path, {"optimizer.lr": 0.1}, "dies") as dies, pytest.raises(TrialError, match=told):
+            dies.train()
+    finally:
+        hungry.clear()
+    with running(sharing(described(tmp_path, **CREW), fleet), tmp_path, {"optimizer.lr": 0.1}, "goes on") as trial:
+        step_until(trial, 2)
+
+
+def test_a_trial_whose_workers_fail_fails_and_those_that_are_killed_are_replaced(tmp_path: Path, fleet: Arbiter) -> None:
     missing = described(tmp_path / "missing", model=live.NeedsADevice, **CREW)
     with (
         running(sharing(missing, fleet), tmp_path, {"optimizer.lr": 0.1}, "fails") as fails,

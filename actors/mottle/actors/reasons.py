@@ -2,10 +2,16 @@
 
 import ray
 
+_DEAD = "The actor is dead because "
+_LOST = "its process ended without a word: killed, by somebody or by the system for want of memory, or crashed"
+
 
 def reason_of(error: BaseException) -> str:
     """One sentence out of an error: Ray's messages go on for a page, with the cause at the end or inside."""
     if isinstance(error, ray.exceptions.RayTaskError):
         return f"{type(error.cause).__name__}: {error.cause}"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return lines[-1] if "creation task" in lines[0] else lines[0]
+    if "creation task" in lines[0]:
+        return lines[-1]
+    cause = next((line.removeprefix(_DEAD) for line in lines if line.startswith(_DEAD)), lines[0])
+    return _LOST if "unexpectedly exits with a connection error" in cause else cause
