@@ -4,6 +4,7 @@ import pytest
 
 from mottle.actors.reasons import reason_of
 
+LOST = "its process is not heard any more: killed (by somebody, or by the system for want of memory), crashed or cut off"
 HEAD = "The actor died unexpectedly before finishing this task.\n\tclass_name: TrainingWorker\n\tpid: 7\n"
 
 
@@ -13,9 +14,10 @@ HEAD = "The actor died unexpectedly before finishing this task.\n\tclass_name: T
         (
             f"{HEAD}The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR Worker exit detail: "
             "Worker unexpectedly exits with a connection error code 2. End of file. Some common causes include: ...",
-            "its process ended without a word: killed, by somebody or by the system for want of memory, or crashed",
+            LOST,
         ),
-        (f"{HEAD}The actor is dead because it was killed by `ray.kill`.", "it was killed by `ray.kill`."),
+        (f"{HEAD}The actor is dead because it was killed by `ray.kill`.", LOST),
+        (f"{HEAD}The actor is dead because its owner has died.", "its owner has died."),
         (
             f"{HEAD}The actor is dead because its worker process has died. Task was killed due to the node running low on memory.",
             "its worker process has died. Task was killed due to the node running low on memory.",
@@ -23,7 +25,7 @@ HEAD = "The actor died unexpectedly before finishing this task.\n\tclass_name: T
         ("The actor died because of an error raised in its creation task, ...\n  File x\nValueError: no", "ValueError: no"),
         ("", "RuntimeError"),
     ],
-    ids=["killed", "by Ray's own hand", "Ray's memory monitor", "never began", "says nothing"],
+    ids=["killed", "by our hand", "its owner's end", "Ray's memory monitor", "never began", "says nothing"],
 )
 def test_the_cause_is_told_and_nothing_else(said: str, told: str) -> None:
     assert reason_of(RuntimeError(said)) == told

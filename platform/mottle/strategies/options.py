@@ -85,8 +85,8 @@ def deadline_fault(deadline_s: float | None) -> list[str]:
 
 def others_than(known: Collection[object], /, **options: object) -> list[str]:
     """Those that have none of these values."""
-    names = " or ".join(map(str, known))
-    return [f"{name} {names}, got {value!r}" for name, value in options.items() if value not in known]
+    *first, last = map(str, known)
+    return [f"{name} {', '.join(first)} or {last}, got {value!r}" for name, value in options.items() if value not in known]
 
 
 def unless(holds: bool, needed: str) -> list[str]:
