@@ -160,7 +160,7 @@ class Trial(ray.tune.Trainable):
         Args:
             checkpoint_path: what `save` has returned, its checkpoint, or the path of that.
         """
-        given = ray.tune.Checkpoint.from_directory(checkpoint_path) if isinstance(checkpoint_path, str) else checkpoint_path
+        given: Any = ray.tune.Checkpoint.from_directory(checkpoint_path) if isinstance(checkpoint_path, str) else checkpoint_path
         if isinstance(given, ray.tune.Checkpoint):
             super().restore(InPlace(given.path, given.filesystem))
         else:
