@@ -12,6 +12,7 @@ import argparse
 import os
 import statistics
 import sys
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from itertools import product
 from multiprocessing import get_context
@@ -28,7 +29,6 @@ BATCH = 32
 NEVER = 2.0
 """An accuracy that ends no run."""
 FLEET = Fleet(workers=(Workers(name="w", count=4, sample_s=Lognormal(median_s=0.001, sigma=0.2)),))
-AGENT = {"auto_fedrl": {"search": {"lr": LR, "local_steps": STEPS}, "log": ["lr", "local_steps"]}}
 
 
 class Point(NamedTuple):
@@ -36,6 +36,10 @@ class Point(NamedTuple):
 
     lr: float
     steps: int
+
+    def spec(self, seed: int) -> Any:
+        """They know no chance."""
+        return {"local_sgd": {"local_steps": self.steps}}
 
     def __str__(self) -> str:
         return f"rate {self.lr:.3g}, {self.steps} steps"
@@ -48,6 +52,11 @@ def grid() -> list[Point]:
         return [low * (high / low) ** (index / (POINTS - 1)) for index in range(POINTS)]
 
     return [Point(lr, round(steps)) for lr, steps in product(spread(*LR), spread(*STEPS))]
+
+
+def agent(seed: int) -> Any:
+    """With its default options, and draws of its own."""
+    return {"auto_fedrl": {"search": {"lr": LR, "local_steps": STEPS}, "log": ["lr", "local_steps"], "seed": seed}}
 
 
 def ended(spec: Any, lr: float, seed: int, epochs: int) -> float:
@@ -63,20 +72,21 @@ def main() -> int:
     options = parser.parse_args()
     with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
 
-        def of_seeds(spec: Any, lr: float) -> list[Any]:
-            return [pool.submit(ended, spec, lr, seed, options.epochs) for seed in range(options.seeds)]
+        def of_seeds(spec: Callable[[int], Any], lr: float) -> list[Any]:
+            return [pool.submit(ended, spec(seed), lr, seed, options.epochs) for seed in range(options.seeds)]
 
-        runs = {point: of_seeds({"local_sgd": {"local_steps": point.steps}}, point.lr) for point in grid()}
-        of_agent = of_seeds(AGENT, LR[0])
+        of_agent = of_seeds(agent, LR[0])
+        of_points = {point: of_seeds(point.spec, point.lr) for point in grid()}
+        learnt = [run.result() for run in of_agent]
+        print(f"{'agent':<24}: {statistics.mean(learnt):.4f} {learnt}", flush=True)
         fixed = {}
-        for point, running in runs.items():
-            fixed[point] = statistics.mean(run.result() for run in running)
+        for point, runs in of_points.items():
+            fixed[point] = statistics.mean(run.result() for run in runs)
             print(f"{point!s:<24}: {fixed[point]:.4f}", flush=True)
-        agent = [run.result() for run in of_agent]
     best, accuracy = max(fixed.items(), key=lambda item: item[1])
     ranked = sorted(fixed.values())
     others = f"median {statistics.median(ranked):.1%}, worst {ranked[0]:.1%}"
-    ended_at = f"{statistics.mean(agent):.1%} ({', '.join(f'{each:.1%}' for each in agent)})"
+    ended_at = f"{statistics.mean(learnt):.1%} ({', '.join(f'{each:.1%}' for each in learnt)})"
     tell(
         f"online agent in one run against {len(fixed)} fixed settings, digits, local SGD, 4 workers, {options.epochs} epochs: accuracy",
         f"{ended_at}; best of the grid {accuracy:.1%} ({best}), {others}",
