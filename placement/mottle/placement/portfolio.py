@@ -101,23 +101,31 @@ def _try_whole_list(contest: Contest) -> None:
     tight = contest.best is None
     if tight:  # quick, and with something that fits the ladder need not be climbed to its end
         _try_splits(contest, "none", coarsen(contest.graph, "none"))
-    seen: dict[Coarsening, Coarse] = {}
+    seen = _different_coarsenings(contest)
+    runs = list(product(seen, LISTS))
+    if contest.graph.comm_mode != "parallel":  # some will be too slow: the cheapest first, each on every graph
+        runs.sort(key=lambda run: BY_COST.index(run[1]))
     room = False
-    for rule in COARSENINGS:
-        coarse = coarsen(contest.graph, rule)
-        contest.budget.spend(coarsen_us(contest.graph) if rule != "none" else 0)
-        if any(_same(coarse, other) for other in seen.values()):
-            contest.notes.append(f"{rule}: the same graph as with a rule before it")
-            continue
-        seen[rule] = coarse
-        for algorithm in LISTS:
-            room |= _try_list(contest, rule, coarse, algorithm)
+    for rule, algorithm in runs:
+        room |= _try_list(contest, rule, seen[rule], algorithm)
     if not room:
         _try_exact(contest)
     for rule, coarse in seen.items():
         if not tight or rule != "none":
             _try_splits(contest, rule, coarse)
     _try_dealt(contest)
+
+
+def _different_coarsenings(contest: Contest) -> dict[Coarsening, Coarse]:
+    seen: dict[Coarsening, Coarse] = {}
+    for rule in COARSENINGS:
+        coarse = coarsen(contest.graph, rule)
+        contest.budget.spend(coarsen_us(contest.graph) if rule != "none" else 0)
+        if any(_same(coarse, other) for other in seen.values()):
+            contest.notes.append(f"{rule}: the same graph as with a rule before it")
+        else:
+            seen[rule] = coarse
+    return seen
 
 
 def _try_splits(contest: Contest, rule: Coarsening, coarse: Coarse) -> None:
@@ -161,7 +169,8 @@ def _try_list(contest: Contest, rule: Coarsening, coarse: Coarse, algorithm: Lis
     if isinstance(placement, NoRoom):
         contest.gave_up(name, placement, coarse.graph, "original")
         return False
-    return contest.judge(name, coarse.expand(placement))
+    of_text = 3 + len(LISTS) * COARSENINGS.index(rule) + LISTS.index(algorithm)  # after the single device and m-TOPO
+    return contest.judge(name, coarse.expand(placement), of_text)
 
 
 def _meter(contest: Contest, cost_us: float, *, patient: bool = False) -> Callable[[], bool]:
