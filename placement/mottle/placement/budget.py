@@ -64,10 +64,9 @@ def coarsen_us(graph: Graph) -> float:
     return 12.0 * size + min(0.5 * float((np.bincount(graph.edge_dst) ** 2).sum()), 1.2 * MOST_MOVES * size)
 
 
-def splits_us(graph: Graph) -> float:
-    """Microseconds of all contiguous splits, roughly."""
-    tries = 4 if graph.mem_mode == "static" else 24
-    return tries * (graph.num_devices * graph.num_groups * (15 + graph.num_groups / 60) + sim_us(graph))
+def cut_us(graph: Graph) -> float:
+    """Microseconds of one search for the cheapest cuts, roughly."""
+    return graph.num_devices * graph.num_groups * (10 + graph.num_groups / 80) + sim_us(graph)
 
 
 def reduce_us(graph: Graph) -> float:

@@ -12,7 +12,7 @@ import numpy as np
 
 from mottle.placement.baselines import best_single, in_canonical_order, random_split, round_robin
 from mottle.placement.branch import branch_and_bound
-from mottle.placement.budget import Budget, affordable_effort, coarsen_us, estimate_us, sim_us, splits_us
+from mottle.placement.budget import Budget, affordable_effort, coarsen_us, cut_us, estimate_us, sim_us
 from mottle.placement.coarsen import COARSENINGS, Coarse, Coarsening, coarsen
 from mottle.placement.contest import Contest
 from mottle.placement.errors import InfeasibleError, UndecidedError
@@ -130,7 +130,7 @@ def _different_coarsenings(contest: Contest) -> dict[Coarsening, Coarse]:
 
 def _try_splits(contest: Contest, rule: Coarsening, coarse: Coarse) -> None:
     """Contiguous splits of one coarsening. The text's portfolio has none; they come last, so that they win no tie."""
-    for name, device in _runnable_splits(coarse.graph):
+    for name, device in _runnable_splits(coarse.graph, _meter_cuts(contest, coarse, rule)):
         contest.judge(f"{name}, {rule}", coarse.expand(in_canonical_order(coarse.graph, device)), LAST + len(contest.rows))
 
 
@@ -145,10 +145,23 @@ def _runs(graph: Graph, device: list[int]) -> bool:
     return all(graph.group_runs[g, d] for g, d in zip(graph.group_of, device, strict=True))
 
 
-def _runnable_splits(graph: Graph) -> Iterator[tuple[str, list[int]]]:
+def _meter_cuts(contest: Contest, coarse: Coarse, rule: Coarsening) -> Callable[[], bool]:
+    """As `_meter`, for contiguous splits, with a note when the budget ends them."""
+    may_run = _meter(contest, cut_us(coarse.graph), patient=contest.best is None)
+
+    def may_cut() -> bool:
+        if may_run():
+            return True
+        contest.notes.append(f"skipped for lack of time: contiguous splits, {rule}")
+        return False
+
+    return may_cut
+
+
+def _runnable_splits(graph: Graph, go: Callable[[], bool]) -> Iterator[tuple[str, list[int]]]:
     """Each split once, those left out that put an op where it cannot run."""
     seen = set[tuple[int, ...]]()
-    for name, device in splits(graph):
+    for name, device in splits(graph, go):
         if tuple(device) not in seen and _runs(graph, device):
             seen.add(tuple(device))
             yield name, device
@@ -215,13 +228,9 @@ def _try_coarse(contest: Contest) -> None:
         ranking.add(algorithm, climb(coarse.graph, placer_for(algorithm, coarse.graph), tries=1)[0])
     if not found and not ranking.found(*BY_COST):
         ranking.climb(BY_COST[0])
-    if contest.budget.affords(split_us := splits_us(coarse.graph)):
-        contest.budget.spend(split_us)
-        for name, device in _runnable_splits(coarse.graph):
-            if run(coarse.graph, device).valid:
-                ranking.add(name, in_canonical_order(coarse.graph, device))
-    else:
-        contest.notes.append("skipped for lack of time: contiguous splits")
+    for name, device in _runnable_splits(coarse.graph, _meter_cuts(contest, coarse, "guarded")):
+        if run(coarse.graph, device).valid:
+            ranking.add(name, in_canonical_order(coarse.graph, device))
     ranking.judge_best()
     if contest.best is not None:
         _try_rest(contest, rest)

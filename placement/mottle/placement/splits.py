@@ -4,7 +4,7 @@ In a chain only one device works at a time. Then the best a placement can do is 
 where little has to travel, which list schedulers, looking one op ahead, do not see.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -20,8 +20,12 @@ AT_PEAK, AS_SUMS = (80, 90, 95, 100, 110), (100, 112, 125, 137, 150, 200, 300)
 over-estimate."""
 
 
-def splits(graph: Graph) -> Iterator[tuple[str, list[int]]]:
-    """(name, device of every op), not all of which run and fit: equal shares of time, and the cheapest cuts in two orders of devices."""
+def splits(graph: Graph, go: Callable[[], bool] = lambda: True) -> Iterator[tuple[str, list[int]]]:
+    """(name, device of every op), not all of which run and fit: equal shares of time, and the cheapest cuts in two orders of devices.
+
+    Args:
+        go: asked before each search for the cheapest cuts: False ends the splits.
+    """
     yield "layer-split", layer_split(graph)
     if graph.num_groups > MOST_GROUPS:
         return
@@ -32,8 +36,12 @@ def splits(graph: Graph) -> Iterator[tuple[str, list[int]]]:
     for held, percents in _holdings(graph):
         chain = _Chain(graph, held)
         for order in orders:
+            if not go():
+                return
             free = chain.cut(order, [LARGEST] * graph.num_devices)
             for percent in percents:
+                if not go():
+                    return
                 home = chain.cut(order, [mem * percent // 100 for mem in graph.mem])
                 if home is not None:
                     yield "cheapest cuts", [home[g] for g in graph.group_of]
