@@ -93,21 +93,24 @@ def _try_single(contest: Contest) -> None:
 
 
 def _try_whole_list(contest: Contest) -> None:
+    tight = contest.best is None  # no single device holds the model
     filled = m_topo(contest.graph)
     if isinstance(filled, NoRoom):
         contest.gave_up("m-topo", filled, contest.graph, "original")
     else:
         contest.judge("m-topo", filled)
-    tight = contest.best is None
-    if tight:  # quick, and with something that fits the ladder need not be climbed to its end
-        _try_splits(contest, "none", coarsen(contest.graph, "none"))
     seen = _different_coarsenings(contest)
     runs = list(product(seen, LISTS))
+    room = False
     if contest.graph.comm_mode != "parallel":  # some will be too slow: the cheapest first, each on every graph
         runs.sort(key=lambda run: BY_COST.index(run[1]))
-    room = False
+    if tight:  # what is quick first: with something that fits, the ladder of the others need not be climbed whatever it takes
+        runs.remove(("none", BY_COST[0]))
+        with contest.budget.aside(0.5):
+            room = _try_list(contest, "none", seen["none"], BY_COST[0], patient=False)
+            _try_splits(contest, "none", seen["none"])
     for rule, algorithm in runs:
-        room |= _try_list(contest, rule, seen[rule], algorithm)
+        room |= _try_list(contest, rule, seen[rule], algorithm, patient=contest.best is None)
     if not room:
         _try_exact(contest)
     for rule, coarse in seen.items():
@@ -167,8 +170,12 @@ def _runnable_splits(graph: Graph, go: Callable[[], bool]) -> Iterator[tuple[str
             yield name, device
 
 
-def _try_list(contest: Contest, rule: Coarsening, coarse: Coarse, algorithm: ListAlgorithm) -> bool:
-    """One placer on one coarsening; True when it found room (or was skipped: too slow, as only contending transfers make it here)."""
+def _try_list(contest: Contest, rule: Coarsening, coarse: Coarse, algorithm: ListAlgorithm, *, patient: bool) -> bool:
+    """One placer on one coarsening; True when it found room (or was skipped: too slow, as only contending transfers make it here).
+
+    Args:
+        patient: it may climb the memory ladder to its end, whatever that takes.
+    """
     name = f"{algorithm}, {rule}"
     cost_us = estimate_us(algorithm, coarse.graph)
     contends = contest.graph.comm_mode != "parallel"
@@ -176,7 +183,7 @@ def _try_list(contest: Contest, rule: Coarsening, coarse: Coarse, algorithm: Lis
         contest.notes.append(f"skipped for lack of time: {name}")
         return True
     contest.budget.spend(cost_us)
-    placement, how = climb(coarse.graph, placer_for(algorithm, coarse.graph), go=_meter(contest, cost_us, patient=contest.best is None))
+    placement, how = climb(coarse.graph, placer_for(algorithm, coarse.graph), go=_meter(contest, cost_us, patient=patient))
     if how:
         contest.notes.append(f"{name}: {how}")
     if isinstance(placement, NoRoom):
