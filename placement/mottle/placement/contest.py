@@ -17,6 +17,8 @@ class Contest:
 
     problem: Problem
     budget: Budget
+    patient: bool = True
+    """While nothing fits, go beyond the budget."""
     rows: list[Candidate] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     best: tuple[tuple[int, int, int], str, Placement, Trace] | None = None
@@ -34,6 +36,11 @@ class Contest:
     @property
     def graph(self) -> Graph:
         return self.problem.graph
+
+    @property
+    def desperate(self) -> bool:
+        """Nothing fits so far, and whatever it takes to find something is worth it."""
+        return self.patient and self.best is None
 
     def judge(self, name: str, placement: Placement, position: int | None = None) -> bool:
         """SIM on the original graph; True when the candidate is valid. `position` breaks ties; None: the order of judging."""

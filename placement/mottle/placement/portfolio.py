@@ -65,14 +65,21 @@ def place_auto(problem: Problem, budget_s: float | None = 1.0, means: Collection
     if not problem.segments or not means:
         return _finish(compare(problem, budget))
     with budget.aside(FOR_RESCUE):
-        contest = compare(problem, budget)
+        contest = compare(problem, budget, patient=False)
     rescue(contest, means, compare)
+    if contest.best is None:
+        rescued, contest = contest, compare(problem, Budget(budget_s))
+        contest.rescued, contest.notes = True, [*rescued.notes, *contest.notes]
     return _finish(contest)
 
 
-def compare(problem: Problem, budget: Budget) -> Contest:
-    """All candidates that the budget affords, judged."""
-    contest = Contest(problem, budget)
+def compare(problem: Problem, budget: Budget, *, patient: bool = True) -> Contest:
+    """All candidates that the budget affords, judged.
+
+    Args:
+        patient: while nothing fits, go beyond the budget.
+    """
+    contest = Contest(problem, budget, patient=patient)
     _try_single(contest)
     if problem.graph.num_devices == 1 and contest.best is not None:
         contest.notes.append("there is one device, which is busy all the time in any order")
@@ -110,7 +117,7 @@ def _try_whole_list(contest: Contest) -> None:
             room = _try_list(contest, "none", seen["none"], BY_COST[0], patient=False)
             _try_splits(contest, "none", seen["none"])
     for rule, algorithm in runs:
-        room |= _try_list(contest, rule, seen[rule], algorithm, patient=contest.best is None)
+        room |= _try_list(contest, rule, seen[rule], algorithm, patient=contest.desperate)
     if not room:
         _try_exact(contest)
     for rule, coarse in seen.items():
@@ -150,7 +157,7 @@ def _runs(graph: Graph, device: list[int]) -> bool:
 
 def _meter_cuts(contest: Contest, coarse: Coarse, rule: Coarsening) -> Callable[[], bool]:
     """As `_meter`, for contiguous splits, with a note when the budget ends them."""
-    may_run = _meter(contest, cut_us(coarse.graph), patient=contest.best is None)
+    may_run = _meter(contest, cut_us(coarse.graph), patient=contest.desperate)
 
     def may_cut() -> bool:
         if may_run():
