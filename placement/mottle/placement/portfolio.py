@@ -113,8 +113,9 @@ def _try_whole_list(contest: Contest) -> None:
         runs.sort(key=lambda run: BY_COST.index(run[1]))
     if tight:  # what is quick first: with something that fits, the ladder of the others need not be climbed whatever it takes
         runs.remove(("none", BY_COST[0]))
-        with contest.budget.aside(0.5):
+        with contest.budget.aside(0.6):
             room = _try_list(contest, "none", seen["none"], BY_COST[0], patient=False)
+        with contest.budget.aside(0.25):
             _try_splits(contest, "none", seen["none"])
     for rule, algorithm in runs:
         room |= _try_list(contest, rule, seen[rule], algorithm, patient=contest.desperate)
@@ -157,7 +158,7 @@ def _runs(graph: Graph, device: list[int]) -> bool:
 
 def _meter_cuts(contest: Contest, coarse: Coarse, rule: Coarsening) -> Callable[[], bool]:
     """As `_meter`, for contiguous splits, with a note when the budget ends them."""
-    may_run = _meter(contest, cut_us(coarse.graph), patient=contest.desperate)
+    may_run = _meter(contest, 2 * cut_us(coarse.graph), patient=contest.desperate)
 
     def may_cut() -> bool:
         if may_run():
@@ -201,16 +202,16 @@ def _try_list(contest: Contest, rule: Coarsening, coarse: Coarse, algorithm: Lis
 
 
 def _meter(contest: Contest, cost_us: float, *, patient: bool = False) -> Callable[[], bool]:
-    """Whether a placer may run once more; if so it is charged.
+    """Whether a placer may run once more; if so it is charged. (Half: higher up on the ladder most runs soon end without room.)
 
     Args:
         patient: it may, whatever it takes: nothing fits so far.
     """
 
     def may_run() -> bool:
-        if not patient and not contest.budget.affords(cost_us):
+        if not patient and not contest.budget.affords(cost_us / 2):
             return False
-        contest.budget.spend(cost_us)
+        contest.budget.spend(cost_us / 2)
         return True
 
     return may_run
