@@ -48,10 +48,10 @@ def paths(run, number: int) -> list[list[np.ndarray]]:
 
 
 @pytest.mark.parametrize(("spec", "number"), SPECS, ids=str)
-@pytest.mark.parametrize("speeds", [(2, 1, 3, 1), (1, 40, 1, 1)], ids=str)
-def test_each_model_is_sgd_on_its_own_batches_and_nothing_is_late(train, least_squares, spec, number: int, speeds) -> None:
+def test_each_model_is_sgd_on_its_own_batches_and_nothing_is_late(train, least_squares, spec, number: int) -> None:
+    """One straggles in every round, which is soon more than a burst and is waited for."""
     problem = least_squares(num_samples=47, dim=5, seed=51)
-    run = train(spec, problem, speeds=speeds, defaults={"batch_size": 12}, num_positions=47, max_samples=141, num_shards=2, lr=0.05)
+    run = train(spec, problem, speeds=(2, 40, 3, 1), defaults={"batch_size": 12}, num_positions=47, max_samples=141, num_shards=2, lr=0.05)
     run.run()
     assert run.finished == p.Finished("samples")
     for model, path in enumerate(paths(run, number)):
@@ -62,7 +62,7 @@ def test_each_model_is_sgd_on_its_own_batches_and_nothing_is_late(train, least_s
     assert not [notice.text for notice in run.notices if "late by" in notice.text]
 
 
-@pytest.mark.parametrize("speeds", [(1, 1, 1, 1), (1, 40, 1, 1), (3, 1, 25, 2)], ids=str)
+@pytest.mark.parametrize("speeds", [(1, 1, 1, 1), (3, 1, 25, 2)], ids=str)
 def test_uncoded_the_bits_are_those_of_each_model_alone_whoever_straggles(train, least_squares, speeds) -> None:
     """With momentum and a rate of its own for the second model."""
     problem = least_squares(num_samples=48, dim=5, seed=53)
