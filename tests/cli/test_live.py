@@ -116,13 +116,14 @@ def test_a_crew_that_the_cluster_cannot_hold_is_told_before_anything_is_written(
 
 
 class Terminal:
-    """The starter's job with one worker, in a session of its own."""
+    """The starter's job with one worker, in a session of its own; what it starts belongs to that and is no other process's child."""
 
     def __init__(self, folder: Path, *assignments: str) -> None:
         command = [sys.executable, "-c", "from mottle.cli.main import app; app()", "train", str(folder / "first" / "job.yaml")]
         command += ["--out", str(folder / "run"), *setting("until.epochs=100000", "fleet.workers.count=1", "checkpoint={}", *assignments)]
+        environment = {**os.environ, "MOTTLE_TEST_FORK_SERVER": ""}
         self._process = subprocess.Popen(
-            [*command, "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+            [*command, "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
         )
         self.said = ""
         self._helpers: list[psutil.Process] = []
