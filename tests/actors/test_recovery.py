@@ -1,11 +1,15 @@
 """The coordinator's process is killed while a run goes on: another one takes over by itself. Real processes, real SIGKILL."""
 
+import os
+import signal
+from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
 from tests.actors import live
+from torch import nn
 
 from mottle.observe.snapshot import Snapshot
 from mottle.sdk import Run, WorkerGroup
@@ -71,3 +75,32 @@ def test_what_dies_while_there_is_no_coordinator_is_found_out_by_the_next_one(tm
     assert all((epoch.missed, epoch.repeated, epoch.rejected) == (0, 0, 0) for epoch in whole)
     assert result.summary.updates.lost == result.summary.updates.duplicated == 0
     live.assert_replay(job)
+
+
+def fatal(victim: Path) -> nn.Module:
+    """A model whose making kills a process, once: the one whose id is in the file."""
+    if victim.exists():
+        pid = int(victim.read_text())
+        victim.unlink()
+        os.kill(pid, signal.SIGKILL)
+    return live.perceptron()
+
+
+def test_a_worker_that_was_prepared_when_the_coordinator_died_works_for_the_next_one(tmp_path: Path) -> None:
+    group, victim = WorkerGroup(count=1, max_count=2, num_cpus=0.5, delay_s=0.001), tmp_path / "victim"
+    job = live.trainer(
+        tmp_path / "run", partial(fatal, victim), strategy="async", replicas=1, scaling_config=group, until={"epochs": 10_000}
+    )  # fmt: skip
+    with live.started(job) as run:
+        live.wait_for(run, lambda now: now.version >= 3, "three versions")
+        written = tmp_path / "written"
+        written.write_text(str(run.places()["coordinator"].pid))
+        written.rename(victim)
+        (joined,) = run.add_workers(1)
+        live.wait_for(run, lambda now: comebacks(now) == 1, "another coordinator")
+        live.wait_for(run, lambda now: live.accepted(now, joined) >= 3, f"three updates of {joined}")
+        run.stop("seen enough")
+        result = run.result()
+    assert result.error is None
+    assert result.summary is not None
+    assert [worker.left_reason for worker in result.summary.workers] == [None, None], "nobody had to leave"

@@ -69,6 +69,8 @@ class TrainingWorker:
         self._working: Working | None = None
         self._worked = False
         """Whether this process has ever been a worker of a crew."""
+        self._begun = False
+        """Whether it was told to work since it was prepared."""
         self._num_attached = 0
         self._over: Future[int] = Future()
         self._serving = ""
@@ -117,6 +119,8 @@ class TrainingWorker:
         for one that was never at work, None for one whose work is over."""
         if self._working is None:
             return None if self._worked else NEW
+        if not self._begun:  # whoever prepared it was lost before it could say so
+            ray.get_runtime_context().current_actor.run.remote()
         self._num_attached += 1
         self._door = door
         line, _ = connect(self._exchange, door, line_name(self._slot), "the coordinator")
@@ -180,7 +184,7 @@ class TrainingWorker:
                 lambda taken_up: self._gang(job, group, taken_up),
             )
             self._session.stand()
-            self._over = Future()
+            self._over, self._begun = Future(), False
             self._working, self._worked = Working(self._slot, group.name, self.where()), True
             self._serving = job.run_dir
             if self._let_go_of == job.run_dir:
@@ -191,8 +195,11 @@ class TrainingWorker:
 
     @transport.call(group="run")
     def run(self) -> int:
-        """Work until dismissed, once prepared. Returns the peak resident memory in bytes."""
+        """Work until dismissed, once prepared; told so again, there is nothing more to do. Returns the peak resident memory in bytes."""
         assert self._session is not None
+        if self._begun:
+            return self._over.result()
+        self._begun = True
         try:
             self._session.run()
             self._over.set_result(peak_rss_bytes())
