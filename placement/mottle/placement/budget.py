@@ -47,7 +47,7 @@ def estimate_us(algorithm: ListAlgorithm, graph: Graph) -> int:
     sources = sum(1 for parents in graph.predecessors if not parents)
     ready = graph.typical_width + sources // 4
     if graph.comm_mode != "parallel":
-        return ready * num_devices * (2 * n + num_edges) // 2
+        return ready * num_devices * (2 * n + num_edges) // 3
     step = 35 if algorithm == "m-etf" else 90
     return n * (step + ready * num_devices // 400) + num_edges * num_devices // 4
 
