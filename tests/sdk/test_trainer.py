@@ -213,9 +213,9 @@ GANGS = WorkerGroup(count=1, engine={"placed": {"stages": 2}})
     [
         ({"strategy": "slowmo", "optimizer": "sgd"}, "strategy slowmo needs lr"),
         ({"strategy": "domo", "rule": "median"}, "strategy 'domo' applies no robust rule"),
-        ({"strategy": "domo", "optimizer": {"adamw": {"lr": 0.1}}}, "give optimizer sgd with an lr and nothing else"),
+        ({"strategy": "domo", "optimizer": {"adamw": {"lr": 0.1}}}, "domo needs optimizer sgd with an lr and nothing else"),
         ({"strategy": "diloco", "rule": "fltrust", "validation_data": DATA}, "these are sums of local steps"),
-        ({"strategy": {"slsgd": {"trim": 1}}, "rule": "median"}, "give either trim or a rule"),
+        ({"strategy": {"slsgd": {"trim": 1}}, "rule": "median"}, "slsgd needs either trim or a rule"),
         ({"strategy": {"diloco": {"local_step": 3}}}, "did you mean 'local_steps'"),
         ({"strategy": {"streaming_diloco": {"fragments": 9}}}, "9 fragments need as many layers"),
         ({"strategy": {"streaming_diloco": {"fragments": 1}}, "scaling_config": GANGS}, "gangs .workers. cannot send fragments"),
