@@ -63,7 +63,7 @@ def test_five_minutes_of_chaos_lose_nothing(seed: int, tmp_path: Path) -> None:
     with Testbed(3, detection=Detection(period_ms=300, timeout_ms=3000)) as bed, replacing(bed):
         answer = chaos(bed, tmp_path, seed)
     kills, result = answer["kills"], answer["result"]
-    print(f"seed {seed}: {len(kills)} kills, {result['versions']} versions, {result['updates']['acknowledged']} updates")
+    print(f"seed {seed}: {len(kills)} kills, {result['versions']} versions, {result['updates']['accepted']} updates accepted")
     assert {kill["kind"] for kill in kills} == set(KINDS)
     assert answer["problems"] == []
     assert (result["updates"]["lost"], result["updates"]["duplicated"]) == (0, 0)
