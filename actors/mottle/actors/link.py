@@ -1,7 +1,7 @@
 """A line to all shards: reading one version into an engine, pushing one vector in ranges."""
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from typing import Any, NamedTuple, Protocol
@@ -119,10 +119,8 @@ class ShardLink:
         Raises:
             As `load`.
         """
-        spaces = self.spaces(fragment)
-        asked = {shard: self._ask(shard, "read", reader, number, fragment) for shard, owned in enumerate(spaces) if owned.size}
-        for shard, answer in asked.items():
-            engine.load(self._piece(shard, answer, reader, number, fragment), spaces[shard].start)
+        for owned, piece in self._pieces(reader, number, fragment):
+            engine.load(piece, owned.start)
 
     def read_fragment(self, reader: str, number: int, fragment: int) -> Tensor:
         """A fragment of a version from all shards, in its own coordinates.
@@ -130,9 +128,14 @@ class ShardLink:
         Raises:
             As `load`.
         """
-        wanted = [shard for shard, owned in enumerate(self.spaces(fragment)) if owned.size]
-        asked = {shard: self._ask(shard, "read", reader, number, fragment) for shard in wanted}
-        return torch.cat([self._piece(shard, answer, reader, number, fragment) for shard, answer in asked.items()])
+        return torch.cat([piece for _, piece in self._pieces(reader, number, fragment)])
+
+    def _pieces(self, reader: str, number: int, fragment: int) -> Iterator[tuple[Range, Tensor]]:
+        """What each shard holds of a fragment, and its values there; all are asked at once."""
+        spaces = self.spaces(fragment)
+        asked = {shard: self._ask(shard, "read", reader, number, fragment) for shard, owned in enumerate(spaces) if owned.size}
+        for shard, answer in asked.items():
+            yield spaces[shard], self._piece(shard, answer, reader, number, fragment)
 
     def spaces(self, fragment: int | None) -> tuple[Range, ...]:
         """What each shard holds of a fragment, in its coordinates; of the layout for None."""
